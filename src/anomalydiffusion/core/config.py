@@ -1,0 +1,102 @@
+"""Frozen dataclass <-> TOML; an unknown key is an error; the digest of a configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import tomllib
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from anomalydiffusion.core.errors import ConfigError
+
+__all__ = ["digest", "dumps", "from_dict", "read_toml", "to_dict"]
+
+T = TypeVar("T")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A configuration as nested plain values; None is left out, as TOML has no word for it."""
+    out: dict[str, Any] = {}
+    for item in dataclasses.fields(config):
+        value = getattr(config, item.name)
+        if dataclasses.is_dataclass(value):
+            out[item.name] = to_dict(value)
+        elif value is not None:
+            out[item.name] = list(value) if isinstance(value, tuple) else value
+    return out
+
+
+def _value(kind: Any, value: Any, where: str) -> Any:
+    origin = typing.get_origin(kind)
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        return from_dict(typing.cast(type, kind), value, where)
+    if origin in (types.UnionType, typing.Union):
+        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
+        return None if value is None else _value(kinds[0], value, where)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{where}: expected a list, got {value!r}")
+        inner = typing.get_args(kind)
+        each = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
+        if len(each) != len(value):
+            raise ConfigError(f"{where}: expected {len(each)} values, got {len(value)}")
+        return tuple(_value(k, v, where) for k, v in zip(each, value, strict=True))
+    if origin is typing.Literal:
+        if value not in typing.get_args(kind):
+            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, typing.get_args(kind)))}, got {value!r}")
+        return value
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(kind, type) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+    return value
+
+
+def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
+    """Build `cls` from plain values. Raises `ConfigError` on a key that it does not have and on a value of another kind."""
+    hints = typing.get_type_hints(cls)
+    known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass here
+    prefix = f"{where}." if where else ""
+    for key in values:
+        if key not in known:
+            raise ConfigError(f"unknown setting '{prefix}{key}'; known here: {', '.join(sorted(known))}")
+    try:
+        return cls(**{key: _value(hints[key], value, prefix + key) for key, value in values.items()})
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(_scalar(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def dumps(values: dict[str, Any], prefix: str = "") -> str:
+    """Nested plain values as TOML, tables after the values of their parent."""
+    lines = [f"{key} = {_scalar(value)}" for key, value in values.items() if not isinstance(value, dict)]
+    for key, value in values.items():
+        if isinstance(value, dict):
+            lines += ["", f"[{prefix}{key}]", dumps(value, f"{prefix}{key}.")]
+    return "\n".join(lines)
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Read a TOML file into nested plain values."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+
+
+def digest(config: Any) -> str:
+    """SHA-256 of a configuration's values, 16 hexadecimal digits: equal settings, equal digest."""
+    return hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:16]

@@ -1,0 +1,95 @@
+"""The one border between files and tensors: uint8 HWC <-> float BCHW, pixel mask -> latent mask, hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomalydiffusion.core.errors import DataError
+
+__all__ = ["decode_png", "digest_file", "encode_png", "read_image", "read_mask", "to_latent_mask", "to_tensor", "to_uint8"]
+
+MAX_PIXELS = 200_000_000
+
+
+def _open(path: Path) -> np.ndarray:
+    """Any picture as an array of its own depth: H x W or H x W x C."""
+    try:
+        if path.stat().st_size == 0:
+            raise DataError(f"{path}: the file is empty; copy it again or remove it")
+        with Image.open(path) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise DataError(f"{path}: {image.width} x {image.height} is over {MAX_PIXELS // 1_000_000} megapixels; cut it into tiles")
+            if image.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
+                image = image.convert("RGB")  # noqa: PLW2901
+            image.load()
+            return np.asarray(image)
+    except DataError:
+        raise
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except Exception as error:
+        raise DataError(f"{path}: cannot be read as a picture ({error}); save it again as PNG or remove it") from error
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Read 8 or 16 bit, grey or RGB, as uint8 RGB H x W x 3. 16 bit is scaled by 257, so that 65535 becomes 255."""
+    array = _open(path)
+    if array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
+            raise DataError(f"{path}: pixels of type {array.dtype} ({array.min()}..{array.max()}); 8 and 16 bit pictures can be read")
+        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if array.ndim == 2:
+        array = np.repeat(array[..., None], 3, axis=2)
+    return np.ascontiguousarray(array[..., :3])
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """Read a mask as bool H x W: any non-zero pixel is defect, whatever the depth."""
+    array = _open(path)
+    if array.ndim == 3:
+        array = array.max(axis=2)
+    return np.ascontiguousarray(array > 0)
+
+
+def encode_png(array: np.ndarray) -> bytes:
+    """Encode uint8 RGB (H x W x 3) or a bool mask (written as 8 bit 0 / 255)."""
+    buffer = io.BytesIO()
+    picture = array.astype(np.uint8) * 255 if array.dtype == bool else array
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=3)
+    return buffer.getvalue()
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """The array in PNG `data`, as it was given to `encode_png` (masks as uint8 0 / 255)."""
+    with Image.open(io.BytesIO(data)) as image:
+        return np.asarray(image)
+
+
+def digest_file(path: Path) -> str:
+    """SHA-256 of the file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def to_tensor(image_HWC: np.ndarray) -> torch.Tensor:
+    """uint8 H x W x 3 in 0..255 -> float32 1 x 3 x H x W in -1..1."""
+    return torch.from_numpy(np.ascontiguousarray(image_HWC)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_uint8(x_1CHW: torch.Tensor) -> np.ndarray:
+    """float 1 x 3 x H x W in -1..1 -> uint8 H x W x 3, rounded to nearest, clipped."""
+    x = ((x_1CHW[0].detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
+    return x.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
+
+
+def to_latent_mask(mask_B1HW: torch.Tensor, factor: int) -> torch.Tensor:
+    """Max-pool a pixel mask (0/1 float) to the latent grid: what marks a pixel marks a cell [method: pooled masks]."""
+    return torch.nn.functional.max_pool2d(mask_B1HW, factor)

@@ -1,0 +1,111 @@
+"""Build the captioned pictures on which a prior is trained: photographs of textures, drawn materials, flaws, shapes."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.data.flaws import draw_flaw, draw_shape
+from anomalydiffusion.data.materials import draw_material
+
+__all__ = ["CorpusConfig", "Picture", "draw_corpus", "load_textures"]
+
+IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+NAMED = (
+    "stone brick wood metal concrete grass dirt sand rock snow mud marble plaster carpet floor wall tile panel road "
+    "paving roof cliff ice rust gravel plants water asphalt door"
+).split()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CorpusConfig:
+    """What the corpus holds; shares are of all pictures and sum to at most 1 (the rest are photographs)."""
+
+    pictures: int = 24_000
+    size: int = 128
+    drawn: float = 0.5
+    shapes: float = 0.06
+    flawed: float = 0.5  # share of photographs and drawn materials that get a defect drawn into them
+    grey: float = 0.35  # share of pictures turned to grey: many inspection cameras have no colour
+    validation: float = 0.03  # share of texture files held out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One square uint8 RGB picture and its caption."""
+
+    image_HWC: np.ndarray
+    caption: str
+
+
+def _name(path: str) -> str:
+    words = re.sub(r"[^a-z]+", " ", Path(path).stem.split(".")[0].lower())
+    found = [word for word in NAMED if word in words]
+    return " ".join(found[:2]) + " texture" if found else "texture"
+
+
+def load_textures(folder: Path) -> list[tuple[np.ndarray, str]]:
+    """Read every texture below `folder` as uint8 RGB with a name in words (from ATTRIBUTION.csv where there is one)."""
+    original = {}
+    if (folder / "ATTRIBUTION.csv").exists():
+        with (folder / "ATTRIBUTION.csv").open(newline="", encoding="utf-8") as handle:
+            original = {row["file"]: row["path"] for row in csv.DictReader(handle)}
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise DataError(f"{folder}: no pictures found; name a folder that holds .png or .jpg textures")
+    out = []
+    for path in files:
+        with Image.open(path) as image:
+            out.append((np.asarray(image.convert("RGB")), _name(original.get(path.name, path.name))))
+    return out
+
+
+def _crop(generator: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
+    """A random square of the image at a random scale, turned and mirrored."""
+    short = min(image.shape[:2])
+    side = int(min(short, size * generator.uniform(0.7, 2.5)))
+    top = int(generator.integers(image.shape[0] - side + 1))
+    left = int(generator.integers(image.shape[1] - side + 1))
+    square = Image.fromarray(image[top : top + side, left : left + side])
+    if side != size:
+        square = square.resize((size, size), Image.Resampling.LANCZOS)
+    out = np.rot90(np.asarray(square), int(generator.integers(4)))
+    return np.ascontiguousarray(out[:, ::-1] if generator.random() < 0.5 else out)
+
+
+def _photograph(generator: np.random.Generator, textures: list[tuple[np.ndarray, str]], size: int) -> tuple[np.ndarray, str]:
+    image, name = textures[int(generator.integers(len(textures)))]
+    out = _crop(generator, image, size).astype(np.float64)
+    out = (out - out.mean()) * generator.uniform(0.4, 1.2) + out.mean() * generator.uniform(0.6, 1.3)
+    return np.clip(out + 0.5, 0, 255).astype(np.uint8), name
+
+
+def draw_corpus(config: CorpusConfig, textures: list[tuple[np.ndarray, str]], seed: int) -> Iterator[Picture]:
+    """Draw `config.pictures` captioned pictures; picture i depends on (seed, i) alone."""
+    for index in range(config.pictures):
+        generator = rng(seed, "corpus", index)
+        kind = generator.random()
+        if kind < config.shapes:
+            image, caption = draw_shape(generator, config.size)
+            yield Picture(image_HWC=image, caption=caption)
+            continue
+        if kind < config.shapes + config.drawn or not textures:
+            image, name = draw_material(generator, config.size)
+        else:
+            image, name = _photograph(generator, textures, config.size)
+        if generator.random() < config.grey:
+            grey = np.asarray(Image.fromarray(image).convert("L"))
+            image, name = np.repeat(grey[..., None], 3, axis=2), f"grey {name}"
+        caption = f"a photo of {name}"
+        if generator.random() < config.flawed:
+            image, _, flaw = draw_flaw(generator, image)
+            caption = f"{flaw} on {name}"
+        yield Picture(image_HWC=image, caption=caption)

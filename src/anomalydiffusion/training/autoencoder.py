@@ -1,0 +1,141 @@
+"""Train a small autoencoder that starts as the best linear patch code and learns what a linear code cannot do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC
+from torch import nn
+
+from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+
+__all__ = ["AutoencoderConfig", "build_autoencoder", "gradient_energy", "linear_start", "train_autoencoder"]
+
+CONSTANT = 100.0  # a channel this large makes the decoder's last RMS norm a mere scale (error below 1e-3)
+LIFT = 4.0  # added before the decoder's last ReLU and taken off after it: the ReLU never cuts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AutoencoderConfig:
+    """Shape and training of the autoencoder (factor 8)."""
+
+    latent_channels: int = 48
+    width: int = 16  # channels at half resolution; quadrupled with every further halving, so that nothing is lost
+    encoder_layers: tuple[int, int, int] = (1, 2, 1)
+    decoder_layers: tuple[int, int, int] = (2, 3, 2)
+    crop: int = 64
+    batch_size: int = 16
+    grain: float = 0.05  # weight of the gradient-energy term
+    spread: float = 1e-3  # weight of the penalty on large latents
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=1e-3, minutes=35.0, steps=1_000_000))
+
+
+def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
+    """Build the network: residual blocks between pixel (un)shuffles, nothing at full resolution but one convolution."""
+    widths = (config.width, config.width, 4 * config.width, 16 * config.width)
+    return AutoencoderDC(
+        latent_channels=config.latent_channels,
+        encoder_block_types="ResBlock", decoder_block_types="ResBlock",
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths,
+        encoder_layers_per_block=(0, *config.encoder_layers), decoder_layers_per_block=(0, *config.decoder_layers),
+        encoder_qkv_multiscales=((),) * 4, decoder_qkv_multiscales=((),) * 4,
+        encoder_out_shortcut=False, decoder_in_shortcut=False, scaling_factor=1.0,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def linear_start(vae: AutoencoderDC, images_BCHW: torch.Tensor) -> None:
+    """Set the weights so that the network is the principal-component code of 8 x 8 patches, computed on `images_BCHW`.
+
+    Residual branches start at zero, the shuffles carry the pixels, the last convolution of the encoder and the first of
+    the decoder hold the components. Latents are scaled by the square root of each component's deviation: between raw
+    (one channel holds nearly all variance) and white (grain as loud as shape).
+    """
+    encoder, decoder = vae.encoder, vae.decoder
+    for module in vae.modules():
+        if type(module).__name__ == "ResBlock":
+            module.norm.weight.zero_()
+            module.norm.bias.zero_()
+        if type(module).__name__ in ("DCDownBlock2d", "DCUpBlock2d"):
+            module.conv.weight.zero_()
+            module.conv.bias.zero_()
+    for channel in range(3):
+        encoder.conv_in.conv.weight[channel, channel, 1, 1] = 1.0
+
+    rows = []
+    for batch in images_BCHW.split(64):
+        x = encoder.conv_in(batch)
+        for block in encoder.down_blocks:
+            x = block(x)
+        rows.append(x.permute(0, 2, 3, 1).flatten(0, 2).double())
+    features = torch.cat(rows)
+    mean = features.mean(0)
+    values, vectors = torch.linalg.eigh((features - mean).T @ (features - mean) / len(features))
+    keep = vae.config.latent_channels
+    basis, deviation = vectors[:, -keep:].flip(1), values[-keep:].flip(0).clamp_min(1e-8).sqrt()
+    gain = deviation.rsqrt() / deviation.sqrt().square().mean().sqrt()
+
+    encoder.conv_out.weight.zero_()
+    encoder.conv_out.weight[:, :, 1, 1] = (basis * gain).T.float()
+    encoder.conv_out.bias.copy_(-(mean @ basis * gain).float())
+    decoder.conv_in.weight.zero_()
+    decoder.conv_in.weight[:, :, 1, 1] = (basis / gain).float()
+    decoder.conv_in.bias.copy_((mean - 0.0).float())
+    pixels = 12  # channels at half resolution that carry RGB
+    group = decoder.conv_in.bias.numel() // decoder.norm_out.weight.numel()
+    decoder.conv_in.bias[pixels * group : (pixels + 1) * group] = CONSTANT
+    decoder.norm_out.weight.fill_(CONSTANT / decoder.norm_out.weight.numel() ** 0.5)
+    decoder.norm_out.bias.fill_(LIFT)
+    for channel in range(pixels):
+        decoder.conv_out.conv.weight[channel, channel, 1, 1] = 1.0
+    decoder.conv_out.conv.bias.fill_(-LIFT)
+
+
+def gradient_energy(x_BCHW: torch.Tensor) -> torch.Tensor:
+    """Mean squared difference of neighbouring pixels, per image: the energy of edges and grain."""
+    across = (x_BCHW[..., 1:] - x_BCHW[..., :-1]).square().flatten(1).mean(1)
+    down = (x_BCHW[..., 1:, :] - x_BCHW[..., :-1, :]).square().flatten(1).mean(1)
+    return across + down
+
+
+def _crops(images: np.ndarray, config: AutoencoderConfig, seed: int, step: int, micro: int) -> torch.Tensor:
+    generator = rng(seed, "crops", step, micro)
+    out = np.empty((config.batch_size, config.crop, config.crop, 3), np.uint8)
+    for row in range(config.batch_size):
+        image = images[int(generator.integers(len(images)))]
+        top, left = generator.integers(0, image.shape[0] - config.crop + 1, 2)
+        out[row] = image[top : top + config.crop, left : left + config.crop]
+    return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def train_autoencoder(
+    vae: AutoencoderDC, images_NHWC: np.ndarray, config: AutoencoderConfig, folder: Path, *, seed: int,
+    progress: Progress | None = None,
+) -> nn.Module:  # fmt: skip
+    """Train on crops of uint8 `images_NHWC`; returns the network with averaged weights.
+
+    `L = mean_i log MSE_i + grain |log E(out_i) / E(in_i)| + spread mean(z^2)`: the first term is the mean PSNR itself,
+    the second holds the gradient energy E (grain) at 1.
+    """
+
+    def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
+        x = _crops(images_NHWC, config, seed, step, micro)
+        z = vae.encode(x).latent
+        out = vae.decode(z).sample
+        error = (out - x).square().flatten(1).mean(1)
+        fidelity = (error + 1e-6).log().mean()
+        grain = ((gradient_energy(out) + 1e-5) / (gradient_energy(x) + 1e-5)).log().abs().mean()
+        loss = fidelity + config.grain * grain + config.spread * z.square().mean()
+        return {"loss": loss, "psnr": 10 * np.log10(4) - 4.343 * fidelity, "grain": grain, "latent": z.std()}
+
+    return run_loop(vae, objective, config.loop, folder, progress=progress)
+
+
+def held_out(images: np.ndarray, count: int) -> Iterator[np.ndarray]:
+    """The last `count` pictures: never trained on."""
+    yield from images[-count:]

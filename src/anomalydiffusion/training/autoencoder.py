@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 
 __all__ = ["AutoencoderConfig", "build_autoencoder", "gradient_energy", "linear_start", "train_autoencoder"]
 
-CONSTANT = 100.0  # a channel this large makes the decoder's last RMS norm a mere scale (error below 1e-3)
-LIFT = 4.0  # added before the decoder's last ReLU and taken off after it: the ReLU never cuts
+CONSTANT = 16.0  # a channel this large makes the decoder's last RMS norm nearly a mere scale (error below 1 %)
+LIFT = 2.0  # added before the decoder's last ReLU and taken off after it: the ReLU never cuts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,8 +25,8 @@ class AutoencoderConfig:
 
     latent_channels: int = 48
     width: int = 16  # channels at half resolution; quadrupled with every further halving, so that nothing is lost
-    encoder_layers: tuple[int, int, int] = (1, 2, 1)
-    decoder_layers: tuple[int, int, int] = (2, 3, 2)
+    encoder_layers: tuple[int, int, int] = (1, 1, 1)
+    decoder_layers: tuple[int, int, int] = (2, 2, 1)
     crop: int = 64
     batch_size: int = 16
     grain: float = 0.05  # weight of the gradient-energy term
@@ -85,15 +84,18 @@ def linear_start(vae: AutoencoderDC, images_BCHW: torch.Tensor) -> None:
     encoder.conv_out.bias.copy_(-(mean @ basis * gain).float())
     decoder.conv_in.weight.zero_()
     decoder.conv_in.weight[:, :, 1, 1] = (basis / gain).float()
-    decoder.conv_in.bias.copy_((mean - 0.0).float())
+    decoder.conv_in.bias.copy_(mean.float())
     pixels = 12  # channels at half resolution that carry RGB
-    group = decoder.conv_in.bias.numel() // decoder.norm_out.weight.numel()
-    decoder.conv_in.bias[pixels * group : (pixels + 1) * group] = CONSTANT
+    decoder.up_blocks[1][0].conv.bias[4 * pixels : 4 * pixels + 4] = CONSTANT
     decoder.norm_out.weight.fill_(CONSTANT / decoder.norm_out.weight.numel() ** 0.5)
     decoder.norm_out.bias.fill_(LIFT)
+    decoder.norm_out.weight[pixels:] = 0
+    decoder.norm_out.bias[pixels:] = 0
     for channel in range(pixels):
         decoder.conv_out.conv.weight[channel, channel, 1, 1] = 1.0
     decoder.conv_out.conv.bias.fill_(-LIFT)
+    decoder.norm_out.requires_grad_(False)  # these only undo the network's last activation; everything before them learns
+    decoder.conv_out.requires_grad_(False)
 
 
 def gradient_energy(x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -133,9 +135,9 @@ def train_autoencoder(
         loss = fidelity + config.grain * grain + config.spread * z.square().mean()
         return {"loss": loss, "psnr": 10 * np.log10(4) - 4.343 * fidelity, "grain": grain, "latent": z.std()}
 
-    return run_loop(vae, objective, config.loop, folder, progress=progress)
+    return run_loop(vae, objective, config.loop, folder, progress=progress, rate=_rate)
 
 
-def held_out(images: np.ndarray, count: int) -> Iterator[np.ndarray]:
-    """The last `count` pictures: never trained on."""
-    yield from images[-count:]
+def _rate(parameter: nn.Parameter) -> float:
+    """Learning rate by fan-in: one Adam step moves every weight alike, so a wide layer's output would jump off the optimum."""
+    return 48.0 / parameter[0].numel() if parameter.ndim == 4 else 0.3

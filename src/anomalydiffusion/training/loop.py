@@ -96,17 +96,19 @@ def run_loop(
     progress: Progress | None = None,
     accelerator: Accelerator | None = None,
     stop: Callable[[], bool] | None = None,
+    rate: Callable[[nn.Parameter], float] = lambda parameter: 1.0,
 ) -> nn.Module:
     """Minimise `objective(step, micro_batch)["loss"]` over the parameters of `trainable` that want a gradient.
 
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
-    averaged module where `config.average` > 0, else `trainable` itself. A loop that `stop` ends, or Ctrl-C, saves first.
+    averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate. A loop that `stop` ends, or Ctrl-C, saves first.
     Raises `TrainingError` on a loss that is not finite and on a damaged checkpoint.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     trainable.to(accelerator.device)
     parameters = [p for p in trainable.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
+    groups = [{"params": [p for p in parameters if rate(p) == each], "rate": each} for each in sorted({rate(p) for p in parameters})]
+    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     average = None
     if config.average:
         average = AveragedModel(trainable, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
@@ -126,7 +128,7 @@ def run_loop(
         while done() < 1.0 and not (stop and stop()):
             for group in optimizer.param_groups:
                 decay = 0.5 * (1 + math.cos(math.pi * min(done(), 1.0)))
-                group["lr"] = config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.02 + 0.98 * decay)
+                group["lr"] = group["rate"] * config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.02 + 0.98 * decay)
             for micro in range(config.gradient_accumulation_steps):
                 terms = objective(step, micro)
                 accelerator.backward(terms["loss"] / config.gradient_accumulation_steps)

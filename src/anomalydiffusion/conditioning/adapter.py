@@ -1,0 +1,146 @@
+"""What was learned from the shots, as one file: anomaly vectors, spatial encoder, LoRA, and which prior they fit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import nn
+
+from anomalydiffusion.conditioning.spatial import Backbone, SpatialEncoder
+from anomalydiffusion.conditioning.tokens import AnomalyTokens, Key, insert
+from anomalydiffusion.core.config import from_dict, to_dict
+from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.priors.base import Context
+from anomalydiffusion.priors.latent import LatentPrior
+
+__all__ = ["Adapter", "AdapterConfig"]
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """What is learned. `lora_rank` 0 = embeddings only, as in the paper."""
+
+    anomaly_tokens: int = 8  # k
+    spatial_tokens: int = 4  # n
+    backbone: Backbone = "small"
+    initial_word: str = "anomaly"
+    prompt: str = "a photo of {}"
+    lora_rank: int = 16
+    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+    def __post_init__(self) -> None:
+        if self.anomaly_tokens < 1 or self.spatial_tokens < 0 or self.lora_rank < 0:
+            raise ConfigError("anomaly_tokens must be at least 1; spatial_tokens and lora_rank at least 0")
+        if self.prompt.count("{}") != 1:
+            raise ConfigError(f"prompt {self.prompt!r} must hold {{}} once: the place of the learned tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """Where an adapter comes from."""
+
+    prior_digest: str
+    config_digest: str = ""
+    split_digest: str = ""
+    steps: int = 0
+    measures: dict[str, dict[str, float]] = field(default_factory=dict)
+
+
+class Adapter(nn.Module):
+    """Anomaly vectors and spatial encoder, and the LoRA weights that live inside the prior's denoiser."""
+
+    def __init__(self, prior: LatentPrior, keys: Sequence[Key], config: AdapterConfig, origin: Origin, seed: int = 0) -> None:
+        super().__init__()
+        self.config, self.origin, self.prior = config, origin, prior
+        start = prior.word_embeddings(prior.tokenize(config.initial_word)).mean(0)
+        self.tokens = AnomalyTokens(keys, config.anomaly_tokens, prior.token_width, start, seed)
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            self.spatial = SpatialEncoder(config.spatial_tokens, prior.token_width, config.backbone) if config.spatial_tokens else None
+            self.denoiser = prior.unet
+            if config.lora_rank:
+                targets = list(config.lora_targets)
+                prior.unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True))
+        self.to(prior.device)
+
+    @property
+    def keys(self) -> list[Key]:
+        return list(self.tokens.keys)  # type: ignore[arg-type]
+
+    def trainable(self) -> nn.ModuleDict:
+        """The modules whose parameters are learned; LoRA weights are the only parameters of the denoiser that want a gradient."""
+        parts: dict[str, nn.Module] = {"tokens": self.tokens}
+        if self.spatial is not None:
+            parts["spatial"] = self.spatial
+        if self.config.lora_rank:
+            parts["lora"] = _Lora(self.denoiser)
+        return nn.ModuleDict(parts)
+
+    def context(self, keys: Sequence[Key], mask_B1HW: torch.Tensor, noise_BKD: torch.Tensor | None = None) -> Context:
+        """Condition of a batch: `prompt` with `{e_a, e_s}` in its place. `noise_BKD` is added to the learned tokens."""
+        learned = self.tokens.rows(keys)
+        if self.spatial is not None:
+            learned = torch.cat([learned, self.spatial(mask_B1HW.to(learned))], dim=1)
+        if noise_BKD is not None:
+            learned = learned + noise_BKD.to(learned)
+        return insert(self.prior, self.config.prompt, learned)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (safetensors; settings and origin in its metadata), whole or not at all."""
+        tensors = {f"tokens.{name}": value for name, value in self.tokens.state_dict().items()}
+        if self.spatial is not None:
+            tensors |= {f"spatial.{name}": value for name, value in self.spatial.state_dict().items()}
+        if self.config.lora_rank:
+            tensors |= {f"lora.{name}": value for name, value in get_peft_model_state_dict(self.denoiser).items()}
+        record = {"format": FORMAT, "keys": self.keys, "config": to_dict(self.config), "origin": to_dict(self.origin)}
+        plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        write_atomic(path, save(plain, metadata={"anomalydiffusion": json.dumps(record)}))
+
+    @classmethod
+    def load(cls, path: Path, prior: LatentPrior) -> "Adapter":
+        """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""
+        try:
+            with safe_open(path, "pt") as file:
+                record = json.loads((file.metadata() or {})["anomalydiffusion"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+        except FileNotFoundError as error:
+            raise RunError(f"{path}: no adapter here; run 'anomalydiffusion train' first") from error
+        except Exception as error:
+            raise RunError(f"{path}: this adapter is damaged or not ours ({error}); train again") from error
+        if record["format"] > FORMAT:
+            raise RunError(f"{path}: made by a newer version (format {record['format']}, this one reads {FORMAT}); upgrade anomalydiffusion")
+        origin = from_dict(Origin, record["origin"])
+        if origin.prior_digest != prior.digest:
+            raise RunError(f"{path}: trained on prior {origin.prior_digest}, but this prior is {prior.digest}; pass the --prior it was trained on")
+        keys = [(str(product), str(defect)) for product, defect in record["keys"]]
+        adapter = cls(prior, keys, from_dict(AdapterConfig, record["config"]), origin)
+        part = {name: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("tokens", "spatial", "lora")}
+        adapter.tokens.load_state_dict(part["tokens"])
+        if adapter.spatial is not None:
+            adapter.spatial.load_state_dict(part["spatial"])
+        if adapter.config.lora_rank:
+            result = set_peft_model_state_dict(adapter.denoiser, part["lora"])
+            if result is not None and result.unexpected_keys:
+                raise RunError(f"{path}: {len(result.unexpected_keys)} LoRA weights do not fit this prior, first {result.unexpected_keys[0]}")
+        return adapter.eval()
+
+
+class _Lora(nn.Module):
+    """Only the LoRA parameters of a denoiser, under flat names, so that a checkpoint does not hold the frozen prior."""
+
+    def __init__(self, denoiser: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in denoiser.named_parameters():
+            if "lora_" in name:
+                parameter.requires_grad_(True)
+                self.register_parameter(name.replace(".", "__"), parameter)

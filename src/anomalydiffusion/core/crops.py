@@ -1,0 +1,55 @@
+"""Square crops at native resolution: where they lie, how they leave an image, on which grid they are worked on."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from anomalydiffusion.core.types import Box
+
+__all__ = ["crop_box", "extract", "extract_mask", "resize"]
+
+
+def crop_box(mask_box: Box, size_hw: tuple[int, int], ratio: float, minimum: int, place: tuple[float, float] = (0.5, 0.5)) -> Box:
+    """A square of `ratio` times the longer side of `mask_box`, at least `minimum` pixels, that holds the whole box.
+
+    `place` (0..1 each, down and across) says where in the free room the box lies. The square stays inside the image
+    where it fits; where the image is smaller than the square, it sticks out on both sides alike (`extract` reflects).
+    """
+    x0, y0, x1, y1 = mask_box
+    side = max(int(round(ratio * max(x1 - x0, y1 - y0))), minimum, x1 - x0, y1 - y0)
+    corner = []
+    for low, high, length, share in ((y0, y1, size_hw[0], place[0]), (x0, x1, size_hw[1], place[1])):
+        start = low - int(round(share * (side - (high - low))))
+        start = min(max(start, 0), length - side) if side <= length else -((side - length) // 2)
+        corner.append(start)
+    return corner[1], corner[0], corner[1] + side, corner[0] + side
+
+
+def _reflected(low: int, high: int, length: int) -> np.ndarray:
+    """Indices low..high-1 into 0..length-1, reflected at both ends as often as needed."""
+    if length == 1:
+        return np.zeros(high - low, int)
+    index = np.arange(low, high) % (2 * length - 2)
+    return np.minimum(index, 2 * length - 2 - index)
+
+
+def extract(image: np.ndarray, box: Box) -> np.ndarray:
+    """Cut `box` out of H x W (x C); what lies outside the image is reflected at its border."""
+    x0, y0, x1, y1 = box
+    return image[np.ix_(_reflected(y0, y1, image.shape[0]), _reflected(x0, x1, image.shape[1]))]
+
+
+def extract_mask(mask_HW: np.ndarray, box: Box) -> np.ndarray:
+    """Cut `box` out of a mask; outside the image nothing is marked by itself, reflections keep their marks."""
+    return np.asarray(extract(mask_HW, box))
+
+
+def resize(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 square RGB -> `size` x `size` (Lanczos), or a bool mask -> bool (a cell that any marked pixel touches is marked)."""
+    if image.shape[0] == size:
+        return image
+    if image.dtype == bool:
+        grown = Image.fromarray(image.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)
+        return np.asarray(grown) > (0 if image.shape[0] > size else 127)
+    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

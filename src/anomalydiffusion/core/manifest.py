@@ -1,0 +1,168 @@
+"""The manifest: one JSON line an attempt, written last; a pair without its line does not exist."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from io import FileIO
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.runs import write_atomic
+
+try:
+    import fcntl
+except ImportError:  # Windows: one writer at a time is then up to the caller
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "ACCEPTED", "ADAPTER_DIGEST", "ATTEMPT", "CONFIG_DIGEST", "DEFECT", "FIELDS", "IMAGE", "IMAGE_SHA256", "MASK",
+    "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PRIOR_DIGEST", "PRODUCT", "REASONS",
+    "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted",
+]  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+PRODUCT, DEFECT, SEED, ATTEMPT = "product", "defect", "seed", "attempt"
+IMAGE, MASK, IMAGE_SHA256, MASK_SHA256 = "image", "mask", "image_sha256", "mask_sha256"
+NORMAL, NORMAL_SHA256 = "normal", "normal_sha256"
+REQUESTED_MASK, MASK_ORIGIN, TOUCHED_BOX = "requested_mask", "mask_origin", "touched_box"
+PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST = "prior_digest", "adapter_digest", "config_digest"
+STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES = "steps", "severity", "accepted", "reasons", "measures"
+SECONDS, VERSION = "seconds", "version"
+FIELDS = (
+    PRODUCT, DEFECT, SEED, ATTEMPT, IMAGE, MASK, IMAGE_SHA256, MASK_SHA256, NORMAL, NORMAL_SHA256, REQUESTED_MASK,
+    MASK_ORIGIN, TOUCHED_BOX, PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST, STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES,
+    SECONDS, VERSION,
+)  # fmt: skip
+
+
+def accepted(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Keep the records that the gate accepted, in their order."""
+    return [record for record in records if record.get(ACCEPTED) is True]
+
+
+def _plain(value: Any) -> Any:
+    """`value` in JSON's own kinds; numpy numbers become Python's, a number that is not finite becomes null."""
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, PurePath):
+        return value.as_posix()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(_plain(record), allow_nan=False).encode() + b"\n"
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _tail(file: FileIO, size: int) -> bytes:
+    """The bytes after the last newline."""
+    file.seek(max(0, size - 1))
+    if file.read(1) in (b"", b"\n"):
+        return b""
+    tail, end = b"", size
+    while end and b"\n" not in tail:
+        begin = max(0, end - 65536)
+        file.seek(begin)
+        tail, end = file.read(end - begin) + tail, begin
+    return tail.rpartition(b"\n")[2]
+
+
+class Manifest:
+    """The lines in the file `path`, which need not exist yet; processes may append at the same time."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def _locked(self) -> Iterator[FileIO]:
+        """The file, open for appending and locked: the one that `path` names now, not one that `rewrite` has just replaced."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            with self.path.open("a+b", buffering=0) as file:
+                if fcntl is not None:
+                    fcntl.flock(file, fcntl.LOCK_EX)
+                if self.path.exists() and os.path.samestat(os.fstat(file.fileno()), self.path.stat()):
+                    yield file
+                    return
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Add one line; when this returns, it is on the disk.
+
+        A last line that a kill cut short is first moved to `manifest.rejected.jsonl` beside the manifest, with a warning.
+        Numbers that are not finite are written as null. Raises `RunError` where the line cannot be written whole.
+        """
+        line = _line(record)
+        try:
+            with self._locked() as file:
+                size = self._repair(file)
+                if file.write(line) != len(line):
+                    file.truncate(size)
+                    raise RunError(f"{self.path}: the disk is full; free some space and go on with the same command")
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); check free space and permissions") from error
+
+    def _repair(self, file: FileIO) -> int:
+        """End the file with a newline; returns its size. A whole record that only lacks the newline stays."""
+        size = file.seek(0, os.SEEK_END)
+        if not (tail := _tail(file, size)):
+            return size
+        if _parse(tail) is not None:
+            file.write(b"\n")
+            return size + 1
+        size -= len(tail)
+        aside = self.path.with_suffix(".rejected.jsonl")
+        with aside.open("ab") as rejected:
+            rejected.write(_line({"offset": size, "text": tail.decode("utf-8", "backslashreplace")}))
+            rejected.flush()
+            os.fsync(rejected.fileno())
+        file.truncate(size)
+        log.warning("%s: the last line was cut short; moved to %s, its pair will be made again", self.path, aside.name)
+        return size
+
+    def records(self) -> list[dict[str, Any]]:
+        """Read every record in order; none when the file does not exist. A damaged line is skipped with a warning."""
+        try:
+            lines = self.path.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
+        found: list[dict[str, Any]] = []
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            if (record := _parse(line)) is None:
+                log.warning("%s, line %d: not a JSON record; skipped", self.path, number)
+            else:
+                found.append(record)
+        return found
+
+    def rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Put `records` in the place of all lines, whole or not at all. What others append between `records` and this is lost."""
+        data = b"".join(_line(record) for record in records)
+        try:
+            with self._locked():
+                write_atomic(self.path, data)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); check free space and permissions") from error

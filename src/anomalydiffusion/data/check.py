@@ -1,0 +1,337 @@
+"""Read a data set and name every problem with its file."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from natsort import natsorted
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.pixels import digest_file, read_image, read_mask
+from anomalydiffusion.core.types import Normal, Product, Shot
+from anomalydiffusion.data.folders import (
+    GOOD,
+    SUFFIXES,
+    folders_in,
+    images_in,
+    mask_of,
+    masks_in,
+    product_folders,
+    read_folder,
+    read_groups,
+)
+from anomalydiffusion.data.split import Sides, divide
+
+__all__ = ["Problem", "ProductSummary", "Report", "check"]
+
+Level = Literal["error", "warning", "note"]
+Say = Callable[[Level, Path, str, str], None]
+
+LEAST_SIDE = 8  # below this there is no picture to learn from
+PADDED_SIDE = 128  # below this an image is smaller than one crop, and is padded by reflection
+LARGE = 50_000_000  # pixels; slow, and more memory than most machines have to spare
+FEW_SHOTS = 3
+THUMB = 32
+SAME_MEAN, SAME_MOST, SAME_DETAIL = 1.0, 6.0, 0.8  # a copy's thumbnail: mean and largest difference in grey levels; its detail
+READ_BY_OTHERS = ("", ".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini")  # may lie beside the images
+UPRIGHT = (None, 1)
+MODES = {
+    "1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey, alpha", "RGB": "8-bit RGB", "RGBA": "8-bit RGB, alpha", "P": "palette",
+    "I;16": "16-bit grey", "I;16B": "16-bit grey", "I": "32-bit grey", "F": "float", "CMYK": "8-bit CMYK",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong (error), may be (warning) or is worth knowing (note); `file` is relative to the data set."""
+
+    level: Level
+    file: str
+    message: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProductSummary:
+    """What a product holds; `sizes` are the least and the largest width and height, `defects` counts images with a mask."""
+
+    name: str
+    normals_train: int
+    normals_test: int
+    defects: dict[str, int]
+    shots: dict[str, int]
+    sizes: tuple[tuple[int, int], tuple[int, int]]
+    groups: int
+    modes: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What `check` found: errors first, then warnings, then notes."""
+
+    root: Path
+    products: tuple[ProductSummary, ...]
+    problems: tuple[Problem, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not any(problem.level == "error" for problem in self.problems)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "root": str(self.root), "ok": self.ok}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What one file turned out to be; `fault` is why it could not be read."""
+
+    fault: str = ""
+    size: tuple[int, int] = (0, 0)
+    mode: str = ""
+    kind: str = ""
+    turned: bool = False
+    sha256: str = ""
+    marked: float = 0.0
+    thumb: np.ndarray | None = None  # grey, flat, 0..255
+
+
+def _see(path: Path, is_mask: bool) -> _Seen:
+    try:
+        array = read_mask(path) if is_mask else read_image(path)
+        with Image.open(path) as image:
+            mode, kind, turned = image.mode, image.format or "", image.getexif().get(0x0112) not in UPRIGHT
+        thumb = None
+        if not is_mask:
+            grey = Image.fromarray(array).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
+            thumb = np.asarray(grey, dtype=np.float32).ravel()
+        return _Seen(
+            size=(array.shape[1], array.shape[0]), mode=MODES.get(mode, mode), kind=kind, turned=turned,
+            sha256=digest_file(path), marked=float(array.mean()) if is_mask else 0.0, thumb=thumb,
+        )  # fmt: skip
+    except (DataError, OSError) as error:
+        return _Seen(fault=str(error))
+
+
+def _words(error: str, path: Path) -> tuple[str, str]:
+    """What is wrong and what to do, from the one line of an error that names `path`."""
+    message, _, remedy = error.removeprefix(f"{path}: ").rpartition("; ")
+    return (message, remedy) if message else (remedy, "restore it or remove it")
+
+
+def _check_image(path: Path, seen: _Seen, say: Say) -> None:
+    w, h = seen.size
+    if seen.fault:
+        say("error", path, *_words(seen.fault, path))
+    elif min(w, h) < LEAST_SIDE:
+        say("error", path, f"{w} x {h} pixels: too small", "remove it")
+    elif w * h > LARGE:
+        say("note", path, f"{w} x {h} pixels: over {LARGE // 1_000_000} megapixels, which is slow", "cut it into tiles")
+    if seen.turned:
+        say("warning", path, "its EXIF data ask to turn it, but pixels are read as they are stored", "save it upright")
+
+
+def _check_mask(path: Path, seen: _Seen, image: Path, image_seen: _Seen, say: Say) -> None:
+    if seen.fault:
+        _check_image(path, seen, say)
+        return
+    if seen.kind == "JPEG":
+        say("warning", path, "a JPEG mask: lossy, its edges are smeared", "save masks as PNG")
+    if not seen.marked:
+        say("error", path, f"marks no pixel of {image.name}", "draw the defect, or remove both files")
+    elif seen.marked == 1:
+        say("warning", path, f"marks every pixel of {image.name}", "mark the defect only: 0 elsewhere")
+    if not image_seen.fault and seen.size != image_seen.size:
+        (w, h), (image_w, image_h) = seen.size, image_seen.size
+        say("error", path, f"{w} x {h} pixels, but {image.name} is {image_w} x {image_h}", "draw the mask at the image's size")
+
+
+def _check_strays(folder: Path, flat: bool, say: Say) -> None:
+    """What lies in a folder of images and is not read."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir() and flat:
+            say("warning", path, "a folder among images: not read", "move its images up")
+        elif path.is_file() and path.suffix.lower() not in (*SUFFIXES, *READ_BY_OTHERS):
+            say("warning", path, "not a kind of picture that is read", f"save it as one of {' '.join(SUFFIXES)}")
+
+
+def _check_defect(folder: Path, defect: str, seen: dict[Path, _Seen], say: Say) -> None:
+    images, place = images_in(folder / "test" / defect), folder / "ground_truth" / defect
+    masks, used = masks_in(place), dict[Path, Path]()
+    for image in images:
+        mask = mask_of(image, masks)
+        if mask is None:
+            say("error", image, "has no mask", f"add {place.name}/{image.stem}_mask.png to ground_truth, or remove the image")
+        elif mask in used:
+            say("warning", image, f"has the same mask as {used[mask].name}", "give each image a name and a mask of its own")
+        else:
+            used[mask] = image
+            _check_mask(mask, seen[mask], image, seen[image], say)
+    for mask in images_in(place):
+        if mask not in used:
+            say("warning", mask, f"no image in test/{defect} goes with this mask", "add the image, or remove the mask")
+            if seen[mask].fault:
+                _check_image(mask, seen[mask], say)
+    for where in (folder / "test" / defect, place):
+        _check_strays(where, True, say)
+
+
+def _check_groups(folder: Path, items: Iterable[Path], say: Say) -> None:
+    path = folder / "groups.csv"
+    try:
+        groups = read_groups(folder)
+    except DataError as error:
+        say("error", path, *_words(str(error), path))
+        return
+    for file in groups:
+        if not (folder / file).exists():
+            say("warning", path, f"names {file}, which does not exist", "name it relative to the product, or remove the line")
+    lone = [name for item in items if (name := item.relative_to(folder).as_posix()) not in groups] if groups else []
+    if lone:
+        say("note", path, f"does not list {len(lone)} of the images, first {lone[0]}: each is its own group", "add them")
+
+
+def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path, _Seen], say: Say) -> None:
+    tested = [path for place in folders_in(folder / "test") for path in images_in(place)]
+    images = images_in(folder / "train" / GOOD) + tested
+    for path in images:
+        _check_image(path, seen[path], say)
+    small = [path for path in images if LEAST_SIDE <= min(seen[path].size) < PADDED_SIDE]
+    if small:
+        say("note", small[0], f"{len(small)} images of {product.name} are under {PADDED_SIDE} pixels on a side, this one first",
+            "nothing: they are padded by reflection")  # fmt: skip
+    names = [place.name for part in ("test", "ground_truth") for place in folders_in(folder / part) if place.name != GOOD]
+    for defect in dict.fromkeys(names):
+        _check_defect(folder, defect, seen, say)
+        shots = sum(shot.defect == defect for shot in sides.shots)
+        if defect in sides.refused:
+            message, _, remedy = sides.refused[defect].removeprefix(f"{product.name}/{defect}: ").partition("; ")
+            say("error", folder / "test" / defect, message, remedy)
+        elif defect in product.defects and shots < FEW_SHOTS:
+            say("note", folder / "test" / defect, f"only {shots} to learn from", f"add images: {3 * FEW_SHOTS} are advised")
+    if not product.defects:
+        say("warning", folder, "no defect image with a mask: nothing to learn", "add test/<defect> and ground_truth/<defect>")
+    if not sides.normals:
+        say("error", folder / "train" / GOOD, "no normal image to learn from", "add images without a defect, of other parts")
+    if not sides.held_out_normals:
+        say("note", folder / "test" / GOOD, "no normal image to test on", "add some, of other parts, to measure false alarms")
+    for part in ("train", "test"):
+        _check_strays(folder / part, False, say)
+        _check_strays(folder / part / GOOD, True, say)
+    for place in folders_in(folder / "train"):
+        if place.name != GOOD:
+            say("warning", place, "not read: only train/good is", "move defects to test/<defect>, normal images to train/good")
+    _check_groups(folder, images, say)
+
+
+def _paths(*items: Iterable[Shot | Normal]) -> list[Path]:
+    return [item.path for some in items for item in some]
+
+
+def _check_copies(sides: list[Sides], seen: dict[Path, _Seen], paths: Iterable[Path], say: Say) -> None:
+    learned = {path for side in sides for path in _paths(side.shots, side.normals)}
+    tested = {path for side in sides for path in _paths(side.held_out, side.held_out_normals)}
+    by_content: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        if seen[path].sha256:
+            by_content[seen[path].sha256].append(path)
+    for first, *others in by_content.values():
+        everyone = {first, *others}
+        across = bool(everyone & learned and everyone & tested)
+        mixed = len({path.parent.name == GOOD for path in everyone}) == 2
+        where = ": once normal, once a defect" if mixed else ": on both sides of the split" if across else ""
+        for path in others:
+            beside = first.relative_to(first.parents[3]).as_posix()
+            say("error" if across or mixed else "warning", path, f"the same content as {beside}{where}", "remove one of them")
+
+
+def _detail(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """What the thumbnail does not show, unit length: noise and texture, which two photographs never share."""
+    grey = Image.fromarray(read_image(path)).convert("L").resize(size)
+    smooth = grey.resize((THUMB, THUMB), Image.Resampling.BOX).resize(size)
+    rest = np.asarray(grey, dtype=np.float32) - np.asarray(smooth, dtype=np.float32)
+    return rest / max(float(np.linalg.norm(rest)), 1e-6)
+
+
+def _check_near(sides: Sides, seen: dict[Path, _Seen], say: Say) -> None:
+    """Warn of a tested image that is a learned one saved anew: alike as a thumbnail and in its detail."""
+    learned = [path for path in _paths(sides.shots, sides.normals) if not seen[path].fault]
+    tested = [path for path in _paths(sides.held_out, sides.held_out_normals) if not seen[path].fault]
+    if not learned or not tested:
+        return
+    learned_ND, tested_ND = (np.stack([seen[path].thumb for path in paths]) for paths in (learned, tested))  # type: ignore[misc]
+    cells = THUMB // 4  # the difference of 4 x 4 means is never more than that of the thumbnails, and is cheap
+    coarse = [x_ND.reshape(-1, 4, cells, 4, cells).mean((2, 4)).reshape(-1, 16) for x_ND in (learned_ND, tested_ND)]
+    close_NM = cdist(*coarse, "cityblock") < 16 * SAME_MEAN
+    for m in np.flatnonzero(close_NM.any(0)):
+        rows = np.flatnonzero(close_NM[:, m])
+        apart = np.abs(learned_ND[rows] - tested_ND[m])
+        best = int(apart.mean(1).argmin())
+        one, other = learned[rows[best]], tested[m]
+        if apart[best].mean() >= SAME_MEAN or apart[best].max() >= SAME_MOST or seen[one].sha256 == seen[other].sha256:
+            continue
+        size = min(seen[one].size, seen[other].size, key=lambda size: size[0] * size[1])
+        if float((_detail(one, size) * _detail(other, size)).sum()) > SAME_DETAIL:
+            say("warning", other, f"nearly the same picture as {one.relative_to(one.parents[2]).as_posix()}, "
+                "which is learned from", "remove one of them, or give both one group in groups.csv")  # fmt: skip
+
+
+def _summary(product: Product, sides: Sides, images: list[Path], seen: dict[Path, _Seen]) -> ProductSummary:
+    sizes = [seen[path].size for path in images if not seen[path].fault] or [(0, 0)]
+    widths, heights = zip(*sizes, strict=True)
+    shots = Counter(shot.defect for shot in sides.shots)
+    masked = [shot for some in product.defects.values() for shot in some]
+    return ProductSummary(
+        name=product.name,
+        normals_train=sum(normal.part == "train" for normal in product.normals),
+        normals_test=sum(normal.part == "test" for normal in product.normals),
+        defects={name: len(shots) for name, shots in product.defects.items()},
+        shots={name: shots[name] for name in product.defects},
+        sizes=((min(widths), min(heights)), (max(widths), max(heights))),
+        groups=len({normal.group for normal in product.normals} | {shot.group for shot in masked}),
+        modes=dict(Counter(seen[path].mode for path in images if not seen[path].fault).most_common()),
+    )
+
+
+def check(data: Path | str) -> Report:
+    """Read every image and mask of a data set in MVTec AD layout and report every problem with its file.
+
+    Raises `DataError` if there is no product; whatever else is wrong stands in the report.
+    """
+    root = Path(data).expanduser().resolve()
+    folders, products = product_folders(root), read_folder(root).products
+    images = {
+        name: [path for part in ("train", "test") for place in folders_in(folder / part) for path in images_in(place)
+               if part == "test" or place.name == GOOD]
+        for name, folder in folders.items()
+    }  # fmt: skip
+    masks = [path for folder in folders.values() for place in folders_in(folder / "ground_truth") for path in images_in(place)]
+    everything = [path for paths in images.values() for path in paths]
+    with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
+        warnings.simplefilter("ignore")  # Pillow's words on odd files; what matters is reported below
+        looks = pool.map(_see, everything + masks, [False] * len(everything) + [True] * len(masks))
+        seen = dict(zip(everything + masks, looks, strict=True))
+    problems: list[Problem] = []
+
+    def say(level: Level, path: Path, message: str, remedy: str) -> None:
+        problems.append(Problem(level=level, file=path.relative_to(root).as_posix(), message=message, remedy=remedy))
+
+    sides = {name: divide(product) for name, product in products.items()}
+    for name, product in products.items():
+        _check_product(folders[name], product, sides[name], seen, say)
+        _check_near(sides[name], seen, say)
+    _check_copies(list(sides.values()), seen, everything, say)
+    levels = ("error", "warning", "note")
+    problems = natsorted(problems, key=lambda problem: (levels.index(problem.level), problem.file))
+    summaries = tuple(_summary(product, sides[name], images[name], seen) for name, product in products.items())
+    return Report(root=root, products=summaries, problems=tuple(problems))

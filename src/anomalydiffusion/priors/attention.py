@@ -1,0 +1,76 @@
+"""The attention processor: looks harder at the learned tokens where it is told to."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.attention_processor import Attention
+from torch.nn import functional as F  # noqa: N812
+
+from anomalydiffusion.core.errors import PriorError
+
+__all__ = ["GainAttention", "install"]
+
+
+class GainAttention:
+    """`Attn = (softmax(Q K^T / sqrt(d)) (.) w) V`, w = gain on the learned tokens' columns, 1 elsewhere.
+
+    [arXiv 2312.05767v2, adaptive attention re-weighting; on probabilities, not logits, and not renormalised.]
+    Without a gain, and in self-attention, it is plain scaled dot-product attention. The product with w is computed as
+    plain attention plus `(w - 1) P[:, span] V[span]`, so the whole probability matrix is never kept.
+    """
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        temb: torch.Tensor | None = None,
+        gain: torch.Tensor | None = None,
+        span: tuple[int, int] = (0, 0),
+    ) -> torch.Tensor:
+        """`hidden_states` B x N x D (transformer blocks flatten the grid); `gain` B x 1 x h x w on the latent grid."""
+        residual = hidden_states
+        source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
+        if attn.group_norm is not None:
+            hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
+        batch, length, _ = hidden_states.shape
+
+        def heads(x: torch.Tensor) -> torch.Tensor:
+            return x.view(batch, -1, attn.heads, x.shape[-1] // attn.heads).transpose(1, 2)
+
+        q, k, v = heads(attn.to_q(hidden_states)), heads(attn.to_k(source)), heads(attn.to_v(source))
+        if attention_mask is not None:
+            attention_mask = attn.prepare_attention_mask(attention_mask, source.shape[1], batch)
+            attention_mask = attention_mask.view(batch, attn.heads, -1, attention_mask.shape[-1])
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=attention_mask, scale=attn.scale)
+        if gain is not None and encoder_hidden_states is not None:
+            start, stop = span
+            probability = (q.float() @ k.float().transpose(-1, -2) * attn.scale).softmax(-1)[..., start:stop]
+            weight = _resize(gain, length).flatten(2)[..., None]  # B 1 N 1
+            out = out + (((weight - 1) * probability) @ v[:, :, start:stop].float()).to(out.dtype)
+        out = out.transpose(1, 2).reshape(batch, length, -1)
+        out = attn.to_out[1](attn.to_out[0](out))
+        if attn.residual_connection:
+            out = out + residual
+        return out / attn.rescale_output_factor
+
+
+def _resize(gain: torch.Tensor, length: int) -> torch.Tensor:
+    """The gain map on a layer's grid of `length` cells (antialiased, so that the mean is kept when it shrinks)."""
+    height, width = gain.shape[-2:]
+    scale = (length / (height * width)) ** 0.5
+    size = (round(height * scale), round(width * scale))
+    if size[0] * size[1] != length:
+        raise PriorError(f"a gain of {height} x {width} does not fit an attention layer of {length} cells")
+    if size == (height, width):
+        return gain.float()
+    return F.interpolate(gain.float(), size, mode="bilinear", antialias=True, align_corners=False)
+
+
+def install(unet: torch.nn.Module) -> None:
+    """Put `GainAttention` on every attention layer; a layer without it would ignore the gain silently."""
+    unet.set_attn_processor({name: GainAttention() for name in unet.attn_processors})
+    wrong = [name for name, processor in unet.attn_processors.items() if not isinstance(processor, GainAttention)]
+    if wrong:
+        raise PriorError(f"attention re-weighting could not be installed on {wrong[0]} and {len(wrong) - 1} more layers")

@@ -1,0 +1,82 @@
+"""What a prior can do: the seam between our method and anybody's latent diffusion model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from anomalydiffusion.core.errors import PriorError
+
+__all__ = ["Context", "Estimate", "Gain", "Prior"]
+
+# B batch, C channels, H W image, h w latent grid, N tokens, D width of a token
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Context:
+    """An encoded prompt: `tokens_BND` after the text encoder, `span` = [start, stop) of the learned tokens in it."""
+
+    tokens_BND: torch.Tensor
+    span: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        if self.tokens_BND.ndim != 3 or not 0 <= self.span[0] <= self.span[1] <= self.tokens_BND.shape[1]:
+            raise PriorError(f"tokens of shape {tuple(self.tokens_BND.shape)} cannot hold learned tokens at {self.span}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Estimate:
+    """What the denoiser believes about `z_t = sqrt(a_t) clean + sqrt(1 - a_t) noise`, both B x C x h x w."""
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+
+
+Gain = torch.Tensor  # B x 1 x h x w, positive: multiplies attention to the learned tokens; 1 = leave alone
+
+
+class Prior(Protocol):
+    """A frozen text-conditioned latent diffusion model."""
+
+    factor: int  # pixels per latent cell and side
+    latent_channels: int
+    working_size: int  # pixels per side that the denoiser was trained on
+    token_width: int
+    max_tokens: int
+    digest: str
+    alphas: torch.Tensor  # cumulative alpha of each training step, T values falling from near 1
+    device: torch.device
+
+    def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        """Images in -1..1 -> scaled latents (the mean, no sampling)."""
+        ...
+
+    def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
+        """Scaled latents -> images, about -1..1, not clipped."""
+        ...
+
+    def tokenize(self, text: str) -> list[int]:
+        """Token numbers of `text` without start and end."""
+        ...
+
+    def word_embeddings(self, ids: list[int]) -> torch.Tensor:
+        """Rows of the text encoder's embedding table, N x D."""
+        ...
+
+    def embed(self, text: tuple[list[int], list[int]], learned_BKD: torch.Tensor) -> Context:
+        """Encode `text[0]`, the learned word embeddings, `text[1]` as one sequence, padded to `max_tokens`."""
+        ...
+
+    def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+        """The network's raw output at step `t_B`, in its own parametrisation."""
+        ...
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
+        """What `predict` should have answered."""
+        ...
+
+    def denoise(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> Estimate:
+        """Predict the clean latent and the noise in it."""
+        ...

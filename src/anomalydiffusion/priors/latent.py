@@ -1,0 +1,126 @@
+"""The adapter over diffusers' components: autoencoder, denoiser, text encoder, tokenizer, schedule -> Prior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.priors.attention import install
+from anomalydiffusion.priors.base import Context, Estimate, Gain
+
+__all__ = ["LatentPrior"]
+
+
+class LatentPrior:
+    """A latent diffusion model from diffusers' components; everything is frozen and in evaluation mode."""
+
+    def __init__(self, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, digest: str) -> None:
+        self.vae, self.unet, self.text_encoder, self.tokenizer = vae, unet, text_encoder, tokenizer
+        for module in (vae, unet, text_encoder):
+            module.requires_grad_(False).eval()
+        install(unet)
+        self.prediction_type = str(scheduler.config.prediction_type)
+        if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
+            raise PriorError(f"prediction type '{self.prediction_type}' is not known; epsilon, v_prediction and sample are")
+        self.digest = digest
+        self.device = next(unet.parameters()).device
+        self.alphas = scheduler.alphas_cumprod.double().to(self.device)
+        self.factor = _factor(vae)
+        self.latent_channels = int(vae.config.latent_channels)
+        self.working_size = int(unet.config.sample_size) * self.factor
+        self.token_width = int(text_encoder.get_input_embeddings().weight.shape[1])
+        self.max_tokens = int(getattr(tokenizer, "model_max_length", 77))
+        self._scale = float(vae.config.scaling_factor)
+
+    def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            out = self.vae.encode(x_BCHW.to(self.device, self.vae.dtype))
+        latent = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latent
+        return latent.float() * self._scale
+
+    def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            out: torch.Tensor = self.vae.decode(z_BChw.to(self.vae.dtype) / self._scale).sample
+        return out.float()
+
+    def tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def word_embeddings(self, ids: list[int]) -> torch.Tensor:
+        return self.text_encoder.get_input_embeddings().weight[torch.tensor(ids, device=self.device)].detach().clone().float()
+
+    def embed(self, text: tuple[list[int], list[int]], learned_BKD: torch.Tensor) -> Context:
+        """Splice at word-embedding level, then run the whole sequence through the text encoder.
+
+        Raises `PriorError` when the sequence is longer than the encoder's positions: learned tokens are never cut off.
+        """
+        batch, count, width = learned_BKD.shape
+        if width != self.token_width:
+            raise PriorError(f"learned tokens are {width} wide, this prior's are {self.token_width}: they belong to another prior")
+        start_id, end_id = _special(self.tokenizer)
+        head = [start_id, *text[0]]
+        tail = [*text[1], end_id]
+        pad = self.max_tokens - len(head) - count - len(tail)
+        if pad < 0:
+            raise PriorError(f"prompt and learned tokens take {self.max_tokens - pad} positions, the text encoder has {self.max_tokens}")
+        pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else end_id
+        ids = torch.tensor([head + [pad_id] * count + tail + [pad_id] * pad], device=self.device)
+        table = self.text_encoder.get_input_embeddings()
+        words = table(ids).expand(batch, -1, -1)
+        spliced = torch.cat([words[:, : len(head)], learned_BKD.to(words), words[:, len(head) + count :]], dim=1)
+        # The one way that works for CLIP and LDM-BERT alike and across versions: hand the table's answer ourselves.
+        handle = table.register_forward_hook(lambda module, given, answer: spliced)
+        try:
+            tokens = self.text_encoder(ids.expand(batch, -1))[0]
+        finally:
+            handle.remove()
+        return Context(tokens_BND=tokens, span=(len(head), len(head) + count))
+
+    def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+        extra = None if gain is None else {"gain": gain, "span": context.span}
+        tokens = context.tokens_BND.to(self.unet.dtype)
+        out = self.unet(z_BChw.to(self.unet.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra)
+        return out.sample.float()  # type: ignore[no-any-return]
+
+    def _roots(self, t_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        alpha = self.alphas[t_B].float().view(-1, 1, 1, 1)
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
+        signal, sigma = self._roots(t_B)
+        if self.prediction_type == "epsilon":
+            return noise
+        return clean if self.prediction_type == "sample" else signal * noise - sigma * clean
+
+    def estimate(self, z: torch.Tensor, answer: torch.Tensor, t_B: torch.Tensor) -> Estimate:
+        """Turn a raw answer into the clean latent and the noise: `z = sqrt(a) clean + sqrt(1 - a) noise`."""
+        signal, sigma = self._roots(t_B)
+        if self.prediction_type == "v_prediction":
+            return Estimate(clean=signal * z - sigma * answer, noise=signal * answer + sigma * z)
+        if self.prediction_type == "sample":
+            return Estimate(clean=answer, noise=(z - signal * answer) / sigma.clamp_min(1e-6))
+        return Estimate(clean=(z - sigma * answer) / signal.clamp_min(1e-6), noise=answer)
+
+    def denoise(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> Estimate:
+        return self.estimate(z_BChw, self.predict(z_BChw, t_B, context, gain), t_B)
+
+    def noised(self, clean: torch.Tensor, noise: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:
+        """`q(z_t | z_0)`: the clean latent with the noise of step `t_B`."""
+        signal, sigma = self._roots(t_B)
+        return signal * clean + sigma * noise
+
+
+def _factor(vae: Any) -> int:
+    if hasattr(vae, "spatial_compression_ratio"):
+        return int(vae.spatial_compression_ratio)
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _special(tokenizer: Any) -> tuple[int, int]:
+    start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.cls_token_id
+    end = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
+    if start is None or end is None:
+        raise PriorError("the tokenizer names no start or end token")
+    return int(start), int(end)

@@ -1,0 +1,107 @@
+"""A name, a diffusers folder or a hub id -> Prior; the bundled prior takes the same way as Stable Diffusion."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+import transformers
+
+from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.pixels import digest_file
+from anomalydiffusion.priors.latent import LatentPrior
+
+__all__ = ["BUNDLED", "digest_folder", "load_prior"]
+
+BUNDLED = Path(__file__).with_name("tiny")
+PARTS = {"vae": ("vae", "vqvae"), "unet": ("unet",), "text_encoder": ("text_encoder", "bert"),
+         "tokenizer": ("tokenizer",), "scheduler": ("scheduler",)}  # fmt: skip
+# Only these classes are built from a folder's word: a folder cannot name code to run.
+CLASSES: dict[str, Any] = {
+    "AutoencoderKL": diffusers.AutoencoderKL,
+    "AutoencoderDC": diffusers.AutoencoderDC,
+    "UNet2DConditionModel": diffusers.UNet2DConditionModel,
+    "CLIPTextModel": transformers.CLIPTextModel,
+    "CLIPTokenizer": transformers.CLIPTokenizer,
+    "CLIPTokenizerFast": transformers.CLIPTokenizer,
+    "BertTokenizer": transformers.BertTokenizer,
+    "BertTokenizerFast": transformers.BertTokenizer,
+}
+SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
+              "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler")  # fmt: skip
+
+
+def digest_folder(folder: Path) -> str:
+    """SHA-256 over names and contents of a prior's weights and configurations, 16 hexadecimal digits."""
+    total = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+        total.update(f"{path.relative_to(folder).as_posix()}:{digest_file(path)}\n".encode())
+    return total.hexdigest()[:16]
+
+
+def _find(name_or_path: str) -> Path:
+    if name_or_path == "tiny":
+        return BUNDLED
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
+        raise PriorError(f"{name_or_path}: not a diffusers folder; give 'tiny', a folder with model_index.json, or a hub id")
+    from huggingface_hub import snapshot_download
+
+    try:
+        wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*model.safetensors"]
+        return Path(snapshot_download(name_or_path, allow_patterns=wanted))
+    except Exception as error:  # noqa: BLE001  # whatever the network layer raises, the user needs the same advice
+        raise PriorError(
+            f"{name_or_path}: could not be fetched ({type(error).__name__}); on a machine with internet run "
+            f"'hf download {name_or_path}', copy the folder here and give its path"
+        ) from error
+
+
+def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
+    where = folder / part
+    try:
+        if part == "scheduler":
+            if class_name not in SCHEDULERS:
+                raise PriorError(f"{where}: scheduler {class_name} is not one of {', '.join(SCHEDULERS)}")
+            return diffusers.DDIMScheduler.from_pretrained(where)
+        if class_name == "LDMBertModel":
+            from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
+
+            return LDMBertModel.from_pretrained(where, use_safetensors=True).to(dtype)
+        if class_name not in CLASSES:
+            raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}, LDMBertModel")
+        if part == "tokenizer":
+            return CLASSES[class_name].from_pretrained(where)
+        return CLASSES[class_name].from_pretrained(where, use_safetensors=True, low_cpu_mem_usage=False).to(dtype)
+    except PriorError:
+        raise
+    except Exception as error:
+        raise PriorError(f"{where}: cannot be loaded as {class_name} ({error})") from error
+
+
+def load_prior(name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentPrior:
+    """Load "tiny" (bundled), a diffusers folder (Stable Diffusion family, LDM text2img) or a hub id, frozen.
+
+    The family is read from `model_index.json`, never from the path's name. Only safetensors are read. Raises
+    `PriorError` naming the part that is missing or damaged, and what to fetch where offline.
+    """
+    folder = _find(name_or_path)
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise PriorError(f"{folder}: model_index.json is missing or damaged; a diffusers folder has one") from error
+    parts: dict[str, Any] = {}
+    for role, names in PARTS.items():
+        part = next((name for name in names if index.get(name)), None)
+        if part is None:
+            raise PriorError(f"{folder}: model_index.json names no {' or '.join(names)}")
+        parts[role] = _component(folder, part, str(index[part][1]), dtype)
+    for role in ("vae", "unet", "text_encoder"):
+        parts[role].to(torch.device(device))
+    return LatentPrior(**parts, digest=digest_folder(folder))

@@ -1,0 +1,199 @@
+"""Hand the accepted pairs of a run to other tools."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted
+from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
+from anomalydiffusion.core.runs import replace_folder
+
+__all__ = ["FORMATS", "ExportSummary", "export"]
+
+log = logging.getLogger(__name__)
+LINEAGE = "lineage.jsonl"
+GOOD = re.compile(r"[^/]+/train/good/\d{6}\.png")
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportSummary:
+    """What was written where; `counts` maps (product, defect) to pairs, `normals` a product to its normal images."""
+
+    format: str
+    output: Path
+    counts: dict[tuple[str, str], int]
+    normals: dict[str, int]
+
+
+def export(
+    run: Path, output: Path, format: str = "mvtec", *, product: Sequence[str] | None = None,
+    defect: Sequence[str] | None = None, normals: bool = True,
+) -> ExportSummary:  # fmt: skip
+    """Copy the accepted pairs of `run`, with the normal images that were learned from, to the new folder `output`.
+
+    `mvtec` is the layout of MVTec AD, which anomalib reads: `<product>/test/<defect>/000000.png`,
+    `<product>/ground_truth/<defect>/000000_mask.png` (8 bit, 0 or 255) and `<product>/train/good/000000.png`; pairs are in
+    the order of product, defect and image path. `lineage.jsonl` beside the products names the manifest's record of each
+    pair. Held-out images, normal or not, are never exported: a detector that saw them could not be tested on them any
+    more. So there is no `test/good`; take those from the data set itself.
+
+    `product` and `defect` keep only these names; `normals=False` leaves `train/good` out. Every file is compared with its
+    SHA-256 first. An `output` that holds an older export is replaced; one that holds anything else is refused. Raises
+    `ConfigError` on an unknown format, `RunError` on everything that is missing, changed or cannot be written.
+    """
+    write = FORMATS.get(format)
+    if write is None:
+        raise ConfigError(f"format '{format}' is not known; known: {', '.join(FORMATS)}")
+    run, output = Path(run), Path(output).resolve()
+    pairs = _pairs(run, product, defect)
+    goods = _normals(run, sorted({record[PRODUCT] for record in pairs})) if normals else {}
+    _check_output(output)
+    try:
+        with replace_folder(output) as part:
+            lineage = write(run, part, pairs, goods)
+            (part / LINEAGE).write_text("".join(json.dumps(line) + "\n" for line in lineage), encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written ({error}); check free space and permissions") from error
+    counts: dict[tuple[str, str], int] = {}
+    for record in pairs:
+        key = record[PRODUCT], record[DEFECT]
+        counts[key] = counts.get(key, 0) + 1
+    return ExportSummary(format=format, output=output, counts=counts, normals={name: len(g) for name, g in goods.items()})
+
+
+def _pairs(run: Path, products: Sequence[str] | None, defects: Sequence[str] | None) -> list[Record]:
+    """The accepted records to export, checked and in order."""
+    path = run / "manifest.jsonl"
+    if not path.is_file():
+        raise RunError(f"{path}: no such file, so there are no pairs; make some with: anomalydiffusion generate {run} --num 100")
+    records = accepted({record.get(IMAGE): record for record in Manifest(path).records()}.values())  # the last word on it
+    for record in records:
+        for name in (PRODUCT, DEFECT, IMAGE, MASK, IMAGE_SHA256, MASK_SHA256):
+            if not isinstance(record.get(name), str):
+                raise RunError(f"{path}: the record of {record.get(IMAGE)} lacks '{name}'; remove its line or repair it")
+        for name in (PRODUCT, DEFECT):
+            if record[name] in ("", ".", "..") or any(sign in record[name] for sign in "/\\\0"):
+                raise RunError(f"{path}: {name} {record[name]!r} cannot be a folder's name; rename it in data and run")
+        if record[DEFECT].lower() == "good":
+            raise RunError(f"{path}: a defect named {record[DEFECT]!r} would be read as 'no defect'; rename it in data and run")
+    for kind, wanted, field in (("product", products, PRODUCT), ("defect", defects, DEFECT)):
+        known = sorted({record[field] for record in records})
+        if records and wanted is not None and (unknown := sorted(set(wanted) - set(known))):
+            raise RunError(f"{run}: no accepted pair of {kind} {', '.join(unknown)}; there are: {', '.join(known)}")
+    records = [r for r in records if (products is None or r[PRODUCT] in products) and (defects is None or r[DEFECT] in defects)]
+    if not records:
+        raise RunError(f"{run}: no accepted pairs to export; make some with: anomalydiffusion generate {run} --num 100")
+    return sorted(records, key=lambda r: (r[PRODUCT], r[DEFECT], r[IMAGE]))
+
+
+def _normals(run: Path, products: list[str]) -> dict[str, list[tuple[Path, str]]]:
+    """Path and SHA-256 of the normal images that the split lets be learned from, by product."""
+    path = run / "split.json"
+    advice = "export without normal images (normals=False, --no-normals) or train the run again"
+    try:
+        split = json.loads(path.read_text(encoding="utf-8"))
+        root = run / split["root"] if (run / split["root"]).is_dir() else Path(split["root"])
+        rows = [row for value in split.values() if isinstance(value, list) for row in value if row["role"] == "normal"]
+        found = {name: [(root / r["path"], r["sha256"]) for r in rows if r["product"] == name] for name in products}
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no such file; {advice}") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path}: cannot be read ({type(error).__name__}: {error}); {advice}") from error
+    for name, files in found.items():
+        if not files:
+            log.warning("%s: no normal images of %s; %s/train/good will be missing", path, name, name)
+    return found
+
+
+def _check_output(output: Path) -> None:
+    """Refuse a folder whose replacement would lose anything that an export did not put there."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise RunError(f"{output}: is a file; name a new folder")
+    present = {path.relative_to(output).as_posix() for path in output.rglob("*") if not path.is_dir()}
+    if not present:
+        return
+    if LINEAGE not in present:
+        raise RunError(f"{output}: is not empty and not an export of ours (no {LINEAGE}); name a new folder")
+    lines = Manifest(output / LINEAGE).records()
+    ours = {LINEAGE, *(str(line.get(name)) for line in lines for name in ("exported_image", "exported_mask"))}
+    products = {name.split("/")[0] for name in ours}
+    strange = sorted(n for n in present - ours if not (GOOD.fullmatch(n) and n.split("/")[0] in products))
+    if strange:
+        raise RunError(f"{output / strange[0]}: is not of an export and would be lost; move it away or name a new folder")
+
+
+def _read(path: Path, sha256: str, remedy: str) -> bytes:
+    """The file's bytes, which must be those that were recorded."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise RunError(f"{path}: changed since it was recorded (another SHA-256); {remedy}")
+    return data
+
+
+def _as_png(path: Path, data: bytes) -> bytes:
+    """`data` itself where it is an 8 bit grey or RGB PNG, else the picture at `path` written as one."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):  # depth and colour type
+        return data
+    return encode_png(read_image(path))
+
+
+def _pair_bytes(run: Path, record: Record) -> tuple[bytes, bytes]:
+    """Image and mask of a record as PNG files of one size; the mask 8 bit, 0 or 255."""
+    remedy = "restore it, or remove its line from manifest.jsonl and make it again with: anomalydiffusion generate"
+    image_path, mask_path = run / record[IMAGE], run / record[MASK]
+    image, mask = _read(image_path, record[IMAGE_SHA256], remedy), _read(mask_path, record[MASK_SHA256], remedy)
+    try:
+        image = _as_png(image_path, image)
+        pixels_HW = read_mask(mask_path)
+        height, width = decode_png(image).shape[:2]
+    except (DataError, OSError) as error:
+        raise RunError(f"{image_path}, {mask_path.name}: not a picture ({error}); {remedy}") from error
+    if not pixels_HW.any():
+        raise RunError(f"{mask_path}: the mask marks no pixel; {remedy}")
+    if pixels_HW.shape != (height, width):
+        raise RunError(f"{mask_path}: {pixels_HW.shape[1]} x {pixels_HW.shape[0]}, but its image is {width} x {height}; {remedy}")
+    plain = decode_png(mask)
+    exact = mask[:4] == b"\x89PNG" and np.array_equal(plain, pixels_HW * np.uint8(255)) and plain.dtype == np.uint8
+    return image, mask if exact else encode_png(pixels_HW)
+
+
+def _put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def _mvtec(run: Path, part: Path, pairs: list[Record], goods: dict[str, list[tuple[Path, str]]]) -> Iterator[Record]:
+    """Write the layout of MVTec AD; yields the lineage."""
+    number, last = 0, ("", "")
+    for record in pairs:
+        key = record[PRODUCT], record[DEFECT]
+        number, last = (number + 1 if key == last else 0), key
+        image = f"{key[0]}/test/{key[1]}/{number:06d}.png"
+        mask = f"{key[0]}/ground_truth/{key[1]}/{number:06d}_mask.png"
+        image_png, mask_png = _pair_bytes(run, record)
+        _put(part / image, image_png)
+        _put(part / mask, mask_png)
+        yield {"exported_image": image, "exported_mask": mask, "record": record}
+    remedy = "put the data set back as it was, or export without normal images (normals=False, --no-normals)"
+    for name, files in goods.items():
+        for index, (path, sha256) in enumerate(files):
+            _put(part / f"{name}/train/good/{index:06d}.png", _as_png(path, _read(path, sha256, remedy)))
+
+
+FORMATS: dict[str, Callable[[Path, Path, list[Record], dict[str, list[tuple[Path, str]]]], Iterator[Record]]] = {"mvtec": _mvtec}

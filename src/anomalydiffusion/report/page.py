@@ -1,0 +1,305 @@
+"""One self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import io
+import json
+import logging
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeGuard
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from anomalydiffusion.core import manifest as field
+from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.core.pixels import read_image, read_mask
+from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.report.sheets import Row, amplification, cells
+
+__all__ = ["report"]
+
+log = logging.getLogger(__name__)
+CELL = 220  # pixels of a picture's longer side: sharp where five stand side by side on a laptop's screen
+MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
+SHOWN_REASONS = 12
+BINS = 240  # points of the loss curve
+Record = dict[str, Any]
+
+
+def report(run: Path, *, max_pairs: int = 12) -> Path:
+    """Write `run`/report/index.html and return its path: what was made, from what, how well, and how to make it again.
+
+    The file needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
+    defect type, evenly spaced, fewer where there are so many types that the page would grow heavy. The training curve and
+    the scores appear where train_log.jsonl and scores.json exist. Raises `RunError` where run.json or the manifest is missing.
+    """
+    run = Path(run)
+    about = _json(run / "run.json")
+    if about is None:
+        raise RunError(f"{run}: no readable run.json, so not a run; make one with: anomalydiffusion train DATA --output {run}")
+    path = run / "manifest.jsonl"
+    if not path.is_file():
+        raise RunError(f"{path}: no such file, nothing to report; make pairs with: anomalydiffusion generate {run} --num 100")
+    records = Manifest(path).records()
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        groups.setdefault((str(record.get(field.PRODUCT)), str(record.get(field.DEFECT))), []).append(record)
+    most = max(1, min(max_pairs, MOST_PAIRS // max(len(groups), 1)))
+    kinds = [_kind(run, key, group, most) for key, group in sorted(groups.items())]
+    environment = Environment(loader=PackageLoader("anomalydiffusion.report"), autoescape=True, undefined=StrictUndefined,
+                              trim_blocks=True, lstrip_blocks=True)  # fmt: skip
+    settings = run / "config.toml"
+    html = environment.get_template("report.html.j2").render(
+        name=run.resolve().name,
+        products=sorted({product for product, _ in groups}),
+        date=_date(about, path),
+        kinds=kinds,
+        totals=_totals(records, len(kinds)),
+        reasons=_reasons(records),
+        scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
+        curves=_curves(run / "train_log.jsonl"),
+        origin=_origin(about, records),
+        commands=[str(line) for line in about.get("commands") or []],
+        settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
+    )
+    target = run / "report" / "index.html"
+    write_atomic(target, html.encode("utf-8", "replace"))
+    return target
+
+
+def _json(path: Path) -> Record | None:
+    """The object in a JSON file; None, with a warning where there is a file, when there is none."""
+    if not path.is_file():
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        log.warning("%s: cannot be read (%s); left out", path, error)
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _date(about: Record, manifest: Path) -> str:
+    """The day that run.json names, else that of the last pair."""
+    named = next((str(about[key]) for key in ("finished", "updated", "created", "started", "date") if about.get(key)), "")
+    return named[:10] or datetime.datetime.fromtimestamp(manifest.stat().st_mtime).date().isoformat()
+
+
+def _text(value: Any) -> str:
+    """A figure with four significant digits, anything else as it is."""
+    if isinstance(value, float):
+        return f"{value:.4g}" if math.isfinite(value) else "–"
+    return "–" if value is None else ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
+
+
+# What was made -------------------------------------------------------------------------------------------------------
+
+
+def _totals(records: list[Record], kinds: int) -> list[tuple[str, str, str]]:
+    """The headline: figure, name, explanation."""
+    kept, seconds = len(accepted(records)), [s for r in records if _is_figure(s := r.get(field.SECONDS))]
+    share = f"{100 * kept / len(records):.0f} %" if records else "–"
+    found = [(f"{kept:,}", "accepted pairs", "image and label, ready to export"),
+             (f"{len(records) - kept:,}", "rejected", "kept on disk, never exported"),
+             (share, "yield", f"of {len(records):,} attempts"),
+             (f"{kinds:,}", "defect type" if kinds == 1 else "defect types", "with their own pictures below")]  # fmt: skip
+    return [*found, (f"{median(seconds):.2g} s", "an attempt", "median, on the machine that made them")] if seconds else found
+
+
+def _reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
+    """Reasons of rejection and how often each was given; reasons that differ only in a figure count as one."""
+    given = Counter(
+        re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", str(reason))
+        for record in records
+        if record.get(field.ACCEPTED) is not True
+        for reason in record.get(field.REASONS) or ["no reason recorded"]
+    )
+    shown = given.most_common(SHOWN_REASONS)
+    rest = given.total() - sum(count for _, count in shown)
+    return [*shown, ("other reasons", rest)] if rest else shown
+
+
+def _kind(run: Path, key: tuple[str, str], records: list[Record], most: int) -> Record:
+    """One product's defect type: counts and sampled pictures."""
+    kept = accepted(records)
+    rejected = [record for record in records if record.get(field.ACCEPTED) is not True]
+    return {
+        "product": key[0], "defect": key[1], "attempts": len(records), "accepted": len(kept), "rejected": len(rejected),
+        "percent": 100 * len(kept) / len(records), "reasons": _reasons(rejected),
+        "sheet": _sheet(run, kept, most), "rejected_sheet": _sheet(run, rejected, max(1, most // 4)),
+    }  # fmt: skip
+
+
+def _sheet(run: Path, records: list[Record], most: int) -> Record:
+    """Evenly spaced records as rows of pictures; those that cannot be read are left out and counted."""
+    picks = sorted({round(i) for i in np.linspace(0, len(records) - 1, most)}) if records else []
+    chosen = [(records[i], row) for i in picks if (row := _row(run, records[i])) is not None]
+    amplify = amplification([row for _, row in chosen])
+    pairs = [{
+        "cells": [(c.label, _uri(c.image_HWC), *c.image_HWC.shape[1::-1]) for c in cells(row, cell=CELL, amplify=amplify)],
+        "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, record.get(field.REASONS) or [])),
+    } for record, row in chosen]  # fmt: skip
+    return {"pairs": pairs, "of": len(records), "unreadable": len(picks) - len(pairs)}
+
+
+def _row(run: Path, record: Record) -> Row | None:
+    name = str(record.get(field.IMAGE))
+    try:
+        image, mask = read_image(run / name), Mask(pixels_HW=read_mask(run / str(record.get(field.MASK))), origin="file")
+        x0, y0, x1, y1 = map(int, record.get(field.TOUCHED_BOX) or mask.box)
+        normal = _normal(run, record, image)
+        return Row(image_HWC=image, mask_HW=mask.pixels_HW, box=(x0, y0, x1, y1), normal_HWC=normal, label=Path(name).name)
+    except (DataError, TypeError, ValueError) as error:
+        log.warning("%s: not shown in the report (%s)", name, error)
+        return None
+
+
+def _normal(run: Path, record: Record, image_HWC: np.ndarray) -> np.ndarray | None:
+    """The normal image that the pair was made on, where it is still there and of the same size."""
+    path = run / str(record.get(field.NORMAL))
+    normal = read_image(path) if record.get(field.NORMAL) and path.is_file() else None
+    return normal if normal is not None and normal.shape == image_HWC.shape else None
+
+
+def _caption(record: Record) -> str:
+    parts = [f"{name} {_text(record[key])}" for name, key in (
+        ("seed", field.SEED), ("attempt", field.ATTEMPT), ("severity", field.SEVERITY), ("mask", field.MASK_ORIGIN),
+    ) if record.get(key) is not None]  # fmt: skip
+    measures = record.get(field.MEASURES)
+    shown = list(measures.items())[:4] if isinstance(measures, dict) else []
+    return " · ".join([*parts, *(f"{_words(str(name))} {_text(value)}" for name, value in shown)])
+
+
+def _uri(image_HWC: np.ndarray) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HWC).save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+# How well, from what -------------------------------------------------------------------------------------------------
+
+
+def _words(key: str) -> str:
+    return key.replace("_", " ")
+
+
+def _is_figure(value: Any) -> TypeGuard[int | float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _flat(value: Any) -> bool:
+    """Whether a value fits on one line: no table, no list of lists."""
+    return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(item, dict | list) for item in value))
+
+
+def _figure(value: Any) -> tuple[float, float, float] | None:
+    """Mean and interval of a score, whether a plain figure or a table with mean, low and high."""
+    items: Record = value if isinstance(value, dict) else {"mean": value}
+    mean, low, high = (items.get(key, items.get("mean")) for key in ("mean", "low", "high"))
+    if not (_is_figure(mean) and _is_figure(low) and _is_figure(high)):
+        return None
+    return float(mean), float(low), float(high)
+
+
+def _score(value: float) -> str:
+    """Three digits that count: 36.0, 0.0130."""
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else _text(value)
+
+
+def _table(arms: Record) -> Record:
+    """Arms as lines, metrics as columns; each figure with its place (percent) on its column's scale."""
+    arms = {arm: values for arm, values in arms.items() if isinstance(values, dict)}
+    metrics = list(dict.fromkeys(key for values in arms.values() for key, value in values.items() if _figure(value)))
+    found = {arm: {key: _figure(values.get(key)) for key in metrics} for arm, values in arms.items()}
+    spans = {}
+    for key in metrics:
+        figures = [figure for line in found.values() if (figure := line[key])]
+        low, high = min(f[1] for f in figures), max(f[2] for f in figures)
+        spans[key] = low, (high - low) or 1.0
+    lines = []
+    for arm, line in found.items():
+        shown = []
+        for key, figure in line.items():
+            drawn = figure is not None and len(found) > 1
+            bar = [round(100 * (value - spans[key][0]) / spans[key][1], 1) for value in figure] if figure and drawn else []
+            interval = f"{_score(figure[1])} – {_score(figure[2])}" if figure and figure[1] != figure[2] else ""
+            shown.append({"mean": _score(figure[0]) if figure else "–", "interval": interval, "bar": bar})
+        lines.append((arm, shown))
+    return {"metrics": [_words(key) for key in metrics], "lines": lines}
+
+
+def _scores(value: Record | None, title: str = "") -> Iterator[Record]:
+    """Blocks of the scores' page part, one a nested table: title, verdict, table of arms, other figures."""
+    if not value:
+        return
+    arms = value.get("arms")
+    facts = [(_words(key), _text(item)) for key, item in value.items() if key != "verdict" and _flat(item)]
+    table = _table(arms) if isinstance(arms, dict) else None
+    if facts or table or value.get("verdict"):
+        yield {"title": title, "verdict": str(value.get("verdict") or ""), "table": table, "facts": facts}
+    for key, item in value.items():
+        if isinstance(item, dict) and key != "arms":
+            yield from _scores(item, " · ".join(filter(None, (title, _words(key)))))
+
+
+def _origin(about: Record, records: list[Record]) -> list[tuple[str, str]]:
+    """Where the pairs come from: what run.json says, and each digest that the records name with its number of pairs."""
+    found = [(_words(key), _text(value)) for key, value in about.items() if key != "commands" and _flat(value)]
+    for key, value in about.items():
+        if isinstance(value, dict):
+            found += [(f"{_words(key)}: {name}", _text(item)) for name, item in value.items() if _flat(item)]
+    for key in (field.PRIOR_DIGEST, field.ADAPTER_DIGEST, field.CONFIG_DIGEST, field.VERSION):
+        counts = Counter(str(record[key]) for record in records if record.get(key))
+        for name, count in counts.items():
+            found.append((f"{_words(key)} of the pairs", f"{name} ({count:,} attempts)" if len(counts) > 1 else name))
+    return found
+
+
+def _ticks(low: float, high: float) -> list[tuple[str, float]]:
+    """About four round figures between `low` and `high`, each with its place in percent."""
+    step = 10.0 ** math.floor(math.log10((high - low) / 4))
+    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
+    first = math.ceil(low / step - 1e-9)
+    values = [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
+    return [(f"{value:,.6g}", round(100 * (value - low) / (high - low), 2)) for value in values]
+
+
+def _curves(path: Path) -> list[Record]:
+    """Training loss by step, one curve a stage."""
+    stages: dict[str, dict[float, float]] = {}
+    for line in Manifest(path).records():
+        step, loss = line.get("step"), line.get("loss")
+        if _is_figure(step) and _is_figure(loss):
+            stages.setdefault(_text(line.get("stage") or ""), {})[step] = loss  # a resumed step counts once
+    return [_curve(name, np.array(sorted(points.items()), float)) for name, points in stages.items() if len(points) > 1]
+
+
+def _curve(name: str, points: np.ndarray) -> Record:
+    size = -(-len(points) // BINS)
+    bins = [points[i : i + size] for i in range(0, len(points), size)]
+    middle = np.array([part.mean(0) for part in bins])
+    wide = max(1, len(bins) // 20)
+    kernel = np.ones(2 * wide + 1) / (2 * wide + 1)
+    smooth = np.convolve(np.pad(middle[:, 1], wide, mode="edge"), kernel, "valid")
+    first, last = min(0.0, points[0, 0]), points[-1, 0]
+    low, high = float(middle[:, 1].min()), float(middle[:, 1].max())
+    pad = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
+    low, high = low - pad, high + pad
+
+    def path(y: np.ndarray) -> str:
+        xs, ys = 1000 * (middle[:, 0] - first) / (last - first), 300 * (high - y) / (high - low)
+        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))
+
+    return {"name": name, "raw": path(middle[:, 1]), "smooth": path(smooth), "x": _ticks(first, last), "y": _ticks(low, high),
+            "steps": f"{last:,.0f}", "start": _text(float(smooth[0])), "end": _text(float(smooth[-1]))}  # fmt: skip

@@ -1,0 +1,242 @@
+"""Train a whole small prior: pictures -> autoencoder -> cached latents -> denoiser and text encoder -> diffusers folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
+from tokenizers import Tokenizer
+from tokenizers.models import BPE
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.trainers import BpeTrainer
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.runs import replace_folder
+from anomalydiffusion.core.seeds import derive, rng
+from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_textures
+from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, gradient_energy, linear_start, train_autoencoder
+from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+
+__all__ = ["DenoiserConfig", "PriorConfig", "measure_autoencoder", "train_prior"]
+
+START, END = "<|startoftext|>", "<|endoftext|>"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserConfig:
+    """Shape and training of the denoiser and the text encoder."""
+
+    widths: tuple[int, ...] = (128, 192, 256)
+    layers_per_block: int = 1
+    head_width: int = 32
+    text_width: int = 192
+    text_layers: int = 3
+    max_tokens: int = 32
+    vocabulary: int = 1500
+    batch_size: int = 32
+    drop_caption: float = 0.1
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1_000_000, minutes=50.0, learning_rate=6e-4, warmup=300, weight_decay=0.01, average=0.999)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PriorConfig:
+    """Everything about one prior; `recipes/tiny.toml` holds the bundled one's."""
+
+    seed: int = 0
+    textures: str = ""
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+
+
+def draw_pictures(config: PriorConfig, work: Path, textures: Path | None, progress: Progress | None) -> tuple[np.ndarray, list[str]]:
+    """Draw the corpus once into `work/pictures.npy` (N x size x size x 3 uint8) and `captions.json`; later calls read it."""
+    done, captions = work / "pictures.npy", work / "captions.json"
+    if not done.exists():
+        size = config.corpus.size
+        part = work / "pictures.part.npy"
+        array = np.lib.format.open_memmap(part, "w+", np.uint8, (config.corpus.pictures, size, size, 3))
+        words = []
+        for index, picture in enumerate(draw_corpus(config.corpus, load_textures(textures) if textures else [], config.seed)):
+            array[index] = picture.image_HWC
+            words.append(picture.caption)
+            if progress and (index + 1) % 500 == 0:
+                progress(index + 1, {})
+        array.flush()
+        captions.write_text(json.dumps(words))
+        part.rename(done)
+    return np.load(done, mmap_mode="r"), list(json.loads(captions.read_text()))
+
+
+def to_batch(images_NHWC: np.ndarray) -> torch.Tensor:
+    """uint8 N x H x W x 3 -> float N x 3 x H x W in -1..1."""
+    return torch.from_numpy(np.array(images_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+@torch.no_grad()
+def measure_autoencoder(vae: Any, images: Sequence[np.ndarray]) -> dict[str, float]:
+    """PSNR (dB, 8 bit output, mean over images) and gradient-energy ratio after / before (mean over images; 1 = grain kept)."""
+    psnr, ratio = [], []
+    for image in images:
+        height, width = (side // 8 * 8 for side in image.shape[:2])
+        x = to_batch(image[None, :height, :width])
+        out = ((vae.decode(vae.encode(x).latent).sample.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        psnr.append(float(10 * torch.log10(4 / (out - x).square().mean().clamp_min(1e-7))))
+        ratio.append(float((gradient_energy(out) / gradient_energy(x).clamp_min(1e-7)).mean()))
+    return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio))}
+
+
+def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIPTokenizer:
+    """Learn byte-pair merges on the captions, in CLIP's own format."""
+    plain = CLIPTokenizer()
+    tokenizer = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
+    tokenizer.normalizer = plain.backend_tokenizer.normalizer
+    tokenizer.pre_tokenizer = plain.backend_tokenizer.pre_tokenizer
+    alphabet = sorted(ByteLevel.alphabet())
+    trainer = BpeTrainer(vocab_size=size, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
+    tokenizer.train_from_iterator(list(captions) + [" ".join(alphabet)], trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_tokens)
+
+
+class Denoiser(nn.Module):
+    """Denoiser and text encoder as one trainable module."""
+
+    def __init__(self, config: DenoiserConfig, latent_channels: int, grid: int, vocabulary: int, end_id: int, start_id: int) -> None:
+        super().__init__()
+        down = ("CrossAttnDownBlock2D",) * len(config.widths)
+        up = ("CrossAttnUpBlock2D",) * len(config.widths)
+        self.unet = UNet2DConditionModel(
+            sample_size=grid, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=config.widths,
+            layers_per_block=config.layers_per_block, cross_attention_dim=config.text_width, norm_num_groups=32,
+            attention_head_dim=tuple(width // config.head_width for width in config.widths),
+            down_block_types=down, up_block_types=up, use_linear_projection=True,
+        )  # fmt: skip
+        self.text_encoder = CLIPTextModel(CLIPTextConfig(
+            vocab_size=vocabulary, hidden_size=config.text_width, intermediate_size=3 * config.text_width,
+            num_hidden_layers=config.text_layers, num_attention_heads=config.text_width // 32,
+            max_position_embeddings=config.max_tokens, projection_dim=config.text_width,
+            bos_token_id=start_id, eos_token_id=end_id, pad_token_id=end_id,
+        ))  # fmt: skip
+
+
+def vary(caption: str, generator: np.random.Generator, drop: float) -> str:
+    """One of several ways to say a caption: with or without the material, by name or as "an anomaly", or nothing."""
+    if generator.random() < drop:
+        return ""
+    flaw, on, ground = caption.partition(" on ")
+    if not on or flaw.startswith(("a photo", "a binary")):
+        return caption
+    if generator.random() < 0.25:
+        flaw = str(generator.choice(["an anomaly", "a defect"]))
+    said = flaw if generator.random() < 0.3 else f"{flaw} on {ground}"
+    return f"a photo of {said}" if generator.random() < 0.6 else said
+
+
+def _schedule() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
+        steps_offset=0, prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True,
+    )  # fmt: skip
+
+
+@torch.no_grad()
+def cache_latents(vae: AutoencoderDC, images: np.ndarray, path: Path) -> np.ndarray:
+    """Encode every picture once into `path` (N x C x h x w, half precision)."""
+    if not path.exists():
+        grid = images.shape[1] // 8
+        part = path.with_suffix(".part.npy")
+        out = np.lib.format.open_memmap(part, "w+", np.float16, (len(images), vae.config.latent_channels, grid, grid))
+        for start in range(0, len(images), 64):
+            out[start : start + 64] = vae.encode(to_batch(images[start : start + 64])).latent.half().numpy()
+        out.flush()
+        part.rename(path)
+    return np.load(path, mmap_mode="r")
+
+
+def train_denoiser(
+    model: Denoiser, latents: np.ndarray, captions: list[str], tokenizer: CLIPTokenizer, scale: float, config: DenoiserConfig,
+    folder: Path, *, seed: int, progress: Progress | None = None,
+) -> nn.Module:  # fmt: skip
+    """Minimise `|| v - v_theta(z_t, t, c) ||^2` over denoiser and text encoder on cached latents."""
+    alphas = _schedule().alphas_cumprod
+    ids = {text: torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids) for text in [""]}
+
+    def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
+        generator = rng(seed, "denoiser", step, micro)
+        rows = np.sort(generator.integers(0, len(latents), config.batch_size))
+        clean = torch.from_numpy(latents[rows]).float() * scale
+        words = [vary(captions[row], generator, config.drop_caption) for row in rows]
+        for text in set(words) - set(ids):
+            ids[text] = torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids)
+        t = torch.from_numpy(generator.integers(0, len(alphas), config.batch_size))
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive(seed, "noise", step, micro)))
+        alpha = alphas[t].view(-1, 1, 1, 1)
+        context = model.text_encoder(torch.stack([ids[text] for text in words]))[0]
+        answer = model.unet(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t, encoder_hidden_states=context).sample
+        error = (answer - (alpha.sqrt() * noise - (1 - alpha).sqrt() * clean)).square()
+        return {"loss": error.mean()}
+
+    return run_loop(model, objective, config.loop, folder, progress=progress)
+
+
+def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+    """Train a prior from its recipe into the diffusers folder `output`; `work` keeps what a resumed run needs.
+
+    Returns the measured numbers. The last 200 pictures are held out of the autoencoder's training and measured on.
+    """
+    textures = Path(config.textures).expanduser() if config.textures else None
+    if textures is not None and not textures.is_dir():
+        raise DataError(f"{textures}: no such folder; name the folder of textures with 'textures' in the recipe")
+    work.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(config.seed)
+    images, captions = draw_pictures(config, work, textures, progress)
+    kept = max(1, min(200, len(images) // 10))
+    vae = build_autoencoder(config.autoencoder)
+    if (work / "vae" / "config.json").exists():
+        vae = AutoencoderDC.from_pretrained(work / "vae")
+        numbers = json.loads((work / "vae" / "numbers.json").read_text())
+    else:
+        linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
+        numbers = {"linear": measure_autoencoder(vae, list(images[-kept:]))}
+        trained: Any = train_autoencoder(vae, images[:-kept], config.autoencoder, work / "autoencoder", seed=config.seed, progress=progress)
+        vae = trained.eval()
+        numbers["autoencoder"] = measure_autoencoder(vae, list(images[-kept:]))
+        with replace_folder(work / "vae") as target:
+            vae.save_pretrained(target)
+            (target / "numbers.json").write_text(json.dumps(numbers))
+    latents = cache_latents(vae, images, work / "latents.npy")
+    scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
+    vae.register_to_config(scaling_factor=scale)
+    said = sorted({vary(caption, rng(0, "words", i), 0.0) for i, caption in enumerate(captions)})
+    tokenizer = build_tokenizer(said, config.denoiser.vocabulary, config.denoiser.max_tokens)
+    model = Denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, len(tokenizer),
+                     int(tokenizer.eos_token_id), int(tokenizer.bos_token_id))  # fmt: skip
+    model.text_encoder.train()
+    best: Any = train_denoiser(model, latents, captions, tokenizer, scale, config.denoiser, work / "denoiser", seed=config.seed, progress=progress)
+    save_prior(vae, best, tokenizer, output)
+    return numbers
+
+
+def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output: Path) -> None:
+    """Write a diffusers folder with half-precision safetensors."""
+    index = {"_class_name": "StableDiffusionPipeline"}
+    with replace_folder(output) as target:
+        parts = {"vae": vae, "unet": model.unet, "text_encoder": model.text_encoder, "scheduler": _schedule(), "tokenizer": tokenizer}
+        for name, part in parts.items():
+            whole = part.half() if isinstance(part, nn.Module) else part
+            whole.save_pretrained(target / name)
+            library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
+            index[name] = [library, type(part).__name__]  # type: ignore[assignment]
+        (target / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")

@@ -1,0 +1,101 @@
+"""Turn a few shots into a pool of augmented, encoded crops, once, so that the frozen autoencoder never runs in the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+
+from anomalydiffusion.core.crops import crop_box, extract, extract_mask, resize
+from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
+from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.priors.latent import LatentPrior
+
+__all__ = ["Pool", "PoolConfig", "augment", "build_pool"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PoolConfig:
+    """Augmentation of the shots; the crop's side is `ratio` (drawn log-uniformly) times the mask's box."""
+
+    crops: int = 1536
+    ratio: tuple[float, float] = (1.5, 8.0)
+    minimum_side: int = 64
+    rotation: float = 20.0
+    flips: bool = True
+    light: float = 0.08
+
+    def __post_init__(self) -> None:
+        if not 1.0 <= self.ratio[0] <= self.ratio[1] or self.crops < 1 or self.minimum_side < 8:
+            raise ConfigError("ratio must be two numbers of at least 1, rising; crops at least 1; minimum_side at least 8")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pool:
+    """Encoded crops: latents N x C x h x w, pixel masks N x 1 x S x S, latent masks N x 1 x h x w, defect of each."""
+
+    latents: torch.Tensor
+    masks: torch.Tensor
+    latent_masks: torch.Tensor
+    keys: list[tuple[str, str]]
+
+
+def augment(image: np.ndarray, mask: Mask, size: int, config: PoolConfig, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """One random square view of a shot that keeps its whole mask: uint8 size x size x 3 and bool size x size."""
+    low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
+    ratio = float(np.exp(generator.uniform(low, high)))
+    place = (float(generator.uniform(0.02, 0.98)), float(generator.uniform(0.02, 0.98)))
+    height, width = mask.pixels_HW.shape
+    box = crop_box(mask.box, (height, width), ratio, config.minimum_side, place)
+    if config.rotation and box[2] - box[0] <= min(height, width):
+        # turn a larger square, so that the corners of the wanted one exist; small turns keep the mask inside
+        angle = float(generator.uniform(-config.rotation, config.rotation))
+        centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
+        grown = int((box[2] - box[0]) * 0.35)
+        outer = (box[0] - grown, box[1] - grown, box[2] + grown, box[3] + grown)
+        middle = (centre[0] - outer[0], centre[1] - outer[1])
+        turned = Image.fromarray(extract(image, outer)).rotate(angle, Image.Resampling.BICUBIC, center=middle)
+        marked = Image.fromarray(extract_mask(mask.pixels_HW, outer).astype(np.uint8) * 255).rotate(angle, Image.Resampling.BILINEAR, center=middle)
+        inner = slice(grown, grown + box[2] - box[0])
+        view, marks = np.asarray(turned)[inner, inner], np.asarray(marked)[inner, inner] > 127
+        if marks.sum() < 0.9 * mask.pixels_HW.sum():
+            view, marks = extract(image, box), extract_mask(mask.pixels_HW, box)
+    else:
+        view, marks = extract(image, box), extract_mask(mask.pixels_HW, box)
+    view, marks = resize(view, size), resize(marks, size)
+    if config.flips:
+        if generator.random() < 0.5:
+            view, marks = view[:, ::-1], marks[:, ::-1]
+        if generator.random() < 0.5:
+            view, marks = view[::-1], marks[::-1]
+    gain = 1 + generator.uniform(-config.light, config.light)
+    return np.clip(view * gain + 0.5, 0, 255).astype(np.uint8), np.ascontiguousarray(marks)
+
+
+def build_pool(
+    prior: LatentPrior, shots: dict[tuple[str, str], list[tuple[np.ndarray, Mask]]], config: PoolConfig, *, seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Pool:  # fmt: skip
+    """Draw `config.crops` views, every defect type equally often and every shot of it in turn, and encode them."""
+    keys = sorted(shots)
+    latents, masks, owners = [], [], []
+    size, batch = prior.working_size, 32
+    for start in range(0, config.crops, batch):
+        views = []
+        for index in range(start, min(start + batch, config.crops)):
+            key = keys[index % len(keys)]
+            image, mask = shots[key][(index // len(keys)) % len(shots[key])]
+            view, marks = augment(image, mask, size, config, rng(seed, "pool", index))
+            views.append(to_tensor(view))
+            masks.append(torch.from_numpy(marks)[None, None])
+            owners.append(key)
+        latents.append(prior.encode(torch.cat(views)).cpu())
+        if progress:
+            progress(min(start + batch, config.crops))
+    pixel = torch.cat(masks)
+    return Pool(latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor), keys=owners)

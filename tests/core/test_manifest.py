@@ -1,0 +1,123 @@
+"""The manifest keeps every whole line, whatever kills the writer."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.manifest import Manifest, accepted
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3), max_leaves=6,
+)  # fmt: skip
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Manifest:
+    return Manifest(tmp_path / "run" / "manifest.jsonl")
+
+
+def test_what_is_appended_is_read_back_in_order(manifest: Manifest) -> None:
+    assert manifest.records() == []
+    written = [{"product": "tile", "seed": seed, "measures": {"a": 0.5}, "reasons": []} for seed in range(5)]
+    for record in written:
+        manifest.append(record)
+    assert manifest.records() == written
+    assert manifest.path.read_bytes().count(b"\n") == 5
+
+
+@settings(max_examples=25, deadline=None)
+@given(records=st.lists(st.dictionaries(st.text(), PLAIN, max_size=4), max_size=5))
+def test_any_plain_record_survives(tmp_path_factory: pytest.TempPathFactory, records: list[dict]) -> None:
+    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.jsonl")
+    manifest.rewrite(records)
+    assert manifest.records() == records
+
+
+def test_numpy_values_paths_and_infinities_become_plain(manifest: Manifest) -> None:
+    manifest.append({"seed": np.int64(7), "box": np.array([1, 2]), "image": Path("a") / "b.png", "m": {"x": np.float32("nan")},
+                     "ok": np.bool_(True), "pair": (1, float("inf"))})  # fmt: skip
+    assert manifest.records() == [{"seed": 7, "box": [1, 2], "image": "a/b.png", "m": {"x": None}, "ok": True, "pair": [1, None]}]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 70_000])
+def test_a_cut_line_is_moved_away_before_the_next(manifest: Manifest, caplog: pytest.LogCaptureFixture, cut: int) -> None:
+    manifest.append({"seed": 1})
+    manifest.append({"seed": 2, "long": "x" * 100_000})
+    whole = manifest.path.read_bytes()
+    manifest.path.write_bytes(whole[:-cut] if cut > 1 else whole[:-2])
+    with caplog.at_level(logging.WARNING):
+        assert manifest.records() == [{"seed": 1}]
+        manifest.append({"seed": 3})
+    assert manifest.records() == [{"seed": 1}, {"seed": 3}]
+    assert "cut short" in caplog.text and "manifest.rejected.jsonl" in caplog.text
+    [kept] = map(json.loads, (manifest.path.parent / "manifest.rejected.jsonl").read_text().splitlines())
+    assert kept["text"].startswith('{"seed": 2') and kept["offset"] == len(b'{"seed": 1}\n')
+
+
+def test_a_whole_record_without_its_newline_counts_and_stays(manifest: Manifest) -> None:
+    manifest.append({"seed": 1})
+    manifest.path.write_bytes(manifest.path.read_bytes().rstrip(b"\n"))
+    assert manifest.records() == [{"seed": 1}]
+    manifest.append({"seed": 2})
+    assert manifest.records() == [{"seed": 1}, {"seed": 2}]
+    assert not (manifest.path.parent / "manifest.rejected.jsonl").exists()
+
+
+@pytest.mark.parametrize("damage", [b"{nonsense", b"\x00\x00\x00", b"[1, 2]", b"\xff\xfe{}"])
+def test_a_damaged_line_is_skipped_and_named(manifest: Manifest, caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
+    manifest.append({"seed": 1})
+    with manifest.path.open("ab") as file:
+        file.write(damage + b"\n\n")
+    manifest.append({"seed": 2})
+    with caplog.at_level(logging.WARNING):
+        assert manifest.records() == [{"seed": 1}, {"seed": 2}]
+    [message] = caplog.messages
+    assert f"{manifest.path}, line 2" in message
+
+
+def test_rewrite_replaces_everything(manifest: Manifest) -> None:
+    manifest.append({"seed": 1})
+    manifest.rewrite([{"seed": 8}, {"seed": 9}])
+    manifest.append({"seed": 10})
+    assert manifest.records() == [{"seed": 8}, {"seed": 9}, {"seed": 10}]
+    assert [path.name for path in manifest.path.parent.iterdir()] == ["manifest.jsonl"]
+
+
+def test_a_manifest_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    (tmp_path / "manifest.jsonl").mkdir()
+    with pytest.raises(RunError, match="cannot be written"):
+        Manifest(tmp_path / "manifest.jsonl").append({})
+    with pytest.raises(RunError, match="cannot be read"):
+        Manifest(tmp_path / "manifest.jsonl").records()
+
+
+def _write_many(path: Path, worker: int) -> None:
+    for index in range(12):
+        Manifest(path).append({"worker": worker, "index": index, "pad": "x" * 5000})
+
+
+def test_many_writers_lose_nothing(manifest: Manifest) -> None:
+    context = multiprocessing.get_context("fork")
+    workers = [context.Process(target=_write_many, args=(manifest.path, worker)) for worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+        assert worker.exitcode == 0
+    seen = [(record["worker"], record["index"]) for record in manifest.records()]
+    assert sorted(seen) == [(worker, index) for worker in range(4) for index in range(12)]
+
+
+def test_accepted_keeps_only_what_the_gate_kept() -> None:
+    records = [{"seed": 1, "accepted": True}, {"seed": 2, "accepted": False}, {"seed": 3}, {"seed": 4, "accepted": "yes"}]
+    assert accepted(records) == [{"seed": 1, "accepted": True}]

@@ -1,0 +1,205 @@
+"""The page is parsed as a browser would; the sheets are looked at pixel by pixel."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.report.page import report
+from anomalydiffusion.report.sheets import BOX_COLOUR, OUTLINE_COLOUR, Row, amplification, cells, contact_sheet
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Text, tags and attributes; fails on a tag that is closed wrongly."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID and not (self.get_starttag_text() or "").endswith("/>"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag != "polyline":
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+    @property
+    def images(self) -> list[str]:
+        return [str(attributes["src"]) for tag, attributes in self.tags if tag == "img"]
+
+
+def test_the_page_counts_shows_and_explains(run: Path) -> None:
+    path = report(run)
+    assert path == run / "report/index.html"
+    page = Page(path)
+    for words in (
+        "tile, wood", "2026-03-05", "9 accepted pairs", "3 rejected", "75 % yield of 12 attempts", "crack 4 1 80 %",
+        "label covers … of the change, below … 3", "seed 1001", "--num 3 --seed 7", "9f02c4d1aa37be60", "Severity",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert len(page.images) == (9 + 3) * 5
+    for source in page.images:
+        with Image.open(io.BytesIO(base64.b64decode(source.removeprefix("data:image/jpeg;base64,")))) as image:
+            assert max(image.size) == 220
+
+
+def test_the_page_stands_alone_and_is_the_same_twice(run: Path) -> None:
+    html = report(run).read_text(encoding="utf-8")
+    addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", html)
+    assert addresses and all(address.startswith(("data:image/jpeg;base64,", "#kind-")) for address in addresses)
+    assert not re.search(r"https?://|<script|<link|@import", html)
+    assert report(run).read_text(encoding="utf-8") == html
+
+
+def test_everything_from_the_run_is_escaped(run: Path) -> None:
+    evil = '"><script>alert(1)</script>'
+    manifest = Manifest(run / "manifest.jsonl")
+    manifest.rewrite([record | {"defect": evil, "reasons": [evil], "mask_origin": evil} for record in manifest.records()])
+    (run / "run.json").write_text(json.dumps({"commands": [evil], "created": evil, evil: evil}))
+    (run / "scores.json").write_text(json.dumps({"arms": {evil: {evil: 1.0}}, "verdict": evil, evil: evil}))
+    path = report(run)
+    assert "<script" not in path.read_text(encoding="utf-8")
+    assert "alert(1)" in Page(path).text
+
+
+def test_scores_become_a_table_with_intervals_and_a_verdict(run: Path) -> None:
+    real = {"pixel_ap": {"mean": 31.25, "low": 28.0, "high": 34.5}, "note": "x"}
+    arms = {"real-only": real, "generated + real": {"pixel_ap": 41.7, "pro": 70}}
+    block = {"arms": arms, "verdict": "It helps.", "seeds": [0, 1]}
+    (run / "scores.json").write_text(json.dumps({"localization": block, "n": 3, "deep": [[1]]}))
+    page = Page(report(run))
+    assert page.text.count("It helps.") == 2  # at the top and at the table
+    assert "Data pixel ap pro real-only 31.2 28.0 – 34.5 – generated + real 41.7 70.0 seeds 0, 1" in page.text
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"arms": 3}', '{"arms": {"a": {}}}', '{"arms": {"a": {"m": {"mean": NaN}}}}'])
+def test_strange_scores_do_no_harm(run: Path, content: str) -> None:
+    (run / "scores.json").write_text(content)
+    (run / "train_log.jsonl").write_text('{"step": 1, "loss": 1}\nnonsense\n{"step": 2, "loss": NaN}\n')
+    assert "What was made" in Page(report(run)).text
+
+
+def test_the_training_curve_is_drawn_inside_its_frame(run: Path) -> None:
+    losses = 0.1 + np.exp(-np.arange(1000) / 150)
+    log = [{"step": 10 * (i + 1), "loss": loss} for i, loss in enumerate(losses)] + [{"step": 500, "loss": losses[49]}]
+    (run / "train_log.jsonl").write_text("\n".join(map(json.dumps, log)))
+    page = Page(report(run))
+    raw, smooth = (np.array([p.split(",") for p in str(a["points"]).split()], float) for t, a in page.tags if t == "polyline")
+    for line in (raw, smooth):
+        assert (np.diff(line[:, 0]) > 0).all() and (np.diff(line[:, 1]) >= 0).all()  # the loss falls, so the line goes down
+        assert line.min() >= 0 and line[:, 0].max() <= 1000 and line[:, 1].max() <= 300
+    assert "10,000 steps" in page.text and "4,000" in page.text
+
+
+def test_the_sample_is_even_and_bounded(run: Path) -> None:
+    path = report(run, max_pairs=2)
+    text = Page(path).text
+    assert "2 of 4 accepted" in text and "000000.png" in text and "2 of 2 accepted" in text
+    assert len(Page(path).images) == (2 + 2 + 2 + 3 * 1) * 5
+
+
+def test_ten_thousand_pairs_take_seconds(run: Path) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    records = manifest.records()
+    manifest.rewrite(records[i % len(records)] | {"seed": i} for i in range(10_000))
+    began = time.monotonic()
+    path = report(run)
+    assert time.monotonic() - began < 8
+    assert "7,500 accepted pairs" in Page(path).text and path.stat().st_size < 5e6
+
+
+def test_pairs_that_cannot_be_read_are_left_out_and_counted(run: Path) -> None:
+    (run / "generated/wood/scratch/images/000000.png").unlink()
+    (run / "generated/tile/crack/masks/000000.png").write_bytes(b"junk")
+    manifest = Manifest(run / "manifest.jsonl")
+    manifest.rewrite(record | ({"normal": "gone.png"} if record["defect"] == "spot" else {}) for record in manifest.records())
+    page = Page(report(run))
+    assert page.text.count("1 sampled pair could not be read and is not shown.") == 2
+    assert len(page.images) == 7 * 5 - 2 * 2 + 3 * 5 - 2  # the three spots have no normal and no difference
+
+
+def test_a_folder_that_is_no_run_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
+    Manifest(run / "manifest.jsonl").rewrite([])
+    assert "holds no attempt yet" in Page(report(run)).text
+    (run / "manifest.jsonl").unlink()
+    with pytest.raises(RunError, match=r"manifest\.jsonl: no such file.*anomalydiffusion generate"):
+        report(run)
+    with pytest.raises(RunError, match=r"no readable run\.json.*anomalydiffusion train") as caught:
+        report(tmp_path / "nothing")
+    assert "\n" not in str(caught.value)
+
+
+def toy_row(size: tuple[int, int] = (120, 200), change: int = 40, **values: object) -> Row:
+    normal = np.full((*size, 3), 128, np.uint8)
+    mask = np.zeros(size, bool)
+    mask[50:60, 100:120] = True
+    image = normal.copy()
+    image[mask] -= np.uint8(change)
+    return Row(**{"image_HWC": image, "mask_HW": mask, "box": (96, 46, 124, 64), "normal_HWC": normal, **values})  # type: ignore[arg-type]
+
+
+def test_cells_show_the_defect_large_and_the_label_around_it() -> None:
+    row = toy_row()
+    whole, normal, result, label, difference = cells(row, cell=192, amplify=4)
+    assert [c.label for c in cells(row)] == ["whole result", "normal", "result", "label", "difference ×1"]
+    assert whole.image_HWC.shape == (115, 192, 3) and (whole.image_HWC == BOX_COLOUR).all(2).any()
+    assert normal.image_HWC.shape == (192, 192, 3) and (normal.image_HWC == 128).all()
+    dark = (result.image_HWC < 100).all(2)  # 48 pixels became 192: the defect of 10 x 20 is about 40 x 80
+    assert abs(dark.any(1).sum() - 40) <= 3 and abs(dark.any(0).sum() - 80) <= 3
+    line = (label.image_HWC == OUTLINE_COLOUR).all(2)
+    assert line.any() and not (line & dark).sum() > 0.2 * line.sum()
+    assert difference.image_HWC[96, 96].max() > 200 and difference.image_HWC[5, 5].max() < 60
+
+
+def test_amplification_is_one_power_of_two_for_all() -> None:
+    assert amplification([toy_row(change=120)]) == 2
+    assert amplification([toy_row(change=3), toy_row(change=3)]) == 16
+    assert amplification([toy_row(normal_HWC=None)]) == amplification([]) == 1
+
+
+def test_a_crop_at_the_border_and_a_small_image_stay_inside() -> None:
+    corner = np.zeros((120, 200), bool)
+    corner[:6, :6] = True
+    assert cells(toy_row(mask_HW=corner, box=(0, 0, 8, 8)))[1].image_HWC.shape == (160, 160, 3)
+    tiny = Row(image_HWC=np.zeros((20, 30, 3), np.uint8), mask_HW=np.ones((20, 30), bool), box=(0, 0, 30, 20))
+    assert [c.image_HWC.shape for c in cells(tiny)] == [(107, 160, 3)] * 3
+
+
+def test_a_contact_sheet_is_white_with_equal_cells() -> None:
+    sheet = contact_sheet([toy_row(label="seed 1"), toy_row(normal_HWC=None)], cell=100, gap=4)
+    assert sheet.dtype == np.uint8 and sheet.shape == (4 + 18 + 18 + 104 * 2, 4 + 5 * 104, 3)
+    assert (sheet[-1] == 255).all() and (sheet[:, 0] == 255).all()
+    assert (sheet[-104:, 108:208] == 255).all()  # the second pair has no normal
+    with pytest.raises(DataError, match="at least one pair"):
+        contact_sheet([])
+    with pytest.raises(DataError, match="mask and normal are"):
+        toy_row(mask_HW=np.ones((5, 5), bool))
+    with pytest.raises(DataError, match="does not lie in the image"):
+        toy_row(box=(0, 0, 999, 5))

@@ -8,9 +8,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0"
+from anomalydiffusion.core.version import __version__
+
 _DOOR = {
     "check": "anomalydiffusion.data.check",
+    "demo": "anomalydiffusion.app.demo",
+    "evaluate": "anomalydiffusion.app.commands",
+    "export": "anomalydiffusion.report.export",
+    "generate": "anomalydiffusion.app.commands",
+    "load_prior": "anomalydiffusion.priors.load",
+    "masks": "anomalydiffusion.app.commands",
+    "prior_info": "anomalydiffusion.app.commands",
+    "prior_train": "anomalydiffusion.app.commands",
+    "report": "anomalydiffusion.report.page",
+    "train": "anomalydiffusion.app.commands",
 }
 __all__ = ["__version__", *_DOOR]
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
@@ -17,6 +19,7 @@ from anomalydiffusion.conditioning.spatial import Backbone, SpatialEncoder
 from anomalydiffusion.conditioning.tokens import AnomalyTokens, Key, insert
 from anomalydiffusion.core.config import from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
@@ -70,8 +73,11 @@ class Adapter(nn.Module):
             self.denoiser = prior.unet
             if config.lora_rank:
                 targets = list(config.lora_targets)
-                prior.unet.add_adapter(LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True))
+                prior.unet.add_adapter(
+                    LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True)
+                )
         self.to(prior.device)
+        self.digest = ""
 
     @property
     def keys(self) -> list[Key]:
@@ -95,6 +101,16 @@ class Adapter(nn.Module):
             learned = learned + noise_BKD.to(learned)
         return insert(self.prior, self.config.prompt, learned)
 
+    def without_lora(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """Run `call` with the frozen prior's own weights."""
+        if not self.config.lora_rank:
+            return call()
+        self.denoiser.disable_adapters()
+        try:
+            return call()
+        finally:
+            self.denoiser.enable_adapters()
+
     def save(self, path: Path) -> None:
         """Write `path` (safetensors; settings and origin in its metadata), whole or not at all."""
         tensors = {f"tokens.{name}": value for name, value in self.tokens.state_dict().items()}
@@ -104,10 +120,12 @@ class Adapter(nn.Module):
             tensors |= {f"lora.{name}": value for name, value in get_peft_model_state_dict(self.denoiser).items()}
         record = {"format": FORMAT, "keys": self.keys, "config": to_dict(self.config), "origin": to_dict(self.origin)}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        write_atomic(path, save(plain, metadata={"anomalydiffusion": json.dumps(record)}))
+        data = save(plain, metadata={"anomalydiffusion": json.dumps(record)})
+        write_atomic(path, data)
+        self.digest = hashlib.sha256(data).hexdigest()[:16]
 
     @classmethod
-    def load(cls, path: Path, prior: LatentPrior) -> "Adapter":
+    def load(cls, path: Path, prior: LatentPrior) -> Adapter:
         """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""
         try:
             with safe_open(path, "pt") as file:
@@ -118,20 +136,29 @@ class Adapter(nn.Module):
         except Exception as error:
             raise RunError(f"{path}: this adapter is damaged or not ours ({error}); train again") from error
         if record["format"] > FORMAT:
-            raise RunError(f"{path}: made by a newer version (format {record['format']}, this one reads {FORMAT}); upgrade anomalydiffusion")
+            raise RunError(
+                f"{path}: made by a newer version (format {record['format']}, this one reads {FORMAT}); upgrade anomalydiffusion"
+            )
         origin = from_dict(Origin, record["origin"])
         if origin.prior_digest != prior.digest:
-            raise RunError(f"{path}: trained on prior {origin.prior_digest}, but this prior is {prior.digest}; pass the --prior it was trained on")
+            raise RunError(
+                f"{path}: trained on prior {origin.prior_digest}, but this prior is {prior.digest}; pass the --prior it was trained on"
+            )
         keys = [(str(product), str(defect)) for product, defect in record["keys"]]
         adapter = cls(prior, keys, from_dict(AdapterConfig, record["config"]), origin)
-        part = {name: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("tokens", "spatial", "lora")}
+        part = {
+            name: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("tokens", "spatial", "lora")
+        }
         adapter.tokens.load_state_dict(part["tokens"])
         if adapter.spatial is not None:
             adapter.spatial.load_state_dict(part["spatial"])
         if adapter.config.lora_rank:
-            result = set_peft_model_state_dict(adapter.denoiser, part["lora"])
+            result: Any = set_peft_model_state_dict(adapter.denoiser, part["lora"])
             if result is not None and result.unexpected_keys:
-                raise RunError(f"{path}: {len(result.unexpected_keys)} LoRA weights do not fit this prior, first {result.unexpected_keys[0]}")
+                raise RunError(
+                    f"{path}: {len(result.unexpected_keys)} LoRA weights do not fit this prior, first {result.unexpected_keys[0]}"
+                )
+        adapter.digest = digest_file(path)[:16]
         return adapter.eval()
 
 

@@ -30,10 +30,11 @@ class _SmallTrunk(nn.Module):
         super().__init__()
         sizes = (1, *self.widths)
         self.stages = nn.ModuleList(
-            Conv2dNormActivation(a, b, 3, stride=2, norm_layer=_norm, activation_layer=nn.SiLU) for a, b in zip(sizes, self.widths, strict=False)
+            Conv2dNormActivation(a, b, 3, stride=2, norm_layer=_norm, activation_layer=nn.SiLU)
+            for a, b in zip(sizes, self.widths, strict=False)
         )
 
-    def forward(self, x: torch.Tensor) -> "OrderedDict[str, torch.Tensor]":
+    def forward(self, x: torch.Tensor) -> OrderedDict[str, torch.Tensor]:
         out: OrderedDict[str, torch.Tensor] = OrderedDict()
         for index, stage in enumerate(self.stages):
             x = stage(x)

@@ -17,10 +17,10 @@ def crop_box(mask_box: Box, size_hw: tuple[int, int], ratio: float, minimum: int
     where it fits; where the image is smaller than the square, it sticks out on both sides alike (`extract` reflects).
     """
     x0, y0, x1, y1 = mask_box
-    side = max(int(round(ratio * max(x1 - x0, y1 - y0))), minimum, x1 - x0, y1 - y0)
+    side = max(round(ratio * max(x1 - x0, y1 - y0)), minimum, x1 - x0, y1 - y0)
     corner = []
     for low, high, length, share in ((y0, y1, size_hw[0], place[0]), (x0, x1, size_hw[1], place[1])):
-        start = low - int(round(share * (side - (high - low))))
+        start = low - round(share * (side - (high - low)))
         start = min(max(start, 0), length - side) if side <= length else -((side - length) // 2)
         corner.append(start)
     return corner[1], corner[0], corner[1] + side, corner[0] + side

@@ -22,11 +22,12 @@ def _open(path: Path) -> np.ndarray:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty; copy it again or remove it")
-        with Image.open(path) as image:
+        with Image.open(path) as opened:
+            image: Image.Image = opened
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: {image.width} x {image.height} is over {MAX_PIXELS // 1_000_000} megapixels; cut it into tiles")
             if image.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
-                image = image.convert("RGB")  # noqa: PLW2901
+                image = image.convert("RGB")
             image.load()
             return np.asarray(image)
     except DataError:

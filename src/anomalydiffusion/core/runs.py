@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
-__all__ = ["replace_folder", "write_atomic"]
+from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.version import __version__
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = ["Run", "replace_folder", "write_atomic"]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -21,8 +32,8 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(name, 0o644)
-        os.replace(name, path)
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -42,3 +53,76 @@ def replace_folder(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+class Run:
+    """One run folder: what lies where, and `run.json`. Build it with `create` or `open`."""
+
+    FORMAT = 1
+
+    def __init__(self, folder: Path, record: dict[str, Any]) -> None:
+        self.folder, self.record = folder, record
+        self.config = folder / "config.toml"
+        self.split = folder / "split.json"
+        self.adapter = folder / "adapter" / "adapter.safetensors"
+        self.checkpoints = folder / "checkpoints"
+        self.manifest = folder / "manifest.jsonl"
+        self.train_log = folder / "train_log.jsonl"
+        self.scores = folder / "scores.json"
+        self.masks = folder / "masks"
+
+    @classmethod
+    def create(cls, folder: Path, **facts: Any) -> Run:
+        """Begin a run, or go on with the one that is there. Raises `RunError` when the folder cannot be written."""
+        if (folder / "run.json").exists():
+            run = cls.open(folder)
+        else:
+            if folder.exists() and not folder.is_dir():
+                raise RunError(f"{folder}: a file of this name is in the way; give another --output")
+            run = cls(folder, {"format": cls.FORMAT, "version": __version__, "commands": [], "created": _now()})
+        try:
+            run.update(**facts)
+        except OSError as error:
+            raise RunError(f"{folder}: cannot be written ({error.strerror}); give another --output or make room") from error
+        return run
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        """Open the run in `folder`. Raises `RunError` when there is none, or a newer version made it."""
+        try:
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{folder}: no run here (run.json is missing); 'anomalydiffusion train DATA --output {folder}' makes one"
+            ) from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{folder / 'run.json'}: cannot be read ({error})") from error
+        if not isinstance(record, dict) or not isinstance(record.get("format"), int):
+            raise RunError(f"{folder / 'run.json'}: not a run's record")
+        if record["format"] > cls.FORMAT:
+            made = f"made by version {record.get('version')} (format {record['format']}, this one reads {cls.FORMAT})"
+            raise RunError(f"{folder}: {made}; upgrade anomalydiffusion")
+        return cls(folder, record)
+
+    def update(self, *, command: str | None = None, **facts: Any) -> None:
+        """Note facts in run.json, and a command line if it is a new one."""
+        commands = list(self.record.get("commands", []))
+        if command and command not in commands:
+            commands.append(command)
+        self.record = {**self.record, **facts, "commands": commands, "updated": _now()}
+        write_atomic(self.folder / "run.json", (json.dumps(self.record, indent=1, ensure_ascii=False) + "\n").encode())
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the run for one command; the lock falls with its process. Raises `RunError` when another holds it."""
+        with (self.folder / ".lock").open("w") as handle:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError as error:
+                    raise RunError(f"{self.folder}: another command is working on this run; wait for it or stop it") from error
+            yield
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

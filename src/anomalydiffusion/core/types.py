@@ -100,8 +100,8 @@ class Split:
     digest: str
 
     def __post_init__(self) -> None:
-        learned = {self.sha256[item.path] for item in (*self.shots, *self.normals)}
-        tested = {self.sha256[item.path] for item in (*self.held_out, *self.held_out_normals)}
+        learned = {self.sha256[path] for path in [*(s.path for s in self.shots), *(n.path for n in self.normals)]}
+        tested = {self.sha256[path] for path in [*(s.path for s in self.held_out), *(n.path for n in self.held_out_normals)]}
         if both := learned & tested:
             names = [str(path) for path, digest in self.sha256.items() if digest in both]
             raise DataError(f"the same content is on both sides of the split: {', '.join(names[:6])}; remove the copies")

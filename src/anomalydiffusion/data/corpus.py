@@ -19,10 +19,37 @@ from anomalydiffusion.data.materials import draw_material
 __all__ = ["CorpusConfig", "Picture", "draw_corpus", "load_textures"]
 
 IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
-NAMED = (
-    "stone brick wood metal concrete grass dirt sand rock snow mud marble plaster carpet floor wall tile panel road "
-    "paving roof cliff ice rust gravel plants water asphalt door"
-).split()
+NAMED = [
+    "stone",
+    "brick",
+    "wood",
+    "metal",
+    "concrete",
+    "grass",
+    "dirt",
+    "sand",
+    "rock",
+    "snow",
+    "mud",
+    "marble",
+    "plaster",
+    "carpet",
+    "floor",
+    "wall",
+    "tile",
+    "panel",
+    "road",
+    "paving",
+    "roof",
+    "cliff",
+    "ice",
+    "rust",
+    "gravel",
+    "plants",
+    "water",
+    "asphalt",
+    "door",
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

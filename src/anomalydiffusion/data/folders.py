@@ -41,9 +41,7 @@ def images_in(folder: Path) -> list[Path]:
     """The pictures that lie in `folder` in natural order, dead links too; none if it does not exist."""
     if not folder.is_dir():
         return []
-    return _natural(
-        p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir()
-    )
+    return _natural(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".") and not p.is_dir())
 
 
 def masks_in(folder: Path) -> dict[str, Path]:

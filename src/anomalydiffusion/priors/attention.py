@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers.models.attention_processor import Attention
 from torch.nn import functional as F  # noqa: N812
@@ -68,7 +70,7 @@ def _resize(gain: torch.Tensor, length: int) -> torch.Tensor:
     return F.interpolate(gain.float(), size, mode="bilinear", antialias=True, align_corners=False)
 
 
-def install(unet: torch.nn.Module) -> None:
+def install(unet: Any) -> None:
     """Put `GainAttention` on every attention layer; a layer without it would ignore the gain silently."""
     unet.set_attn_processor({name: GainAttention() for name in unet.attn_processors})
     wrong = [name for name, processor in unet.attn_processors.items() if not isinstance(processor, GainAttention)]

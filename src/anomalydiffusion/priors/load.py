@@ -56,7 +56,7 @@ def _find(name_or_path: str) -> Path:
     try:
         wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*model.safetensors"]
         return Path(snapshot_download(name_or_path, allow_patterns=wanted))
-    except Exception as error:  # noqa: BLE001  # whatever the network layer raises, the user needs the same advice
+    except Exception as error:  # whatever the network layer raises, the user needs the same advice
         raise PriorError(
             f"{name_or_path}: could not be fetched ({type(error).__name__}); on a machine with internet run "
             f"'hf download {name_or_path}', copy the folder here and give its path"

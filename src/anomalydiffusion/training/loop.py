@@ -101,7 +101,8 @@ def run_loop(
     """Minimise `objective(step, micro_batch)["loss"]` over the parameters of `trainable` that want a gradient.
 
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
-    averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate. A loop that `stop` ends, or Ctrl-C, saves first.
+    averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate.
+    A loop that `stop` ends, or Ctrl-C, saves first.
     Raises `TrainingError` on a loss that is not finite and on a damaged checkpoint.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())

@@ -7,7 +7,9 @@ import torch
 __all__ = ["masked_loss"]
 
 
-def masked_loss(answer: torch.Tensor, target: torch.Tensor, mask_B1hw: torch.Tensor, *, outside: float = 0.0, normalise: bool = True) -> torch.Tensor:
+def masked_loss(
+    answer: torch.Tensor, target: torch.Tensor, mask_B1hw: torch.Tensor, *, outside: float = 0.0, normalise: bool = True
+) -> torch.Tensor:
     """Mean over the batch of `sum(m e^2) / (C sum(m))`, e = target - answer [arXiv 2312.05767v2, masked loss].
 
     `mask_B1hw` (0..1, latent grid) restricts the loss to the defect. `outside` adds alpha times the same mean over the

@@ -22,7 +22,13 @@ from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_textures
-from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, gradient_energy, linear_start, train_autoencoder
+from anomalydiffusion.training.autoencoder import (
+    AutoencoderConfig,
+    build_autoencoder,
+    gradient_energy,
+    linear_start,
+    train_autoencoder,
+)
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 
 __all__ = ["DenoiserConfig", "PriorConfig", "measure_autoencoder", "train_prior"]
@@ -103,10 +109,12 @@ def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIP
     tokenizer.normalizer = plain.backend_tokenizer.normalizer
     tokenizer.pre_tokenizer = plain.backend_tokenizer.pre_tokenizer
     alphabet = sorted(ByteLevel.alphabet())
-    trainer = BpeTrainer(vocab_size=size, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False)
-    tokenizer.train_from_iterator(list(captions) + [" ".join(alphabet)], trainer)
+    trainer = BpeTrainer(
+        vocab_size=size, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator([*captions, " ".join(alphabet)], trainer)
     model = json.loads(tokenizer.to_str())["model"]
-    merges = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
+    merges: list[Any] = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
     return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_tokens)
 
 
@@ -224,7 +232,9 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
     model = Denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, len(tokenizer),
                      int(tokenizer.eos_token_id), int(tokenizer.bos_token_id))  # fmt: skip
     model.text_encoder.train()
-    best: Any = train_denoiser(model, latents, captions, tokenizer, scale, config.denoiser, work / "denoiser", seed=config.seed, progress=progress)
+    best: Any = train_denoiser(
+        model, latents, captions, tokenizer, scale, config.denoiser, work / "denoiser", seed=config.seed, progress=progress
+    )
     save_prior(vae, best, tokenizer, output)
     return numbers
 
@@ -233,7 +243,13 @@ def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output:
     """Write a diffusers folder with half-precision safetensors."""
     index = {"_class_name": "StableDiffusionPipeline"}
     with replace_folder(output) as target:
-        parts = {"vae": vae, "unet": model.unet, "text_encoder": model.text_encoder, "scheduler": _schedule(), "tokenizer": tokenizer}
+        parts = {
+            "vae": vae,
+            "unet": model.unet,
+            "text_encoder": model.text_encoder,
+            "scheduler": _schedule(),
+            "tokenizer": tokenizer,
+        }
         for name, part in parts.items():
             whole = part.half() if isinstance(part, nn.Module) else part
             whole.save_pretrained(target / name)

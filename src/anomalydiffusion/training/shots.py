@@ -60,7 +60,9 @@ def augment(image: np.ndarray, mask: Mask, size: int, config: PoolConfig, genera
         outer = (box[0] - grown, box[1] - grown, box[2] + grown, box[3] + grown)
         middle = (centre[0] - outer[0], centre[1] - outer[1])
         turned = Image.fromarray(extract(image, outer)).rotate(angle, Image.Resampling.BICUBIC, center=middle)
-        marked = Image.fromarray(extract_mask(mask.pixels_HW, outer).astype(np.uint8) * 255).rotate(angle, Image.Resampling.BILINEAR, center=middle)
+        marked = Image.fromarray(extract_mask(mask.pixels_HW, outer).astype(np.uint8) * 255).rotate(
+            angle, Image.Resampling.BILINEAR, center=middle
+        )
         inner = slice(grown, grown + box[2] - box[0])
         view, marks = np.asarray(turned)[inner, inner], np.asarray(marked)[inner, inner] > 127
         if marks.sum() < 0.9 * mask.pixels_HW.sum():

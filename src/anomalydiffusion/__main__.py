@@ -1,0 +1,5 @@
+"""`python -m anomalydiffusion`."""
+
+from anomalydiffusion.app.main import main
+
+main()

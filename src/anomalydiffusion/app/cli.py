@@ -1,0 +1,220 @@
+"""Words -> one call -> print. Nothing heavy is imported before a command needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from anomalydiffusion.core.version import __version__
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    help="Learn industrial defects from a handful of images and generate exactly labelled new ones.",
+)  # fmt: skip
+prior_app = typer.Typer(no_args_is_help=True, help="Train, or describe, the prior that everything is drawn from.")
+app.add_typer(prior_app, name="prior")
+
+Run = Annotated[Path, typer.Argument(help="The run's folder.")]
+Product = Annotated[list[str] | None, typer.Option("--product", help="Only this product; repeatable.")]
+Defect = Annotated[list[str] | None, typer.Option("--defect", help="Only this defect type; repeatable.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Everything random follows from it.")]
+Config = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings; the command line wins.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint, or start over.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|diffusers|peft|transformers)\b")
+    for name in ("diffusers", "transformers", "peft"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
+
+
+@app.command()
+def check(
+    data: Annotated[Path, typer.Argument(help="A data set in MVTec AD layout.")],
+    as_json: AsJson = False,
+    debug: Debug = False,
+) -> None:
+    """Read a data set, list what it holds, name every problem with its file."""
+    from anomalydiffusion.data.check import check as call
+
+    report = call(data)
+    if as_json:
+        _print(report.to_dict())
+    else:
+        from rich.console import Console
+        from rich.table import Table
+
+        console = Console(highlight=False)
+        table = Table("product", "defect", "images", "shots", "normals", "test normals", "size", "groups", "pixels")
+        for product in report.products:
+            (w0, h0), (w1, h1) = product.sizes
+            size = f"{w0} x {h0}" if (w0, h0) == (w1, h1) else f"{w0} x {h0} .. {w1} x {h1}"
+            common = [str(product.normals_train), str(product.normals_test), size, str(product.groups), ", ".join(product.modes)]
+            for row, (defect, count) in enumerate(product.defects.items()):
+                shots = str(product.shots.get(defect, 0))
+                table.add_row(product.name if row == 0 else "", defect, str(count), shots, *(common if row == 0 else [""] * 5))
+            if not product.defects:
+                table.add_row(product.name, "-", "0", "0", *common)
+        console.print(table)
+        for problem in report.problems:
+            console.print(f"{problem.level}: {problem.file}: {problem.message}; {problem.remedy}", markup=False, soft_wrap=True)
+        console.print("nothing wrong" if report.ok else "not ready: mend the errors above")
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def train(
+    data: Annotated[Path, typer.Argument(help="A data set in MVTec AD layout.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; made if it is not there.")],
+    product: Product = None, defect: Defect = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="tiny (bundled), a diffusers folder, or a hub id.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="default or fast.")] = None,
+    config: Config = None, seed: Seed = None,
+    max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
+    device: Device = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Learn defects from their few shots."""
+    from anomalydiffusion.app import commands
+
+    commands.train(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed,
+                   max_train_steps=max_train_steps, device=device, resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
+
+
+@app.command()
+def masks(
+    run: Run, num: Annotated[int, typer.Option("--num", help="Proposals per defect type.")] = 8,
+    source: Annotated[str, typer.Option("--source", help="warped.")] = "warped",
+    product: Product = None, defect: Defect = None, seed: Seed = None, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Write previews of the masks that generation would use."""
+    from anomalydiffusion.app import commands
+
+    commands.masks(run, num=num, source=source, product=product, defect=defect, seed=seed, quiet=quiet)
+
+
+@app.command()
+def generate(
+    run: Run, num: Annotated[int, typer.Option("--num", help="Accepted pairs per defect type.")],
+    product: Product = None, defect: Defect = None, seed: Seed = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
+    severity: Annotated[float | None, typer.Option("--severity", help="1 = as learned; lower is fainter, higher is stronger.")] = None,
+    normals: Annotated[Path | None, typer.Option("--normals", help="A folder of normal images to draw on.")] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, of the normals' size.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
+    attempts: Annotated[int | None, typer.Option("--attempts", help="Draws per pair before it is given up.")] = None,
+    config: Config = None, device: Device = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Make pairs of image and mask until NUM per defect type are accepted."""
+    from anomalydiffusion.app import commands
+
+    records = commands.generate(run, num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, normals=normals, masks=masks,
+                                batch_size=batch_size, attempts=attempts, config=config, device=device, dry_run=dry_run, quiet=quiet)  # fmt: skip
+    if as_json:
+        _print({"drawn": len(records), "accepted": sum(bool(r["accepted"]) for r in records)})
+
+
+@app.command()
+def evaluate(
+    run: Run, steps: Annotated[int, typer.Option("--steps", help="Training steps of each segmenter.")] = 200,
+    seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers.")] = 1,
+    as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Train a small segmenter with and without the pairs; test both on held-out real images."""
+    from anomalydiffusion.app import commands
+
+    scores = commands.evaluate(run, steps=steps, seeds=seeds, quiet=quiet)
+    if as_json:
+        _print(scores)
+        return
+    for arm, values in scores["arms"].items():
+        typer.echo(f"{arm:10s} " + "  ".join(f"{name} {100 * value['mean']:.1f}" for name, value in values.items()))
+    typer.echo(scores["verdict"])
+
+
+@app.command()
+def export(
+    run: Run,
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the export.")],
+    format: Annotated[str, typer.Option("--format", help="mvtec.")] = "mvtec",
+    product: Product = None, defect: Defect = None,
+    normals: Annotated[bool, typer.Option("--normals/--no-normals", help="Copy the normal images too.")] = True,
+    quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Hand the accepted pairs to other tools."""
+    from anomalydiffusion.report.export import export as call
+
+    summary = call(run, output, format, product=product, defect=defect, normals=normals)
+    if not quiet:
+        for (name, kind), count in summary.counts.items():
+            typer.echo(f"{name}/{kind}: {count} pairs")
+        typer.echo(str(summary.output))
+
+
+@app.command()
+def report(run: Run, quiet: Quiet = False, debug: Debug = False) -> None:
+    """Write one self-contained page about a run: RUN/report/index.html."""
+    from anomalydiffusion.report.page import report as call
+
+    page = call(run)
+    if not quiet:
+        typer.echo(str(page))
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's data and run go.")] = Path("demo-run"),
+    quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """The whole job on the bundled demo data with the bundled prior, offline, on a CPU."""
+    from anomalydiffusion.app.demo import demo as call
+
+    typer.echo(call(output, quiet=quiet))
+
+
+@prior_app.command("train")
+def prior_train(
+    config: Annotated[Path, typer.Option("--config", help="The recipe, such as recipes/tiny.toml.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The diffusers folder to write.")],
+    textures: Annotated[Path | None, typer.Option("--textures", help="The folder of texture pictures that the recipe needs.")] = None,
+    work: Annotated[Path | None, typer.Option("--work", help="Where checkpoints and caches go (default: OUTPUT-work).")] = None,
+    quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Train a small prior from a recipe; typed again, it goes on where it was."""
+    from anomalydiffusion.app import commands
+
+    _print(commands.prior_train(config, output, work=work, textures=textures, quiet=quiet))
+
+
+@prior_app.command("info")
+def prior_info(name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, or a hub id.")] = "tiny", debug: Debug = False) -> None:
+    """Describe a prior: family, sizes, parameters, digest."""
+    from anomalydiffusion.app import commands
+
+    _print(commands.prior_info(name))

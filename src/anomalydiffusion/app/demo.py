@@ -1,0 +1,43 @@
+"""The whole job on the demo data: check, train, masks, generate, evaluate, export, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomalydiffusion.app import commands
+from anomalydiffusion.app.progress import say
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.data.check import check
+from anomalydiffusion.data.demo import make_demo
+from anomalydiffusion.report.export import export
+from anomalydiffusion.report.page import report
+
+__all__ = ["demo"]
+
+
+def demo(
+    output: Path | str = "demo-run", *, num: int = 24, max_train_steps: int | None = None, seeds: int = 1, quiet: bool = False
+) -> Path:
+    """Run every step once on a CPU, offline; returns the report's path. Typed again, it goes on where it was."""
+    output = Path(output)
+    data, run = output / "data", output / "run"
+    if not data.exists():
+        make_demo(data)
+    findings = check(data)
+    if not findings.ok:
+        raise DataError(f"{data}: {findings.problems[0].file}: {findings.problems[0].message}; delete {output} and start again")
+    say(f"1/6 data: {', '.join(f'{p.name} ({len(p.defects)} defect types)' for p in findings.products)}", quiet=quiet)
+    commands.train(data, run, max_train_steps=max_train_steps, quiet=quiet)
+    say("2/6 masks", quiet=quiet)
+    commands.masks(run, num=4, quiet=quiet)
+    say("3/6 generate", quiet=quiet)
+    commands.generate(run, num, quiet=quiet)
+    say("4/6 does it help? (a first small check, not a proof)", quiet=quiet)
+    scores = commands.evaluate(run, seeds=seeds, quiet=quiet)
+    for arm, values in scores["arms"].items():
+        say(f"    {arm}: pixel AP {100 * values['pixel_ap']['mean']:.1f} on held-out images", quiet=quiet)
+    say("5/6 export", quiet=quiet)
+    export(run, output / "export", "mvtec")
+    page = report(run)
+    say("6/6 report", quiet=quiet)
+    return page

@@ -1,0 +1,51 @@
+"""Start the program: allocator settings, one line per error, exit codes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+__all__ = ["main"]
+
+# glibc hands freed memory back page by page, which can cost half of a CPU training's time; these keep it (read at process start)
+ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+HEAVY = {"train", "generate", "evaluate", "demo", "prior"}
+
+
+def _line(text: object) -> None:
+    sys.stderr.write(f"error: {' '.join(str(text).split())}\n")
+
+
+def main() -> None:
+    """Run the command line; exit with 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    words = sys.argv[1:]
+    if words and words[0] in HEAVY and sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ and "--help" not in words:
+        os.environ.update(ALLOCATOR)
+        os.execv(sys.executable, [sys.executable, "-m", "anomalydiffusion", *words])  # the same program again
+    from anomalydiffusion.app.cli import app
+    from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError
+
+    debug = "--debug" in words
+    try:
+        app(standalone_mode=True, prog_name="anomalydiffusion")
+    except ConfigError as error:
+        if debug:
+            raise
+        _line(error)
+        sys.exit(2)
+    except AnomalyDiffusionError as error:
+        if debug:
+            raise
+        _line(error)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _line("interrupted; what was made is saved, type the command again to go on")
+        sys.exit(130)
+    except OSError as error:
+        if debug:
+            raise
+        advice = {errno.ENOSPC: "make room and type the command again: it goes on where it was",
+                  errno.EACCES: "give a folder that you may write to", errno.EROFS: "give a folder that can be written"}  # fmt: skip
+        _line(f"{error.filename or 'disk'}: {error.strerror or error}; {advice.get(error.errno or 0, 'nothing already made is lost')}")
+        sys.exit(1)

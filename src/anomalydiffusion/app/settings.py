@@ -1,0 +1,61 @@
+"""Every setting of a run in one place: presets, a TOML file, the command line; the later wins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anomalydiffusion.core.config import dumps, from_dict, read_toml, to_dict
+from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.generation.pairs import GenerateConfig
+from anomalydiffusion.masks.warped import WarpedConfig
+from anomalydiffusion.quality.gate import GateConfig
+from anomalydiffusion.training.recipes import TrainConfig
+
+__all__ = ["PRESETS", "Settings", "resolve", "to_toml"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "fast": {"train": {"loop": {"steps": 300}}, "generate": {"steps": 10}},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What `config.toml` of a run holds."""
+
+    preset: str = "default"
+    prior: str = "tiny"
+    seed: int = 0
+    device: str = "cpu"
+    train: TrainConfig = field(default_factory=TrainConfig)
+    masks: WarpedConfig = field(default_factory=WarpedConfig)
+    generate: GenerateConfig = field(default_factory=GenerateConfig)
+    gate: GateConfig = field(default_factory=GateConfig)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            out[key] = _merge(out.get(key, {}), value)
+        elif value is not None:
+            out[key] = value
+    return out
+
+
+def resolve(preset: str | None = None, config: Path | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
+    """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given)."""
+    from_file = read_toml(config) if config else {}
+    name = preset or from_file.get("preset") or (base or {}).get("preset") or "default"
+    if name not in PRESETS:
+        raise ConfigError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
+    start = _merge(PRESETS[name], {} if preset else (base or {}))
+    return from_dict(Settings, {**_merge(_merge(start, from_file), given), "preset": name})
+
+
+def to_toml(settings: Settings) -> str:
+    """The settings as TOML, ready to be read back by `resolve`."""
+    return dumps(to_dict(settings)).strip() + "\n"

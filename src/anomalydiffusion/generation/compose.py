@@ -1,0 +1,67 @@
+"""Paste what was generated back into the normal image: feathered, colours matched, grain kept, the rest untouched."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from anomalydiffusion.core.types import Box
+
+__all__ = ["feather", "paste", "ring"]
+
+
+def feather(mask_HW: np.ndarray, width: float) -> np.ndarray:
+    """`B`: 1 on the mask, falling smoothly to exactly 0 at `width` pixels from it. float H x W."""
+    if width <= 0:
+        return mask_HW.astype(np.float64)
+    distance = ndimage.distance_transform_edt(~mask_HW)
+    return 0.5 + 0.5 * np.cos(np.pi * np.clip(distance / width, 0, 1)) * 1.0
+
+
+def ring(mask_HW: np.ndarray, inner: int, outer: int) -> np.ndarray:
+    """The pixels between `inner` and `outer` pixels from the mask."""
+    distance = ndimage.distance_transform_edt(~mask_HW)
+    return (distance > inner) & (distance <= outer)
+
+
+def _scaled(change_SSC: np.ndarray, side: int) -> np.ndarray:
+    """Resize a signed change to the crop's own pixels."""
+    if change_SSC.shape[0] == side:
+        return change_SSC
+    kind = Image.Resampling.BOX if change_SSC.shape[0] > side else Image.Resampling.BICUBIC
+    planes = [
+        np.asarray(Image.fromarray(change_SSC[..., c].astype(np.float32)).resize((side, side), kind)) for c in range(change_SSC.shape[2])
+    ]
+    return np.stack(planes, axis=2).astype(np.float64)
+
+
+def paste(
+    normal_HWC: np.ndarray, generated_SSC: np.ndarray, decoded_SSC: np.ndarray, view_SSC: np.ndarray, box: Box, mask_HW: np.ndarray,
+    *, width: float = 3.0, grain: float = 1.0, match: bool = True,
+) -> tuple[np.ndarray, Box]:  # fmt: skip
+    """`out = y + B (x_gen + g r - y)`, `r = y - D(E(y))`: returns the image and the box of what it may have changed.
+
+    `view_SSC` is the normal's crop on the working grid (0..255), `decoded_SSC` its round trip through the autoencoder,
+    `generated_SSC` the decoded sample; `box` says where the crop lies. With grain g = 1 a sample equal to the round
+    trip changes nothing at all: whatever the autoencoder loses is handed back. With `match`, the mean change on the
+    ring around the mask is taken off inside as well (colours follow the normal). Outside B every pixel is the normal's.
+    """
+    change = generated_SSC.astype(np.float64) - decoded_SSC - (1 - grain) * (view_SSC.astype(np.float64) - decoded_SSC)
+    x0, y0, x1, y1 = box
+    change = _scaled(change, x1 - x0)
+    height, width_px = mask_HW.shape
+    top, left, bottom, right = max(0, y0), max(0, x0), min(height, y1), min(width_px, x1)
+    change = change[top - y0 : bottom - y0, left - x0 : right - x0]
+    inside = mask_HW[top:bottom, left:right]
+    if match:
+        around = ring(inside, int(width), int(width) + 6)
+        if around.sum() >= 16:
+            change = change - np.median(change[around], axis=0)
+    alpha = feather(inside, width)
+    out = normal_HWC.copy()
+    part = normal_HWC[top:bottom, left:right].astype(np.float64) + alpha[..., None] * change
+    touched = alpha > 0
+    out[top:bottom, left:right] = np.where(touched[..., None], np.clip(part + 0.5, 0, 255).astype(np.uint8), out[top:bottom, left:right])
+    rows, columns = np.flatnonzero(touched.any(1)), np.flatnonzero(touched.any(0))
+    return out, (left + int(columns[0]), top + int(rows[0]), left + int(columns[-1]) + 1, top + int(rows[-1]) + 1)

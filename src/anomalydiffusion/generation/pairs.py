@@ -1,0 +1,158 @@
+"""(normal, mask, defect, seed) -> Pair, in batches whose size changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.conditioning.tokens import insert
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.core.errors import ConfigError, GenerationError
+from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
+from anomalydiffusion.core.seeds import rng, torch_noise
+from anomalydiffusion.core.types import Mask, Pair, Provenance
+from anomalydiffusion.core.version import __version__
+from anomalydiffusion.generation.compose import paste
+from anomalydiffusion.generation.reweight import attention_gain
+from anomalydiffusion.priors.base import Estimate
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.sampling import ddim, strided_steps
+
+__all__ = ["GenerateConfig", "Item", "make_pairs"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig:
+    """How pairs are drawn."""
+
+    steps: int = 20
+    eta: float = 1.0
+    severity: float = 1.0  # 1 = as learned; below weaker, above stronger (guidance from the prior to the adapted prediction)
+    ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
+    minimum_side: int = 64
+    feather: float = 3.0  # pixels of the normal image
+    match: bool = True  # colours on the ring around the mask
+    grain: Literal["measured", "full", "off"] = "measured"
+    reweight: Literal["preview", "off"] = "preview"
+    reweight_bound: float = 4.0
+    condition_noise: float = 0.02
+    batch_size: int = 8
+    attempts: int = 5
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1 or self.attempts < 1:
+            raise ConfigError("steps, batch_size and attempts must be at least 1")
+        if not 0 <= self.eta <= 1 or not 0 <= self.severity <= 10 or not 1 <= self.ratio[0] <= self.ratio[1]:
+            raise ConfigError("eta must be 0..1, severity 0..10, ratio two rising numbers of at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Item:
+    """One pair to be made."""
+
+    key: tuple[str, str]
+    normal_HWC: np.ndarray
+    normal: str
+    normal_sha256: str
+    mask: Mask
+    seed: int
+    attempt: int = 0
+
+
+def _prior_context(prior: LatentPrior, adapter: Adapter, count: int) -> torch.Tensor:
+    """The prompt with nothing learned in it: what the frozen prior would draw."""
+    empty = torch.zeros(1, 0, prior.token_width, device=prior.device)
+    return insert(prior, adapter.config.prompt, empty).tokens_BND.expand(count, -1, -1)
+
+
+@torch.no_grad()
+def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig) -> list[Pair]:
+    """Generate one pair per item by blended latent diffusion on a crop of each normal image.
+
+        z_{t-1} = p_theta(z_{t-1} | z_t, e) (.) m  +  q(y_{t-1} | y_0) (.) (1 - m)   [arXiv 2312.05767v2, generation]
+
+    All noise of an item comes from its seed alone. The batch is filled up to `config.batch_size`, so that an item is
+    computed by the same kernels however many there are. Raises `GenerationError` for unknown defects.
+    """
+    if not items:
+        return []
+    if len(items) > config.batch_size:
+        raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
+    filled = [*items, *[items[-1]] * (config.batch_size - len(items))]
+    size, device, channels = prior.working_size, prior.device, prior.latent_channels
+    boxes, views, marks = [], [], []
+    for item in filled:
+        generator = rng(item.seed, "crop")
+        ratio = float(np.exp(generator.uniform(*np.log(config.ratio))))
+        place = (float(generator.uniform(0.2, 0.8)), float(generator.uniform(0.2, 0.8)))
+        box = crop_box(item.mask.box, item.mask.pixels_HW.shape[:2], ratio, config.minimum_side, place)
+        boxes.append(box)
+        views.append(resize(extract(item.normal_HWC, box), size))
+        marks.append(resize(extract(item.mask.pixels_HW, box), size))
+    mask = torch.from_numpy(np.stack(marks))[:, None].float().to(device)
+    latent_mask = to_latent_mask(mask, prior.factor)
+    normal = torch.cat([prior.encode(to_tensor(view)[:1]) for view in views])
+    grid = (channels, *normal.shape[-2:])
+
+    def noise(purpose: str, t: int) -> torch.Tensor:
+        return torch.stack([torch_noise(grid, item.seed, purpose, t) for item in filled]).to(device)
+
+    tokens = adapter.config.anomaly_tokens + adapter.config.spatial_tokens
+    spread = config.condition_noise * adapter.tokens.vectors.std()
+    jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in filled]).to(device) * spread
+    context = adapter.context([item.key for item in filled], mask, jitter)
+    plain = _prior_context(prior, adapter, len(filled)) if config.severity != 1.0 else None
+    gain: list[torch.Tensor | None] = [None]
+
+    def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
+        answer = prior.predict(z, t, context, gain[0])
+        if plain is not None:
+            answer = adapter.without_lora(lambda: prior.predict(z, t, context.__class__(tokens_BND=plain))).lerp(answer, config.severity)
+        return prior.estimate(z, answer, t)
+
+    def blend(z: torch.Tensor, t: int, s: int, estimate: Estimate) -> torch.Tensor:
+        if config.reweight == "preview":
+            distance = (estimate.clean - normal).square().mean(1, keepdim=True)
+            gain[0] = attention_gain(distance, latent_mask, bound=config.reweight_bound)
+        if s < 0:
+            background = normal
+        else:
+            background = prior.noised(normal, noise("background", s), torch.full((len(filled),), s, device=device))
+        return z * latent_mask + background * (1 - latent_mask)
+
+    z = ddim(
+        denoise,
+        noise("start", 0),
+        prior.alphas,
+        strided_steps(len(prior.alphas), config.steps),
+        eta=config.eta,
+        noise=noise,
+        after_step=blend,
+    )
+    # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere
+    pairs = []
+    for row, item in enumerate(items):
+        sample = _bytes(prior.decode(z[row : row + 1]))
+        decoded = _bytes(prior.decode(normal[row : row + 1]))
+        measured = adapter.origin.measures.get("/".join(item.key), {}).get("grain", 1.0)
+        grain = {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
+        image, touched = paste(item.normal_HWC, sample, decoded, views[row], boxes[row], item.mask.pixels_HW,
+                               width=config.feather, grain=grain, match=config.match)  # fmt: skip
+        provenance = Provenance(
+            product=item.key[0], defect=item.key[1], seed=item.seed, attempt=item.attempt, normal=item.normal,
+            normal_sha256=item.normal_sha256, mask_origin=item.mask.origin, touched_box=touched, prior_digest=prior.digest,
+            adapter_digest=adapter.digest, config_digest=digest(config), steps=config.steps, severity=config.severity, version=__version__,
+        )  # fmt: skip
+        pairs.append(Pair(image_HWC=image, mask=item.mask, normal_HWC=item.normal_HWC, requested=item.mask, provenance=provenance))
+    return pairs
+
+
+def _bytes(x_1CHW: torch.Tensor) -> np.ndarray:
+    """-1..1 -> float 0..255, H x W x 3, clipped but not rounded: rounding belongs to the last step."""
+    return ((x_1CHW[0].float().cpu() + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).double().numpy()

@@ -1,0 +1,105 @@
+"""Data + loss + loop: learn an adapter from shots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from scipy import ndimage
+
+from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.errors import ConfigError, TrainingError
+from anomalydiffusion.core.seeds import rng, torch_noise
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+from anomalydiffusion.training.loss import masked_loss
+from anomalydiffusion.training.shots import PoolConfig, build_pool
+
+__all__ = ["TrainConfig", "grain_ratio", "train_adapter"]
+
+Shots = Mapping[tuple[str, str], Sequence[tuple[np.ndarray, Mask]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """How an adapter is learned."""
+
+    batch_size: int = 16
+    outside: float = 0.3  # weight of the loss outside the mask
+    normalise: bool = True  # divide the masked loss by the mask's area
+    condition_noise: float = 0.02  # deviation of the noise on learned tokens, as a share of theirs
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    pool: PoolConfig = field(default_factory=PoolConfig)
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=800, learning_rate=1e-3, warmup=20, checkpointing_steps=100))
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1 or self.outside < 0 or self.condition_noise < 0:
+            raise ConfigError("batch_size must be at least 1; outside and condition_noise at least 0")
+
+
+def grain_ratio(image_HWC: np.ndarray, mask: Mask) -> float | None:
+    """High-frequency energy inside a real defect over that around it (1 = as grainy); None where too few pixels tell."""
+    x0, y0, x1, y1 = mask.box
+    pad = 24
+    view = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
+    grey, inside = image_HWC[view].astype(np.float64).mean(2), mask.pixels_HW[view]
+    fine = (grey - ndimage.gaussian_filter(grey, 1.0)) ** 2
+    core = ndimage.binary_erosion(inside, iterations=2)
+    around = ~ndimage.binary_dilation(inside, iterations=3)
+    if core.sum() < 20 or around.sum() < 50:
+        return None
+    return float(np.sqrt(np.median(fine[core]) / max(np.median(fine[around]), 1e-6)))
+
+
+def measures(shots: Shots) -> dict[str, dict[str, float]]:
+    """What generation needs to know of each defect's shots: its grain."""
+    out = {}
+    for key, items in shots.items():
+        ratios = [ratio for image, mask in items if (ratio := grain_ratio(image, mask)) is not None]
+        out["/".join(key)] = {"grain": float(np.clip(np.median(ratios), 0.0, 1.5)) if ratios else 1.0}
+    return out
+
+
+def train_adapter(
+    prior: LatentPrior, shots: Shots, config: TrainConfig, folder: Path, *, seed: int, split_digest: str = "",
+    resume: bool = True, progress: Progress | None = None, pool_progress: Callable[[int], None] | None = None,
+    accelerator: Accelerator | None = None,
+) -> Adapter:  # fmt: skip
+    """Learn anomaly vectors, spatial encoder and LoRA on `shots` with the masked loss; checkpoints go to `folder`.
+
+    Raises `TrainingError` when there is nothing to learn from.
+    """
+    if not shots or not all(shots.values()):
+        raise TrainingError("there are no shots to learn from; 'anomalydiffusion check' tells what the data set holds")
+    pool = build_pool(prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
+    origin = Origin(prior_digest=prior.digest, config_digest=digest(config), split_digest=split_digest, steps=config.loop.steps,
+                    measures=measures(shots))  # fmt: skip
+    adapter = Adapter(prior, sorted(shots), config.adapter, origin, seed)
+    by_key = {key: [row for row, owner in enumerate(pool.keys) if owner == key] for key in sorted(shots)}
+    names = sorted(by_key)
+    tokens = config.adapter.anomaly_tokens + config.adapter.spatial_tokens
+    train_steps = len(prior.alphas)
+
+    def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
+        generator = rng(seed, "train", step, micro)
+        owners = [names[int(i)] for i in generator.integers(0, len(names), config.batch_size)]
+        rows = [by_key[key][int(generator.integers(len(by_key[key])))] for key in owners]
+        t = torch.from_numpy(generator.integers(0, train_steps, config.batch_size)).to(prior.device)
+        clean = pool.latents[rows].to(prior.device)
+        noise = torch_noise(tuple(clean.shape), seed, "train-noise", step, micro).to(prior.device)
+        spread = config.condition_noise * adapter.tokens.vectors.detach().std()
+        jitter = torch_noise((len(rows), tokens, prior.token_width), seed, "condition", step, micro).to(prior.device) * spread
+        context = adapter.context(owners, pool.masks[rows].float().to(prior.device), jitter)
+        answer = prior.predict(prior.noised(clean, noise, t), t, context)
+        latent_mask = pool.latent_masks[rows].to(prior.device)
+        return {"loss": masked_loss(answer, prior.target(clean, noise, t), latent_mask, outside=config.outside, normalise=config.normalise)}
+
+    adapter.train()
+    run_loop(adapter.trainable(), objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
+    return adapter.eval()

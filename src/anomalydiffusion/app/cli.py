@@ -129,13 +129,16 @@ def generate(
     masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, of the normals' size.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
     attempts: Annotated[int | None, typer.Option("--attempts", help="Draws per pair before it is given up.")] = None,
-    config: Config = None, device: Device = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+    config: Config = None, device: Device = None, dry_run: DryRun = False, as_json: AsJson = False,
+    quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make pairs of image and mask until NUM per defect type are accepted."""
     from anomalydiffusion.app import commands
 
-    records = commands.generate(run, num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, normals=normals, masks=masks,
-                                batch_size=batch_size, attempts=attempts, config=config, device=device, dry_run=dry_run, quiet=quiet)  # fmt: skip
+    records = commands.generate(
+        run, num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, normals=normals, masks=masks,
+        batch_size=batch_size, attempts=attempts, config=config, device=device, dry_run=dry_run, quiet=quiet,
+    )  # fmt: skip
     if as_json:
         _print({"drawn": len(records), "accepted": sum(bool(r["accepted"]) for r in records)})
 

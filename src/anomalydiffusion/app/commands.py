@@ -27,7 +27,6 @@ from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Pair, Split, Verdict
 from anomalydiffusion.data.folders import SUFFIXES, load, read_folder
 from anomalydiffusion.data.split import few_shot_split, from_json, to_json
-from anomalydiffusion.downstream.evaluate import compare
 from anomalydiffusion.generation.pairs import Item, make_pairs
 from anomalydiffusion.generation.shards import Task, fill, plan
 from anomalydiffusion.masks.geometry import accept, foreground
@@ -95,7 +94,8 @@ def train(
     say(f"shots: {counts}; {len(split.held_out)} defect images held out; {len(split.normals)} normals", quiet=quiet)
     if dry_run:
         say(
-            f"plan: {settings.train.pool.crops} crops, {settings.train.loop.steps} steps of {settings.train.batch_size} on '{settings.prior}'",
+            f"plan: {settings.train.pool.crops} crops, {settings.train.loop.steps} steps of {settings.train.batch_size}, "
+            f"prior '{settings.prior}'",
             quiet=quiet,
         )
         return Run(output, {})
@@ -218,8 +218,11 @@ class _Source:
         path = self.masks[task.slot.index % len(self.masks)]
         pixels = read_mask(path)
         if pixels.shape != self.image(normal).shape[:2]:
-            raise MaskError(f"{path}: {pixels.shape[1]} x {pixels.shape[0]}, but {normal.name} is "
-                            f"{self.image(normal).shape[1]} x {self.image(normal).shape[0]}; masks must have the size of the normal images")  # fmt: skip
+            height, width = self.image(normal).shape[:2]
+            raise MaskError(
+                f"{path}: {pixels.shape[1]} x {pixels.shape[0]}, but {normal.name} is {width} x {height}; "
+                "masks must have the size of the normal images"
+            )
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
 
 
@@ -283,7 +286,8 @@ def _shortfall(keys: Sequence[Key], num: int, records: Sequence[dict[str, Any]],
         often = max(set(reasons), key=reasons.count) if reasons else ""
         if accepted == 0:
             raise GenerationError(
-                f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly '{often}'; train longer, raise --severity or loosen the gate"
+                f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly '{often}'; "
+                "train longer, raise --severity or loosen the gate"
             )
         say(
             f"{'/'.join(key)}: {accepted} accepted of {len(own)} drawn" + (f", mostly rejected as '{often}'" if reasons else ""),
@@ -320,6 +324,8 @@ def evaluate(run: Path | str, *, steps: int = 200, seeds: int = 1, quiet: bool =
 
     Writes RUN/scores.json and returns it.
     """
+    from anomalydiffusion.downstream.evaluate import compare  # its networks take seconds to import
+
     opened = Run.open(Path(run))
     split = _split(opened)
     records = [r for r in Manifest(opened.manifest).records() if r["accepted"]]

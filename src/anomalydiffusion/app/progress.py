@@ -34,7 +34,7 @@ class Bar:
             self.progress.update(self.task, completed=done, note=text)
         elif not self.quiet and (now - self.last > LINE_EVERY or done == self.total):
             self.last = now
-            _console.print(f"{self.what}: {done}/{self.total} {text}".rstrip())
+            _console.print(f"{self.what}: {done}/{self.total} {text}".rstrip(), soft_wrap=True, markup=False)
 
 
 @contextmanager
@@ -57,4 +57,4 @@ def bar(what: str, total: int, *, quiet: bool = False) -> Iterator[Bar]:
 def say(text: str, *, quiet: bool = False) -> None:
     """One line on stderr, unless quiet."""
     if not quiet:
-        _console.print(text)
+        _console.print(text, soft_wrap=True, markup=False)

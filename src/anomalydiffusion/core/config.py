@@ -47,6 +47,11 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         if len(each) != len(value):
             raise ConfigError(f"{where}: expected {len(each)} values, got {len(value)}")
         return tuple(_value(k, v, where) for k, v in zip(each, value, strict=True))
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, got {value!r}")
+        inner = typing.get_args(kind)[1]
+        return {str(key): _value(inner, each, f"{where}.{key}") for key, each in value.items()}
     if origin is typing.Literal:
         if value not in typing.get_args(kind):
             raise ConfigError(f"{where}: expected one of {', '.join(map(repr, typing.get_args(kind)))}, got {value!r}")

@@ -82,7 +82,7 @@ def digest_file(path: Path) -> str:
 
 def to_tensor(image_HWC: np.ndarray) -> torch.Tensor:
     """uint8 H x W x 3 in 0..255 -> float32 1 x 3 x H x W in -1..1."""
-    return torch.from_numpy(np.ascontiguousarray(image_HWC)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_uint8(x_1CHW: torch.Tensor) -> np.ndarray:

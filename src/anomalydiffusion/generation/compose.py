@@ -38,16 +38,20 @@ def _scaled(change_SSC: np.ndarray, side: int) -> np.ndarray:
 
 def paste(
     normal_HWC: np.ndarray, generated_SSC: np.ndarray, decoded_SSC: np.ndarray, view_SSC: np.ndarray, box: Box, mask_HW: np.ndarray,
-    *, width: float = 3.0, grain: float = 1.0, match: bool = True,
+    *, width: float = 3.0, grain: float = 1.0, match: bool = True, cell: int = 8,
 ) -> tuple[np.ndarray, Box]:  # fmt: skip
     """`out = y + B (x_gen + g r - y)`, `r = y - D(E(y))`: returns the image and the box of what it may have changed.
 
     `view_SSC` is the normal's crop on the working grid (0..255), `decoded_SSC` its round trip through the autoencoder,
     `generated_SSC` the decoded sample; `box` says where the crop lies. With grain g = 1 a sample equal to the round
-    trip changes nothing at all: whatever the autoencoder loses is handed back. With `match`, the mean change on the
-    ring around the mask is taken off inside as well (colours follow the normal). Outside B every pixel is the normal's.
+    trip changes nothing at all: whatever the autoencoder loses is handed back. With `match`, the median change on a
+    ring around the mask, beyond one latent cell of `cell` working pixels, is taken off inside: colours follow the
+    normal. Outside B every pixel is the normal's,
+    and a grey normal stays grey.
     """
     change = generated_SSC.astype(np.float64) - decoded_SSC - (1 - grain) * (view_SSC.astype(np.float64) - decoded_SSC)
+    if (normal_HWC == normal_HWC[..., :1]).all():  # a grey camera sees no colour
+        change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
     x0, y0, x1, y1 = box
     change = _scaled(change, x1 - x0)
     height, width_px = mask_HW.shape
@@ -55,7 +59,8 @@ def paste(
     change = change[top - y0 : bottom - y0, left - x0 : right - x0]
     inside = mask_HW[top:bottom, left:right]
     if match:
-        around = ring(inside, int(width), int(width) + 6)
+        clear = max(width, cell * (x1 - x0) / view_SSC.shape[0])  # beyond the latent cells that were generated
+        around = ring(inside, int(clear) + 1, int(clear) + 7)
         if around.sum() >= 16:
             change = change - np.median(change[around], axis=0)
     alpha = feather(inside, width)

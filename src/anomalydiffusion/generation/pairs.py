@@ -120,10 +120,8 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
         if config.reweight == "preview":
             distance = (estimate.clean - normal).square().mean(1, keepdim=True)
             gain[0] = attention_gain(distance, latent_mask, bound=config.reweight_bound)
-        if s < 0:
-            background = normal
-        else:
-            background = prior.noised(normal, noise("background", s), torch.full((len(filled),), s, device=device))
+        here = torch.full((len(filled),), max(s, 0), device=device)
+        background = normal if s < 0 else prior.noised(normal, noise("background", s), here)
         return z * latent_mask + background * (1 - latent_mask)
 
     z = ddim(
@@ -143,7 +141,7 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
         measured = adapter.origin.measures.get("/".join(item.key), {}).get("grain", 1.0)
         grain = {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
         image, touched = paste(item.normal_HWC, sample, decoded, views[row], boxes[row], item.mask.pixels_HW,
-                               width=config.feather, grain=grain, match=config.match)  # fmt: skip
+                               width=config.feather, grain=grain, match=config.match, cell=prior.factor)  # fmt: skip
         provenance = Provenance(
             product=item.key[0], defect=item.key[1], seed=item.seed, attempt=item.attempt, normal=item.normal,
             normal_sha256=item.normal_sha256, mask_origin=item.mask.origin, touched_box=touched, prior_digest=prior.digest,

@@ -104,6 +104,8 @@ def fill(
     A rejected attempt is recorded and drawn again with another seed. When all is done the manifest is put into order
     (product, defect, number, attempt), so that an interrupted run ends with the same lines as an undisturbed one.
     """
+    for left_over in (run.folder / "generated").rglob(".part-*"):  # a killed command's half-written files
+        left_over.unlink(missing_ok=True)
     manifest = Manifest(run.manifest)
     records = manifest.records()
     while batch := next_batch(open_slots(slots, records, attempts), batch_size, seed):

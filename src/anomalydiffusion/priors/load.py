@@ -73,12 +73,12 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         if class_name == "LDMBertModel":
             from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 
-            return LDMBertModel.from_pretrained(where, use_safetensors=True).to(dtype)
+            return LDMBertModel.from_pretrained(where, use_safetensors=True, dtype=dtype)
         if class_name not in CLASSES:
             raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}, LDMBertModel")
         if part == "tokenizer":
             return CLASSES[class_name].from_pretrained(where)
-        return CLASSES[class_name].from_pretrained(where, use_safetensors=True, low_cpu_mem_usage=False).to(dtype)
+        return CLASSES[class_name].from_pretrained(where, use_safetensors=True, low_cpu_mem_usage=False, dtype=dtype)
     except PriorError:
         raise
     except Exception as error:
@@ -92,6 +92,7 @@ def load_prior(name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.
     `PriorError` naming the part that is missing or damaged, and what to fetch where offline.
     """
     folder = _find(name_or_path)
+    transformers.utils.logging.disable_progress_bar()
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -62,7 +62,7 @@ def measures(shots: Shots) -> dict[str, dict[str, float]]:
     out = {}
     for key, items in shots.items():
         ratios = [ratio for image, mask in items if (ratio := grain_ratio(image, mask)) is not None]
-        out["/".join(key)] = {"grain": float(np.clip(np.median(ratios), 0.0, 1.5)) if ratios else 1.0}
+        out["/".join(key)] = {"grain": float(np.clip(np.median(ratios), 0.0, 1.0)) if ratios else 1.0}
     return out
 
 

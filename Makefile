@@ -1,0 +1,35 @@
+# Each verb does all the set-up it needs, in .venv at the top of the checkout.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lint types layers install clean
+
+.venv/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet torch torchvision
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+install: .venv/.installed
+
+demo: install  ## the whole job on the bundled demo data, offline, on a CPU: data, learning, pairs, export, report
+	$(BIN)/anomalydiffusion demo --output demo-run
+
+test: install  ## the test suite
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+layers: install
+	$(BIN)/lint-imports
+
+check: lint types layers test  ## everything that CI checks
+
+clean:
+	rm -rf .venv demo-run

@@ -1,0 +1,89 @@
+"""One file holds what was learned, and fits only the prior it was learned on."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
+from anomalydiffusion.conditioning.spatial import SpatialEncoder
+from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
+from anomalydiffusion.priors.load import load_prior
+from tests.conftest import build_prior_folder
+
+KEYS = [("tile", "crack"), ("tile", "hole")]
+
+
+def _adapter(prior, rank: int = 2) -> Adapter:
+    config = AdapterConfig(anomaly_tokens=3, spatial_tokens=2, lora_rank=rank)
+    adapter = Adapter(prior, KEYS, config, Origin(prior_digest=prior.digest, measures={"tile/crack": {"grain": 0.7}}))
+    with torch.no_grad():
+        for parameter in adapter.trainable().parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return adapter.eval()
+
+
+def _answer(adapter: Adapter, prior) -> torch.Tensor:
+    mask = torch.zeros(2, 1, 64, 64)
+    mask[:, :, 20:30, 5:50] = 1
+    with torch.no_grad():
+        context = adapter.context(KEYS, mask)
+        return prior.predict(torch.ones(2, 4, 8, 8), torch.tensor([100, 500]), context)
+
+
+def test_a_saved_adapter_answers_as_before(small_folder: Path, tmp_path: Path) -> None:
+    first = load_prior(str(small_folder))
+    adapter = _adapter(first)
+    expected = _answer(adapter, first)
+    adapter.save(tmp_path / "adapter.safetensors")
+    second = load_prior(str(small_folder))
+    loaded = Adapter.load(tmp_path / "adapter.safetensors", second)
+    torch.testing.assert_close(_answer(loaded, second), expected)
+    assert loaded.keys == KEYS and loaded.origin.measures["tile/crack"]["grain"] == 0.7
+    assert loaded.digest == adapter.digest != ""
+
+
+def test_only_what_is_learned_wants_a_gradient(small_prior) -> None:
+    adapter = _adapter(small_prior)
+    learned = {id(p) for p in adapter.trainable().parameters()}
+    wanting = {id(p) for part in (adapter, small_prior.unet, small_prior.vae) for p in part.parameters() if p.requires_grad}
+    assert wanting == learned
+
+
+def test_without_lora_the_prior_speaks(small_folder: Path) -> None:
+    prior, plain = load_prior(str(small_folder)), load_prior(str(small_folder))
+    adapter = _adapter(prior)
+    context = plain.embed((plain.tokenize("a"), []), torch.zeros(1, 0, plain.token_width))
+    z, t = torch.ones(1, 4, 8, 8), torch.tensor([300])
+    with torch.no_grad():
+        torch.testing.assert_close(adapter.without_lora(lambda: prior.predict(z, t, context)), plain.predict(z, t, context))
+        assert not torch.allclose(prior.predict(z, t, context), plain.predict(z, t, context))
+
+
+def test_refusals_say_why(small_folder: Path, tmp_path: Path) -> None:
+    prior = load_prior(str(small_folder))
+    path = tmp_path / "adapter.safetensors"
+    _adapter(prior).save(path)
+    other = load_prior(str(build_prior_folder(tmp_path / "other", seed=1)))
+    with pytest.raises(RunError, match="trained on prior"):
+        Adapter.load(path, other)
+    with pytest.raises(RunError, match="no adapter here"):
+        Adapter.load(tmp_path / "none.safetensors", prior)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(RunError, match="damaged"):
+        Adapter.load(path, load_prior(str(small_folder)))
+    with pytest.raises(GenerationError, match="knows tile/crack, tile/hole"):
+        _adapter(load_prior(str(small_folder))).context([("tile", "dent")], torch.ones(1, 1, 64, 64))
+    with pytest.raises(ConfigError, match="must hold"):
+        AdapterConfig(prompt="a photo")
+
+
+@pytest.mark.parametrize("backbone", ["small", "resnet50"])
+def test_a_masks_tokens_do_not_depend_on_its_batch(backbone: str) -> None:
+    torch.manual_seed(0)
+    encoder = SpatialEncoder(4, 24, backbone).train()
+    masks = (torch.rand(3, 1, 64, 64) > 0.8).float()
+    together = encoder(masks)
+    assert together.shape == (3, 4, 24)
+    torch.testing.assert_close(together[1:2], encoder(masks[1:2]), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(together[0], together[1])

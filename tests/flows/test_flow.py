@@ -1,0 +1,162 @@
+"""The whole chain on toy data, through the command line, with the bundled prior and very few steps."""
+
+import hashlib
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import ndimage
+
+ARGS = ["--max-train-steps", "4"]
+
+
+def _run(*words: object, check: bool = True) -> subprocess.CompletedProcess[str]:
+    out = subprocess.run([sys.executable, "-m", "anomalydiffusion", *map(str, words)], capture_output=True, text=True, check=False)
+    assert not check or out.returncode == 0, out.stderr
+    return out
+
+
+def _data(root: Path) -> Path:
+    """Grey streaked plates, two defect types, six images each; one file name with spaces, dots and unicode."""
+    random = np.random.default_rng(0)
+    for part, count in (("train/good", 4), ("test/good", 2), ("test/hole", 6), ("test/stain", 6)):
+        for index in range(count):
+            grey = 120 + 12 * ndimage.gaussian_filter1d(random.standard_normal((150, 170)), 6, axis=0) * 6
+            image = np.repeat(np.clip(grey, 0, 255)[..., None], 3, axis=2)
+            yy, xx = np.mgrid[:150, :170]
+            name = f"tëst {index}.v1" if index == 0 else f"{index}"
+            if part.startswith("test/") and part != "test/good":
+                mask = np.hypot(yy - random.integers(40, 110), (xx - random.integers(40, 130)) / 1.5) < 12
+                image[mask] *= 0.3 if part.endswith("hole") else 1.5
+                target = root / "plate" / "ground_truth" / part.split("/")[1] / f"{name}_mask.png"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(mask.astype(np.uint8) * 255).save(target)
+            target = root / "plate" / part / f"{name}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.clip(image, 0, 255).astype(np.uint8)).save(target)
+    return root
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    base = tmp_path_factory.mktemp("flow")
+    config = base / "small.toml"
+    # a gate that only refuses copies: four steps of training cannot make visible defects
+    config.write_text("[train.pool]\ncrops = 16\n[gate]\nvisible = 0.0\nchange = 0.0\n[generate]\nsteps = 3\nbatch_size = 3\n")
+    _run("train", _data(base / "data"), "--output", base / "run", "--config", config, "--quiet", *ARGS)
+    return base
+
+
+def _records(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
+
+
+def _same(a: list[dict], b: list[dict]) -> bool:
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in a] == [{k: v for k, v in r.items() if k != "seconds"} for r in b]
+
+
+def test_generate_export_report(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "first")
+    _run("generate", run, "--num", 4, "--quiet")
+    records = [r for r in _records(run) if r["accepted"]]
+    assert {(r["defect"], sum(q["defect"] == r["defect"] for q in records)) for r in records} == {("hole", 4), ("stain", 4)}
+    for record in records:
+        image, normal = np.asarray(Image.open(run / record["image"])), np.asarray(Image.open(record["normal"]))
+        mask = np.asarray(Image.open(run / record["mask"]))
+        assert image.shape == normal.shape and mask.shape == image.shape[:2] and mask.dtype == np.uint8
+        assert set(np.unique(mask)) == {0, 255}
+        far = ndimage.distance_transform_edt(mask == 0) >= 3.0  # the feather's width
+        assert (image[far] == normal[far]).all()
+        x0, y0, x1, y1 = record["touched_box"]
+        rest = np.ones(mask.shape, bool)
+        rest[y0:y1, x0:x1] = False
+        assert (image[rest] == normal[rest]).all()
+        assert hashlib.sha256((run / record["image"]).read_bytes()).hexdigest() == record["image_sha256"]
+    _run("export", run, "--output", trained / "export", "--format", "mvtec")
+    exported = sorted((trained / "export" / "plate" / "test" / "hole").iterdir())
+    assert [p.name for p in exported] == [f"{i:06d}.png" for i in range(4)]
+    _run("report", run)
+    page = (run / "report" / "index.html").read_text()
+    assert "plate" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def test_batch_size_changes_nothing(trained: Path) -> None:
+    made = []
+    for size in (1, 4):
+        run = shutil.copytree(trained / "run", trained / f"batch{size}")
+        _run("generate", run, "--num", 2, "--batch-size", size, "--quiet")
+        made.append((run, _records(run)))
+    (one, first), (four, second) = made
+    assert len(first) == len(second) > 0
+    for a, b in zip(first, second, strict=True):
+        assert a["mask_sha256"] == b["mask_sha256"] and a["seed"] == b["seed"]
+        left, right = (np.asarray(Image.open(r / x["image"])).astype(int) for r, x in ((one, a), (four, b)))
+        assert np.abs(left - right).max() <= 2
+
+
+@pytest.mark.slow
+def test_killed_and_typed_again_ends_the_same(trained: Path) -> None:
+    calm, shaken = (shutil.copytree(trained / "run", trained / name) for name in ("calm", "shaken"))
+    _run("generate", calm, "--num", 5, "--quiet")
+    for lines in (1, 4, 8):
+        process = subprocess.Popen([sys.executable, "-m", "anomalydiffusion", "generate", str(shaken), "--num", "5", "--quiet"])
+        manifest = shaken / "manifest.jsonl"
+        while process.poll() is None and (not manifest.exists() or manifest.read_bytes().count(b"\n") < lines):
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    _run("generate", shaken, "--num", 5, "--quiet")
+    assert _same(_records(calm), _records(shaken))
+    left = list((shaken / "generated").rglob("*.png"))
+    assert {p.relative_to(shaken).as_posix() for p in left} == {r[k] for r in _records(shaken) for k in ("image", "mask")}
+
+
+def test_a_trained_run_is_not_trained_twice_nor_overwritten(trained: Path) -> None:
+    before = (trained / "run" / "adapter" / "adapter.safetensors").read_bytes()
+    out = _run("train", trained / "data", "--output", trained / "run", "--config", trained / "small.toml", *ARGS)
+    assert "already trained" in out.stderr
+    out = _run("train", trained / "data", "--output", trained / "run", "--max-train-steps", 5, check=False)
+    assert out.returncode == 1 and "other settings" in out.stderr and "Traceback" not in out.stderr
+    assert (trained / "run" / "adapter" / "adapter.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "says"),
+    [
+        (("generate", "RUN", "--num", 0), 2, "--num 0"),
+        (("generate", "RUN", "--num", 1, "--defect", "dent"), 2, "knows hole, stain"),
+        (("generate", "nowhere", "--num", 1), 1, "run.json is missing"),
+        (("export", "nowhere", "--output", "x"), 1, "run.json"),
+        (("train", "DATA", "--output", "RUN2", "--defect", "dent"), 1, "dent"),
+        (("train", "DATA", "--output", "RUN2", "--preset", "wild"), 2, "known: default, fast"),
+        (("train", "nowhere", "--output", "RUN2"), 1, "nowhere"),
+        (("train", "DATA", "--output", "RUN2", "--prior", "no/such/prior"), 1, "no/such/prior"),
+        (("check", "nowhere"), 1, "nowhere"),
+    ],
+)
+def test_bad_input_gets_one_line(trained: Path, words: tuple, code: int, says: str) -> None:
+    places = {"RUN": trained / "run", "DATA": trained / "data", "RUN2": trained / "run2"}
+    out = _run(*(places.get(str(w), w) for w in words), check=False)
+    assert out.returncode == code, out.stderr
+    assert says in out.stderr + out.stdout and "Traceback" not in out.stderr
+    assert not (trained / "run2" / "adapter").exists()
+
+
+def test_a_newer_run_and_a_cut_adapter_are_refused_in_words(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "newer")
+    adapter = run / "adapter" / "adapter.safetensors"
+    whole = adapter.read_bytes()
+    adapter.write_bytes(whole[: len(whole) // 2])
+    out = _run("generate", run, "--num", 1, check=False)
+    assert out.returncode == 1 and "adapter.safetensors" in out.stderr and out.stderr.strip().count("\n") == 0
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps({**record, "format": 99}))
+    out = _run("generate", run, "--num", 1, check=False)
+    assert out.returncode == 1 and "newer" not in out.stderr.split(":")[0] and "upgrade" in out.stderr

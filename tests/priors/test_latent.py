@@ -1,0 +1,49 @@
+"""Splicing, parametrisations, schedules."""
+
+import pytest
+import torch
+
+from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.priors.latent import LatentPrior
+
+
+def test_learned_tokens_stand_where_the_span_says(small_prior: LatentPrior) -> None:
+    learned = torch.randn(1, 3, small_prior.token_width)
+    head = small_prior.tokenize("a photo of")
+    seen = {}
+    table = small_prior.text_encoder.get_input_embeddings()
+    context = small_prior.embed((head, []), learned)
+    assert context.span == (1 + len(head), 1 + len(head) + 3)
+    # a spliced word embedding must do exactly what the word itself does
+    words = small_prior.tokenize("a crack")
+    with torch.no_grad():
+        spliced = small_prior.embed((head, []), table.weight[words][None]).tokens_BND
+        ids = [small_prior.tokenizer.bos_token_id, *head, *words, small_prior.tokenizer.eos_token_id]
+        ids += [small_prior.tokenizer.pad_token_id] * (small_prior.max_tokens - len(ids))
+        plain = small_prior.text_encoder(torch.tensor([ids]))[0]
+    torch.testing.assert_close(spliced, plain)
+    assert not table._forward_hooks and not seen
+
+
+def test_gradients_reach_the_learned_tokens_and_nothing_else(small_prior: LatentPrior) -> None:
+    learned = torch.randn(1, 2, small_prior.token_width, requires_grad=True)
+    small_prior.embed((small_prior.tokenize("a"), []), learned).tokens_BND.square().sum().backward()
+    assert learned.grad is not None and learned.grad.abs().sum() > 0
+    assert all(p.grad is None for p in small_prior.text_encoder.parameters())
+
+
+def test_learned_tokens_are_never_cut_off(small_prior: LatentPrior) -> None:
+    with pytest.raises(PriorError, match="positions"):
+        small_prior.embed((small_prior.tokenize("a photo of"), []), torch.randn(1, 40, small_prior.token_width))
+    with pytest.raises(PriorError, match="wide"):
+        small_prior.embed(([], []), torch.randn(1, 2, small_prior.token_width + 1))
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_right_answer_gives_back_clean_and_noise(small_prior: LatentPrior, kind: str) -> None:
+    small_prior.prediction_type = kind
+    clean, noise, t = torch.randn(3, 4, 8, 8), torch.randn(3, 4, 8, 8), torch.tensor([5, 400, 800])
+    z = small_prior.noised(clean, noise, t)
+    estimate = small_prior.estimate(z, small_prior.target(clean, noise, t), t)
+    torch.testing.assert_close(estimate.clean, clean, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(estimate.noise, noise, atol=1e-3, rtol=1e-3)

@@ -1,4 +1,4 @@
-"""The whole chain on toy data, through the command line, with the bundled prior and very few steps."""
+"""The whole chain on toy data, through the command line, with a small real prior and very few steps."""
 
 import hashlib
 import json
@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+
+from tests.conftest import build_prior_folder
 
 ARGS = ["--max-train-steps", "4"]
 
@@ -50,7 +52,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = base / "small.toml"
     # a gate that only refuses copies: four steps of training cannot make visible defects
     config.write_text("[train.pool]\ncrops = 16\n[gate]\nvisible = 0.0\nchange = 0.0\n[generate]\nsteps = 3\nbatch_size = 3\n")
-    _run("train", _data(base / "data"), "--output", base / "run", "--config", config, "--quiet", *ARGS)
+    prior = build_prior_folder(base / "prior")
+    _run("train", _data(base / "data"), "--output", base / "run", "--prior", prior, "--config", config, "--quiet", *ARGS)
     return base
 
 
@@ -120,7 +123,9 @@ def test_killed_and_typed_again_ends_the_same(trained: Path) -> None:
 
 def test_a_trained_run_is_not_trained_twice_nor_overwritten(trained: Path) -> None:
     before = (trained / "run" / "adapter" / "adapter.safetensors").read_bytes()
-    out = _run("train", trained / "data", "--output", trained / "run", "--config", trained / "small.toml", *ARGS)
+    out = _run(
+        "train", trained / "data", "--output", trained / "run", "--prior", trained / "prior", "--config", trained / "small.toml", *ARGS
+    )
     assert "already trained" in out.stderr
     out = _run("train", trained / "data", "--output", trained / "run", "--max-train-steps", 5, check=False)
     assert out.returncode == 1 and "other settings" in out.stderr and "Traceback" not in out.stderr
@@ -133,7 +138,7 @@ def test_a_trained_run_is_not_trained_twice_nor_overwritten(trained: Path) -> No
         (("generate", "RUN", "--num", 0), 2, "--num 0"),
         (("generate", "RUN", "--num", 1, "--defect", "dent"), 2, "knows hole, stain"),
         (("generate", "nowhere", "--num", 1), 1, "run.json is missing"),
-        (("export", "nowhere", "--output", "x"), 1, "run.json"),
+        (("export", "nowhere", "--output", "x"), 1, "nowhere"),
         (("train", "DATA", "--output", "RUN2", "--defect", "dent"), 1, "dent"),
         (("train", "DATA", "--output", "RUN2", "--preset", "wild"), 2, "known: default, fast"),
         (("train", "nowhere", "--output", "RUN2"), 1, "nowhere"),

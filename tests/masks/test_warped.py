@@ -97,9 +97,7 @@ def test_interior_masks_stay_inside() -> None:
 def test_rim_masks_stay_on_their_rim(side: str) -> None:
     turned = {"top": CHIP.pixels_HW, "bottom": CHIP.pixels_HW[::-1], "left": CHIP.pixels_HW.T, "right": CHIP.pixels_HW.T[:, ::-1]}
     reference = Mask(pixels_HW=np.ascontiguousarray(turned[side]), origin="real")
-    fixed = [
-        propose([reference], SURFACE, seed=seed, config=WarpedConfig(flip=False), foreground_HW=EVERYTHING) for seed in range(12)
-    ]
+    fixed = [propose([reference], SURFACE, seed=seed, config=WarpedConfig(flip=False), foreground_HW=EVERYTHING) for seed in range(12)]
     assert all(touched(mask) == {side} for mask in fixed)
     assert len({mask.box for mask in fixed}) > 8
     opposite = {"top": "bottom", "bottom": "top", "left": "right", "right": "left"}[side]
@@ -193,9 +191,7 @@ def test_errors_are_one_line_and_say_what_to_do() -> None:
             propose([BLOB], SURFACE, seed=0, foreground_HW=ground)
     speckle = np.zeros((160, 200), dtype=bool)
     speckle[::3, ::3] = True
-    with pytest.raises(
-        MaskError, match=r"no warped mask fits this 200 x 160 image: \d+ of 60 tries .* check the image"
-    ) as caught:
+    with pytest.raises(MaskError, match=r"no warped mask fits this 200 x 160 image: \d+ of 60 tries .* check the image") as caught:
         propose([BLOB], SURFACE, seed=0, foreground_HW=speckle)
     assert "lies off the object" in str(caught.value) and "\n" not in str(caught.value)
 

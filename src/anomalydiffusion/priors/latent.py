@@ -94,6 +94,11 @@ class LatentPrior:
             return noise
         return clean if self.prediction_type == "sample" else signal * noise - sigma * clean
 
+    def weight(self, t_B: torch.Tensor) -> torch.Tensor:
+        """B x 1 x 1 x 1 factor on a squared error that makes every parametrisation's loss comparable: 1, or the v-loss's."""
+        _, sigma = self._roots(t_B)
+        return 1 / sigma.square().clamp_min(0.05) if self.prediction_type == "sample" else torch.ones_like(sigma)
+
     def estimate(self, z: torch.Tensor, answer: torch.Tensor, t_B: torch.Tensor) -> Estimate:
         """Turn a raw answer into the clean latent and the noise: `z = sqrt(a) clean + sqrt(1 - a) noise`."""
         signal, sigma = self._roots(t_B)

@@ -45,6 +45,11 @@ def digest_folder(folder: Path) -> str:
 
 def _find(name_or_path: str) -> Path:
     if name_or_path == "tiny":
+        if not (BUNDLED / "model_index.json").exists():
+            raise PriorError(
+                "tiny: this version ships no weights of the bundled prior yet; make a prior with 'anomalydiffusion prior train "
+                "--config recipes/tiny.toml --textures TEXTURES --output PRIOR', or give --prior a diffusers folder"
+            )
         return BUNDLED
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -69,16 +74,16 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         if part == "scheduler":
             if class_name not in SCHEDULERS:
                 raise PriorError(f"{where}: scheduler {class_name} is not one of {', '.join(SCHEDULERS)}")
-            return diffusers.DDIMScheduler.from_pretrained(where)
+            return diffusers.DDIMScheduler.from_pretrained(where, local_files_only=True)
         if class_name == "LDMBertModel":
             from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
 
-            return LDMBertModel.from_pretrained(where, use_safetensors=True, dtype=dtype)
+            return LDMBertModel.from_pretrained(where, use_safetensors=True, local_files_only=True, dtype=dtype)
         if class_name not in CLASSES:
             raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}, LDMBertModel")
         if part == "tokenizer":
-            return CLASSES[class_name].from_pretrained(where)
-        return CLASSES[class_name].from_pretrained(where, use_safetensors=True, low_cpu_mem_usage=False, dtype=dtype)
+            return CLASSES[class_name].from_pretrained(where, local_files_only=True)
+        return CLASSES[class_name].from_pretrained(where, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, dtype=dtype)
     except PriorError:
         raise
     except Exception as error:

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from anomalydiffusion.core.errors import TrainingError
 from anomalydiffusion.core.runs import replace_folder
@@ -52,6 +52,16 @@ def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint below `folder`, or None."""
     found = sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
     return found[-1] if found else None
+
+
+def _moving_average(decay: float) -> Callable[..., None]:
+    """Exponential moving average whose decay grows with the steps done, so that the random start is soon forgotten."""
+
+    def average(kept: list[torch.Tensor], new: list[torch.Tensor], done: torch.Tensor) -> None:
+        count = float(done)
+        torch._foreach_lerp_(kept, new, 1 - min(decay, (1 + count) / (10 + count)))
+
+    return average
 
 
 def _save(folder: Path, step: int, seconds: float, model: nn.Module, average: AveragedModel | None,
@@ -112,7 +122,7 @@ def run_loop(
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
     average = None
     if config.average:
-        average = AveragedModel(trainable, multi_avg_fn=get_ema_multi_avg_fn(config.average), use_buffers=True)
+        average = AveragedModel(trainable, multi_avg_fn=_moving_average(config.average))
     folder.mkdir(parents=True, exist_ok=True)
     step, before = 0, 0.0
     if resume and (found := latest_checkpoint(folder)):

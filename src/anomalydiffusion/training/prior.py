@@ -155,7 +155,7 @@ def vary(caption: str, generator: np.random.Generator, drop: float) -> str:
 def _schedule() -> DDIMScheduler:
     return DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        steps_offset=0, prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True,
+        steps_offset=0, prediction_type="sample", timestep_spacing="trailing", rescale_betas_zero_snr=True,
     )  # fmt: skip
 
 
@@ -177,8 +177,13 @@ def train_denoiser(
     model: Denoiser, latents: np.ndarray, captions: list[str], tokenizer: CLIPTokenizer, scale: float, config: DenoiserConfig,
     folder: Path, *, seed: int, progress: Progress | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Minimise `|| v - v_theta(z_t, t, c) ||^2` over denoiser and text encoder on cached latents."""
+    """Minimise `|| z_0 - f_theta(z_t, t, c) ||^2 / max(1 - a_t, 0.05)` over denoiser and text encoder on cached latents.
+
+    The network answers with the clean latent: with 48 channels and few features it cannot carry the noise through, and
+    samples of a noise- or v-predicting one stay noisy. The weight makes the loss that of v-prediction, but near t = 0.
+    """
     alphas = _schedule().alphas_cumprod
+    model.unet.to(memory_format=torch.channels_last)
     ids = {text: torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids) for text in [""]}
 
     def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
@@ -192,9 +197,9 @@ def train_denoiser(
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive(seed, "noise", step, micro)))
         alpha = alphas[t].view(-1, 1, 1, 1)
         context = model.text_encoder(torch.stack([ids[text] for text in words]))[0]
-        answer = model.unet(alpha.sqrt() * clean + (1 - alpha).sqrt() * noise, t, encoder_hidden_states=context).sample
-        error = (answer - (alpha.sqrt() * noise - (1 - alpha).sqrt() * clean)).square()
-        return {"loss": error.mean()}
+        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+        answer = model.unet(noisy, t, encoder_hidden_states=context).sample
+        return {"loss": ((answer - clean).square().flatten(1).mean(1) / (1 - alphas[t]).clamp_min(0.05)).mean()}
 
     return run_loop(model, objective, config.loop, folder, progress=progress)
 

@@ -97,8 +97,9 @@ def train_adapter(
         jitter = torch_noise((len(rows), tokens, prior.token_width), seed, "condition", step, micro).to(prior.device) * spread
         context = adapter.context(owners, pool.masks[rows].float().to(prior.device), jitter)
         answer = prior.predict(prior.noised(clean, noise, t), t, context)
-        latent_mask = pool.latent_masks[rows].to(prior.device)
-        return {"loss": masked_loss(answer, prior.target(clean, noise, t), latent_mask, outside=config.outside, normalise=config.normalise)}
+        latent_mask, target = pool.latent_masks[rows].to(prior.device), prior.target(clean, noise, t)
+        loss = masked_loss(answer, target, latent_mask, weight=prior.weight(t), outside=config.outside, normalise=config.normalise)
+        return {"loss": loss}
 
     adapter.train()
     run_loop(adapter.trainable(), objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)

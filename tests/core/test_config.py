@@ -1,0 +1,43 @@
+"""Settings survive TOML; what is unknown or of the wrong kind is refused by name."""
+
+import tomllib
+
+import pytest
+
+from anomalydiffusion.app.settings import Settings, resolve, to_toml
+from anomalydiffusion.core.config import digest, from_dict
+from anomalydiffusion.core.errors import ConfigError
+
+
+def test_toml_round_trip() -> None:
+    settings = resolve(seed=7, generate={"steps": 13, "ratio": [2.0, 3.0]}, prior='a "quoted" näme')
+    again = from_dict(Settings, tomllib.loads(to_toml(settings)))
+    assert again == settings and digest(again) == digest(settings)
+    assert digest(resolve(seed=8)) != digest(resolve(seed=7))
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"sede": 1}, "unknown setting 'sede'"),
+        ({"generate": {"stepz": 1}}, "unknown setting 'generate.stepz'"),
+        ({"seed": "one"}, "seed: expected int"),
+        ({"seed": True}, "seed: expected int"),
+        ({"generate": 3}, "generate: expected a table"),
+        ({"generate": {"ratio": [1.0]}}, "expected 2 values"),
+        ({"generate": {"grain": "loud"}}, "expected one of 'measured'"),
+        ({"generate": {"steps": 0}}, "must be at least 1"),
+    ],
+)
+def test_refusals(values: dict, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        from_dict(Settings, values)
+
+
+def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text('preset = "fast"\n[generate]\nseverity = 0.5\n')
+    settings = resolve(config=file, generate={"severity": None, "steps": 7})
+    assert (settings.generate.severity, settings.generate.steps, settings.train.loop.steps) == (0.5, 7, 300)
+    with pytest.raises(ConfigError, match="known: default, fast"):
+        resolve("wild")

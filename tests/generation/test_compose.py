@@ -1,0 +1,68 @@
+"""Outside the feather nothing changes; inside, exactly what was generated does."""
+
+import numpy as np
+from scipy import ndimage
+
+from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.generation.compose import feather, paste
+
+
+def _scene(seed: int = 0, size: tuple[int, int] = (150, 200), side: int = 128):
+    random = np.random.default_rng(seed)
+    normal = random.integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.zeros(size, bool)
+    mask[60:80, 90:130] = True
+    box = crop_box((90, 60, 130, 80), size, 2.5, 64)
+    view = resize(extract(normal, box), side)
+    decoded = ndimage.gaussian_filter(view.astype(float), (1, 1, 0))
+    return normal, mask, box, view, decoded
+
+
+def test_background_is_untouched_bit_for_bit() -> None:
+    normal, mask, box, view, decoded = _scene()
+    out, touched = paste(normal, np.random.default_rng(1).uniform(0, 255, decoded.shape), decoded, view, box, mask, width=3)
+    far = ndimage.distance_transform_edt(~mask) >= 3
+    assert (out[far] == normal[far]).all()
+    assert (out[mask] != normal[mask]).mean() > 0.9
+    changed = np.argwhere((out != normal).any(2))
+    assert touched[1] <= changed[:, 0].min() and changed[:, 0].max() < touched[3]
+    assert touched[0] <= changed[:, 1].min() and changed[:, 1].max() < touched[2]
+
+
+def test_a_sample_equal_to_the_round_trip_gives_the_normal_back() -> None:
+    normal, mask, box, view, decoded = _scene()
+    out, _ = paste(normal, decoded, decoded, view, box, mask, grain=1.0)
+    assert (out == normal).all()
+
+
+def test_without_grain_the_smooth_round_trip_shows() -> None:
+    normal, mask, box, view, decoded = _scene(side=100)  # the crop's own size: nothing is resized
+    assert box[2] - box[0] == 100
+    out, _ = paste(normal, decoded, decoded, view, box, mask, grain=0.0, match=False)
+    inner = mask[box[1] : box[3], box[0] : box[2]]
+    assert np.abs(out[box[1] : box[3], box[0] : box[2]][inner] - decoded[inner]).max() <= 0.5 + 1e-9
+
+
+def test_colours_follow_the_normal_on_the_ring() -> None:
+    normal, mask, box, view, decoded = _scene()
+    out, _ = paste(normal, decoded + 20, decoded, view, box, mask, match=True)
+    assert (out == normal).all()  # the whole crop is brighter: that is the prior's error, not a defect
+
+
+def test_grey_stays_grey_and_a_crop_may_stick_out() -> None:
+    normal = np.repeat(np.random.default_rng(0).integers(50, 200, (40, 300, 1), dtype=np.uint8), 3, axis=2)
+    mask = np.zeros((40, 300), bool)
+    mask[30:40, 5:30] = True
+    box = crop_box((5, 30, 30, 40), (40, 300), 3.0, 64)
+    view = resize(extract(normal, box), 64)
+    sample = np.random.default_rng(1).uniform(0, 255, (64, 64, 3))
+    out, _ = paste(normal, sample, view.astype(float), view, box, mask)
+    assert out.shape == normal.shape and (out == out[..., :1]).all() and (out[mask] != normal[mask]).any()
+
+
+def test_the_feather_ends_at_its_width() -> None:
+    mask = np.zeros((20, 20), bool)
+    mask[8:12, 8:12] = True
+    soft = feather(mask, 3.0)
+    assert (soft[mask] == 1).all() and (soft[ndimage.distance_transform_edt(~mask) >= 3] == 0).all()
+    assert (feather(mask, 0.0) == mask).all()

@@ -1,0 +1,38 @@
+"""The gain against an explicit softmax, and against every number that could break it."""
+
+import pytest
+import torch
+
+from anomalydiffusion.generation.reweight import attention_gain
+
+
+def test_values_against_an_explicit_softmax() -> None:
+    torch.manual_seed(0)
+    d = torch.rand(1, 1, 4, 4, dtype=torch.float64) + 0.1
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 1:3, :3] = 1
+    inside = d[mask > 0]
+    explicit = len(inside) * torch.softmax((inside.mean() / inside).clamp_max(4.0), 0)
+    gain = attention_gain(d, mask)
+    torch.testing.assert_close(gain[mask > 0].double(), explicit, atol=1e-6, rtol=1e-6)
+    assert (gain[mask == 0] == 1).all()
+    assert abs(float(gain[mask > 0].mean()) - 1) < 1e-6
+    assert gain[mask > 0][inside.argmin()] == gain[mask > 0].max()  # most weight where the defect is faintest
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300, 1e30, float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_no_input_breaks_it(value: float, dtype: torch.dtype) -> None:
+    mask = torch.zeros(2, 1, 4, 4)
+    mask[0, 0, 1, 1] = 1
+    mask[1] = 1
+    d = torch.ones(2, 1, 4, 4).to(dtype)
+    d[:, :, 1, 1] = value
+    gain = attention_gain(d, mask)
+    assert torch.isfinite(gain).all() and (gain >= 0).all()
+    assert gain[0, 0, 1, 1] == 1  # one cell can only weigh as before
+    assert abs(float(gain[1].mean()) - 1) < 1e-5
+
+
+def test_an_empty_mask_changes_nothing() -> None:
+    assert (attention_gain(torch.rand(1, 1, 4, 4), torch.zeros(1, 1, 4, 4)) == 1).all()

@@ -50,6 +50,10 @@ def _root(
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _percent(value: float | None) -> str:
+    return "undefined" if value is None else f"{100 * value:.1f}"
+
+
 def _print(figures: dict[str, Any]) -> None:
     typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
 
@@ -157,7 +161,7 @@ def evaluate(
         _print(scores)
         return
     for arm, values in scores["arms"].items():
-        typer.echo(f"{arm:10s} " + "  ".join(f"{name} {100 * value['mean']:.1f}" for name, value in values.items()))
+        typer.echo(f"{arm:10s} " + "  ".join(f"{name} {_percent(value['mean'])}" for name, value in values.items()))
     typer.echo(scores["verdict"])
 
 

@@ -178,7 +178,7 @@ class _Source:
                 self.normals[product] = [(n.path, split.sha256[n.path]) for n in split.normals if n.product == product]
             else:
                 files = sorted(p for p in normals.iterdir() if p.suffix.lower() in SUFFIXES) if normals.is_dir() else []
-                held = {split.sha256[item.path] for item in [*split.held_out, *split.held_out_normals]}
+                held = {split.sha256[path] for path in split.tested}
                 self.normals[product] = [(p, digest_file(p)) for p in files]
                 if both := [p for p, sha in self.normals[product] if sha in held]:
                     raise DataError(f"{both[0]}: is held out for testing; take it out of --normals")
@@ -332,14 +332,12 @@ def evaluate(run: Path | str, *, steps: int = 200, seeds: int = 1, quiet: bool =
     if not records:
         raise RunError(f"{opened.folder}: no accepted pairs to evaluate; run 'anomalydiffusion generate {opened.folder} --num 40' first")
     pairs = [((r["product"], r["defect"]), read_image(opened.folder / r["image"]), read_mask(opened.folder / r["mask"])) for r in records]
-    with bar("evaluate", 2 * seeds * steps, quiet=quiet) as shown:
-        done = [0]
-
-        def progress(*_: Any) -> None:
-            done[0] += 1
-            shown.at(done[0])
-
-        scores = compare(split, pairs, steps=steps, seeds=range(seeds), progress=progress, lineage=[r["normal_sha256"] for r in records])
+    products = len({shot.product for shot in split.shots})
+    with bar("evaluate", 2 * seeds * steps * products, quiet=quiet) as shown:
+        scores = compare(
+            split, pairs, steps=steps, seeds=range(seeds), progress=lambda done, total, what: shown.at(done, what),
+            lineage=[r["normal_sha256"] for r in records],
+        )  # fmt: skip
     write_atomic(opened.scores, (json.dumps(scores, indent=1) + "\n").encode())
     opened.update(command=_typed("evaluate"))
     return scores

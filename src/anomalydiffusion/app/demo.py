@@ -35,7 +35,8 @@ def demo(
     say("4/6 does it help? (a first small check, not a proof)", quiet=quiet)
     scores = commands.evaluate(run, seeds=seeds, quiet=quiet)
     for arm, values in scores["arms"].items():
-        say(f"    {arm}: pixel AP {100 * values['pixel_ap']['mean']:.1f} on held-out images", quiet=quiet)
+        mean = values["pixel_ap"]["mean"]
+        say(f"    {arm}: pixel AP {'undefined' if mean is None else f'{100 * mean:.1f}'} on held-out images", quiet=quiet)
     say("5/6 export", quiet=quiet)
     export(run, output / "export", "mvtec")
     page = report(run)

@@ -100,11 +100,16 @@ class Split:
     digest: str
 
     def __post_init__(self) -> None:
-        learned = {self.sha256[path] for path in [*(s.path for s in self.shots), *(n.path for n in self.normals)]}
-        tested = {self.sha256[path] for path in [*(s.path for s in self.held_out), *(n.path for n in self.held_out_normals)]}
+        learned = {self.sha256[path] for path in [*(shot.path for shot in self.shots), *(normal.path for normal in self.normals)]}
+        tested = {self.sha256[path] for path in self.tested}
         if both := learned & tested:
             names = [str(path) for path, digest in self.sha256.items() if digest in both]
             raise DataError(f"the same content is on both sides of the split: {', '.join(names[:6])}; remove the copies")
+
+    @property
+    def tested(self) -> list[Path]:
+        """Every image that is only ever tested on."""
+        return [*(shot.path for shot in self.held_out), *(normal.path for normal in self.held_out_normals)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

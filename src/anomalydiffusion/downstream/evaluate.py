@@ -16,7 +16,7 @@ from anomalydiffusion.core.crops import crop_box, extract
 from anomalydiffusion.core.errors import DataError, SplitError, TrainingError
 from anomalydiffusion.core.pixels import read_image, to_tensor
 from anomalydiffusion.core.seeds import derive, rng
-from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.core.types import Mask, Normal, Shot, Split
 from anomalydiffusion.data.folders import load, load_normal
 from anomalydiffusion.downstream.detectors import TILE, image_score, predict, segmenter
 from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max
@@ -37,7 +37,7 @@ ENOUGH = 3  # seeds from which a t-interval says something
 
 def _guard(split: Split, generated: Sequence[Generated], lineage: Sequence[str]) -> None:
     """Refuse pairs that saw what they will be tested on: by the hash of a normal's file, or pixel for pixel."""
-    held = (*split.held_out, *split.held_out_normals)
+    held: list[Shot | Normal] = [*split.held_out, *split.held_out_normals]
     by_file = {split.sha256[item.path]: item.path for item in held}
     for digest in lineage:
         if digest in by_file:
@@ -98,7 +98,7 @@ def train_segmenter(
     """
     model = segmenter(seed).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=steps + 1, pct_start=0.25)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=max(steps, 10) + 1, pct_start=0.25)
     for step in range(steps):
         x_BCHW, mask_B1HW = _batch(rng(seed, "tiles", step), pools, normals, batch_size)
         loss = _loss(model(x_BCHW), mask_B1HW)

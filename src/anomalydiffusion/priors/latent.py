@@ -82,7 +82,7 @@ class LatentPrior:
         extra = None if gain is None else {"gain": gain, "span": context.span}
         tokens = context.tokens_BND.to(self.unet.dtype)
         out = self.unet(z_BChw.to(self.unet.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra)
-        return out.sample.float()  # type: ignore[no-any-return]
+        return out.sample.float()
 
     def _roots(self, t_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         alpha = self.alphas[t_B].float().view(-1, 1, 1, 1)

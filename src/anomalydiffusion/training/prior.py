@@ -248,7 +248,7 @@ def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output:
     """Write a diffusers folder with half-precision safetensors."""
     index = {"_class_name": "StableDiffusionPipeline"}
     with replace_folder(output) as target:
-        parts = {
+        parts: dict[str, Any] = {
             "vae": vae,
             "unet": model.unet,
             "text_encoder": model.text_encoder,
@@ -256,7 +256,7 @@ def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output:
             "tokenizer": tokenizer,
         }
         for name, part in parts.items():
-            whole = part.half() if isinstance(part, nn.Module) else part
+            whole: Any = part.half() if isinstance(part, nn.Module) else part
             whole.save_pretrained(target / name)
             library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
             index[name] = [library, type(part).__name__]  # type: ignore[assignment]

@@ -165,3 +165,18 @@ def test_a_newer_run_and_a_cut_adapter_are_refused_in_words(trained: Path) -> No
     (run / "run.json").write_text(json.dumps({**record, "format": 99}))
     out = _run("generate", run, "--num", 1, check=False)
     assert out.returncode == 1 and "newer" not in out.stderr.split(":")[0] and "upgrade" in out.stderr
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_so(trained: Path) -> None:
+    words = ["train", trained / "data", "--output", trained / "stopped", "--prior", trained / "prior", "--config", trained / "small.toml"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "anomalydiffusion", *map(str, words), "--max-train-steps", "100000"], stderr=subprocess.PIPE, text=True
+    )
+    log = trained / "stopped" / "train_log.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    assert list((trained / "stopped" / "checkpoints").glob("step-*"))

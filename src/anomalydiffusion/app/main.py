@@ -39,9 +39,11 @@ def main() -> None:
             raise
         _line(error)
         sys.exit(1)
-    except KeyboardInterrupt:
-        _line("interrupted; what was made is saved, type the command again to go on")
-        sys.exit(130)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, KeyboardInterrupt) or ended.code == 130:
+            _line("interrupted; what was made is saved, type the command again to go on")
+            sys.exit(130)
+        raise
     except OSError as error:
         if debug:
             raise

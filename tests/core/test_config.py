@@ -23,6 +23,8 @@ def test_toml_round_trip() -> None:
         ({"generate": {"stepz": 1}}, "unknown setting 'generate.stepz'"),
         ({"seed": "one"}, "seed: expected int"),
         ({"seed": True}, "seed: expected int"),
+        ({"generate": {"steps": {"of": 3}}}, "generate.steps: expected int"),
+        ({"train": {"loop": 3}}, "train.loop: expected a table"),
         ({"generate": 3}, "generate: expected a table"),
         ({"generate": {"ratio": [1.0]}}, "expected 2 values"),
         ({"generate": {"grain": "loud"}}, "expected one of 'measured'"),
@@ -39,5 +41,7 @@ def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:
     file.write_text('preset = "fast"\n[generate]\nseverity = 0.5\n')
     settings = resolve(config=file, generate={"severity": None, "steps": 7})
     assert (settings.generate.severity, settings.generate.steps, settings.train.loop.steps) == (0.5, 7, 300)
+    plain = Settings().train.loop
+    assert (settings.train.loop.warmup, settings.train.loop.checkpointing_steps) == (plain.warmup, plain.checkpointing_steps)
     with pytest.raises(ConfigError, match="known: default, fast"):
         resolve("wild")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.core.config import dumps, from_dict, read_toml, to_dict
+from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.masks.warped import WarpedConfig
@@ -36,24 +36,14 @@ class Settings:
     gate: GateConfig = field(default_factory=GateConfig)
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    out = dict(base)
-    for key, value in over.items():
-        if isinstance(value, Mapping):
-            out[key] = _merge(out.get(key, {}), value)
-        elif value is not None:
-            out[key] = value
-    return out
-
-
 def resolve(preset: str | None = None, config: Path | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
     """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given)."""
     from_file = read_toml(config) if config else {}
     name = preset or from_file.get("preset") or (base or {}).get("preset") or "default"
     if name not in PRESETS:
         raise ConfigError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
-    start = _merge(PRESETS[name], {} if preset else (base or {}))
-    return from_dict(Settings, {**_merge(_merge(start, from_file), given), "preset": name})
+    start = merge(PRESETS[name], {} if preset else (base or {}))
+    return from_dict(Settings, {**merge(merge(start, from_file), given), "preset": name})
 
 
 def to_toml(settings: Settings) -> str:

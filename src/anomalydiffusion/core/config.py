@@ -8,12 +8,13 @@ import json
 import tomllib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from anomalydiffusion.core.errors import ConfigError
 
-__all__ = ["digest", "dumps", "from_dict", "read_toml", "to_dict"]
+__all__ = ["digest", "dumps", "from_dict", "merge", "read_toml", "to_dict"]
 
 T = TypeVar("T")
 
@@ -63,16 +64,35 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     return value
 
 
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with what `over` says, table by table; None in `over` says nothing."""
+    out = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping):
+            below = out.get(key)
+            out[key] = merge(below if isinstance(below, Mapping) else {}, value)
+        elif value is not None:
+            out[key] = value
+    return out
+
+
+def _completed(item: dataclasses.Field[Any], value: Any) -> Any:
+    """A table that names only some settings keeps the rest of its owner's default, not of its own class's."""
+    default = None if item.default_factory is dataclasses.MISSING else item.default_factory()
+    return merge(to_dict(default), value) if isinstance(value, dict) and dataclasses.is_dataclass(default) else value
+
+
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     """Build `cls` from plain values. Raises `ConfigError` on a key that it does not have and on a value of another kind."""
     hints = typing.get_type_hints(cls)
-    known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass here
+    known = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass here
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in known:
             raise ConfigError(f"unknown setting '{prefix}{key}'; known here: {', '.join(sorted(known))}")
     try:
-        return cls(**{key: _value(hints[key], value, prefix + key) for key, value in values.items()})
+        whole = {key: _completed(known[key], value) for key, value in values.items()}
+        return cls(**{key: _value(hints[key], value, prefix + key) for key, value in whole.items()})
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
 

@@ -7,32 +7,30 @@ import shlex
 import shutil
 import sys
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Settings, resolve, to_toml
+from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest, from_dict, read_toml
-from anomalydiffusion.core.errors import ConfigError, DataError, GenerationError, MaskError, RunError
+from anomalydiffusion.core.errors import ConfigError, GenerationError, MaskError, RunError
 from anomalydiffusion.core.manifest import Manifest
-from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, read_mask
+from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.seeds import derive, rng
-from anomalydiffusion.core.types import Mask, Pair, Split, Verdict
-from anomalydiffusion.data.folders import SUFFIXES, load, read_folder
+from anomalydiffusion.core.seeds import derive
+from anomalydiffusion.core.types import Pair, Split, Verdict
+from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split, from_json, to_json
-from anomalydiffusion.generation.pairs import Item, make_pairs
+from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, fill, plan
-from anomalydiffusion.masks.geometry import accept, foreground
-from anomalydiffusion.masks.warped import propose
+from anomalydiffusion.masks.geometry import accept
 from anomalydiffusion.priors.load import load_prior
-from anomalydiffusion.quality.gate import check_pair, reference
+from anomalydiffusion.quality.gate import check_pair
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.prior import PriorConfig, train_prior
 from anomalydiffusion.training.recipes import train_adapter
@@ -59,13 +57,6 @@ def _split(run: Run) -> Split:
         return from_json(record, Path(record["root"]))
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{run.split}: missing or damaged ({error}); train again into another folder") from error
-
-
-def _shots(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
-    out: dict[Key, list[tuple[np.ndarray, Mask]]] = {}
-    for shot in split.shots:
-        out.setdefault(shot.key, []).append(load(shot))
-    return out
 
 
 def _chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] | None) -> list[Key]:
@@ -151,79 +142,11 @@ def _learn(run: Run, settings: Settings, split: Split, loaded: Any, quiet: bool)
                 log.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in means.items()}}) + "\n")
 
         adapter = train_adapter(
-            loaded, _shots(split), settings.train, run.checkpoints, seed=settings.seed, split_digest=split.digest,
+            loaded, shots_of(split), settings.train, run.checkpoints, seed=settings.seed, split_digest=split.digest,
             progress=progress, pool_progress=pool_bar.at, accelerator=accelerator,
         )  # fmt: skip
     accelerator.end_training()
     adapter.save(run.adapter)
-
-
-class _Source:
-    """Normal images, references and mask proposals of a run, each read once."""
-
-    def __init__(self, split: Split, settings: Settings, normals: Path | None, given_masks: Path | None) -> None:
-        self.settings = settings
-        self.shots = _shots(split)
-        self.grounds = {key: [foreground(image) for image, _ in items] for key, items in self.shots.items()}
-        self.references = {
-            key: [
-                reference(image, mask, shot.path.name)
-                for (image, mask), shot in zip(items, [s for s in split.shots if s.key == key], strict=True)
-            ]
-            for key, items in self.shots.items()
-        }
-        self.normals: dict[str, list[tuple[Path, str]]] = {}
-        for product in {key[0] for key in self.shots}:
-            if normals is None:
-                self.normals[product] = [(n.path, split.sha256[n.path]) for n in split.normals if n.product == product]
-            else:
-                files = sorted(p for p in normals.iterdir() if p.suffix.lower() in SUFFIXES) if normals.is_dir() else []
-                held = {split.sha256[path] for path in split.tested}
-                self.normals[product] = [(p, digest_file(p)) for p in files]
-                if both := [p for p, sha in self.normals[product] if sha in held]:
-                    raise DataError(f"{both[0]}: is held out for testing; take it out of --normals")
-            if not self.normals[product]:
-                raise DataError(
-                    f"{normals or product}: no normal images to generate on; add some to {product}/train/good or give --normals"
-                )
-        self.masks = None
-        if given_masks is not None:
-            self.masks = sorted(p for p in given_masks.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not self.masks:
-                raise DataError(f"{given_masks}: no masks found; give a folder of PNG files")
-        self.image = lru_cache(maxsize=64)(read_image)
-        self.ground = lru_cache(maxsize=64)(lambda path: foreground(self.image(path)))
-
-    def item(self, task: Task) -> Item:
-        """Choose a normal image and a mask for one attempt, from its seed alone."""
-        key = task.slot.key
-        files = self.normals[key[0]]
-        path, sha = files[int(rng(task.seed, "normal").integers(len(files)))]
-        image = self.image(path)
-        return Item(
-            key=key,
-            normal_HWC=image,
-            normal=str(path),
-            normal_sha256=sha,
-            mask=self.mask(task, path),
-            seed=task.seed,
-            attempt=task.attempt,
-        )
-
-    def mask(self, task: Task, normal: Path) -> Mask:
-        if self.masks is None:
-            references = [mask for _, mask in self.shots[task.slot.key]]
-            return propose(references, self.image(normal), seed=task.seed, config=self.settings.masks,
-                           foreground_HW=self.ground(normal), reference_foregrounds=self.grounds[task.slot.key])  # fmt: skip
-        path = self.masks[task.slot.index % len(self.masks)]
-        pixels = read_mask(path)
-        if pixels.shape != self.image(normal).shape[:2]:
-            height, width = self.image(normal).shape[:2]
-            raise MaskError(
-                f"{path}: {pixels.shape[1]} x {pixels.shape[0]}, but {normal.name} is {width} x {height}; "
-                "masks must have the size of the normal images"
-            )
-        return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
 
 
 def generate(
@@ -250,7 +173,7 @@ def generate(
     with opened.lock():
         prior = load_prior(settings.prior, device=settings.device)
         adapter = Adapter.load(opened.adapter, prior)
-        source = _Source(split, settings, normals, masks)
+        source = Source(split, settings, normals, masks)
         opened.update(command=_typed("generate"))
         slots = plan(keys, num)
         kept = set()
@@ -305,7 +228,7 @@ def masks(run: Path | str, *, num: int = 8, source: str = "warped", product: Seq
     opened = Run.open(Path(run))
     settings = _settings(opened, seed=seed)
     split = _split(opened)
-    proposals = _Source(split, settings, None, None)
+    proposals = Source(split, settings, None, None)
     written = []
     for slot in plan(_chosen(split, product, defect), num):
         task = Task(slot=slot, attempt=0, seed=derive(settings.seed, "preview", *slot.key, slot.index) % 2**53)

@@ -1,0 +1,71 @@
+"""Pictures of every kind become the same arrays; what cannot be read is named."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask, to_latent_mask, to_tensor, to_uint8
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.mark.parametrize("suffix", ["png", "bmp", "tif"])
+def test_grey_and_rgb_in_every_format(tmp_path: Path, suffix: str) -> None:
+    colour = np.stack([GREY, GREY[::-1], GREY.T], axis=2)
+    for name, array, wanted in (("g", GREY, np.repeat(GREY[..., None], 3, 2)), ("c", colour, colour)):
+        path = tmp_path / f"{name}.{suffix}"
+        Image.fromarray(array).save(path)
+        assert np.array_equal(read_image(path), wanted)
+
+
+def test_16_bit_1_bit_palette_and_alpha(tmp_path: Path) -> None:
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    assert np.array_equal(read_image(tmp_path / "deep.png")[..., 0], GREY)
+    Image.fromarray(GREY > 127).save(tmp_path / "bit.png")
+    assert np.array_equal(read_image(tmp_path / "bit.png")[..., 1], (GREY > 127) * np.uint8(255))
+    Image.fromarray(GREY).convert("P").save(tmp_path / "palette.png")
+    assert np.array_equal(read_image(tmp_path / "palette.png")[..., 2], GREY)
+    Image.fromarray(np.dstack([GREY] * 4)).save(tmp_path / "alpha.png")
+    assert read_image(tmp_path / "alpha.png").shape == (16, 16, 3)
+
+
+def test_any_nonzero_pixel_of_a_mask_is_defect(tmp_path: Path) -> None:
+    for kind in (np.uint8, np.uint16):
+        array = np.zeros((5, 6), kind)
+        array[1, 2], array[3, 4] = 1, np.iinfo(kind).max
+        Image.fromarray(array).save(tmp_path / "m.png")
+        mask = read_mask(tmp_path / "m.png")
+        assert mask.dtype == bool and mask.sum() == 2 and mask[1, 2] and mask[3, 4]
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    whole = encode_png(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8))
+    files = {"empty.png": b"", "cut.png": whole[: len(whole) // 2], "text.png": b"not a picture"}
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(DataError, match=name):
+            read_image(tmp_path / name)
+    with pytest.raises(DataError, match=r"gone\.png: no such file"):
+        read_mask(tmp_path / "gone.png")
+    Image.fromarray(np.full((4, 4), -1.5, np.float32)).save(tmp_path / "float.tif")
+    with pytest.raises(DataError, match="8 and 16 bit"):
+        read_image(tmp_path / "float.tif")
+
+
+def test_bytes_to_tensor_and_back() -> None:
+    image = np.stack([GREY, GREY.T, GREY[::-1]], axis=2)
+    x = to_tensor(image)
+    assert x.shape == (1, 3, 16, 16) and float(x.min()) == -1 and float(x.max()) == 1
+    assert np.array_equal(to_uint8(x), image) and np.array_equal(decode_png(encode_png(image)), image)
+    assert to_uint8(torch.full((1, 3, 2, 2), 7.0)).max() == 255
+    assert set(np.unique(decode_png(encode_png(GREY > 99)))) == {0, 255}
+
+
+def test_one_marked_pixel_marks_its_cell() -> None:
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[0, 0, 7, 8] = 1
+    assert to_latent_mask(mask, 8)[0, 0].tolist() == [[0, 1], [0, 0]]

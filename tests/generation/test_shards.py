@@ -1,0 +1,106 @@
+"""Slots are filled whatever stops the command between two lines of the manifest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.runs import Run
+from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
+from anomalydiffusion.generation.shards import Task, fill, next_batch, open_slots, plan
+
+KEYS = [("tile", "crack"), ("tile", "hole")]
+
+
+def _pair(task: Task) -> Pair:
+    """A picture that only its seed decides."""
+    generator = np.random.default_rng(task.seed)
+    marked = np.zeros((12, 12), bool)
+    marked[3:6, 3:6] = True
+    mask = Mask(pixels_HW=marked, origin="warped", seed=task.seed)
+    provenance = Provenance(
+        product=task.slot.key[0], defect=task.slot.key[1], seed=task.seed, attempt=task.attempt, normal="n.png", normal_sha256="0",
+        mask_origin="warped", touched_box=(3, 3, 6, 6), prior_digest="", adapter_digest="", config_digest="", steps=1, severity=1.0,
+        version="0",
+    )  # fmt: skip
+    image = generator.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Pair(image_HWC=image, mask=mask, normal_HWC=image, requested=mask, provenance=provenance)
+
+
+def _make(batch: Sequence[Task]) -> list[Pair]:
+    return [_pair(task) for task in batch]
+
+
+def _judge(task: Task, pair: Pair) -> Verdict:
+    """About every third seed is refused."""
+    keep = task.seed % 3 != 0
+    return Verdict(keep=keep, reasons=() if keep else ("not visible",))
+
+
+def _run(folder: Path, num: int = 6, batch: int = 4, **over) -> list[dict]:
+    run = Run.create(folder)
+    return fill(run, plan(KEYS, num), over.pop("make", _make), over.pop("judge", _judge), seed=3, batch_size=batch, attempts=5, **over)
+
+
+def _lines(folder: Path) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in Manifest(folder / "manifest.jsonl").records()]
+
+
+def test_refused_seeds_are_recorded_and_drawn_again(tmp_path: Path) -> None:
+    records = _run(tmp_path)
+    kept = [record for record in records if record["accepted"]]
+    refused = [record for record in records if not record["accepted"]]
+    assert len(kept) == 12 and refused and all(record["reasons"] == ["not visible"] for record in refused)
+    assert all((tmp_path / record["image"]).exists() and (tmp_path / record["mask"]).exists() for record in records)
+    assert len({record["seed"] for record in records}) == len(records)
+
+
+def test_a_slot_is_given_up_after_its_attempts(tmp_path: Path) -> None:
+    records = _run(tmp_path, num=1, judge=lambda task, pair: Verdict(keep=False, reasons=("no",)))
+    assert [record["attempt"] for record in records] == [0, 1, 2, 3, 4] * 2
+    assert open_slots(plan(KEYS, 1), records, 5) == [] and len(open_slots(plan(KEYS, 1), records, 6)) == 2
+
+
+@pytest.mark.parametrize("batch", [1, 3, 20])
+@pytest.mark.parametrize("stop", [1, 5, 9])
+def test_interrupted_at_any_line_it_ends_like_undisturbed(tmp_path: Path, batch: int, stop: int) -> None:
+    _run(tmp_path / "whole")
+
+    count = 0
+
+    def interrupt(record: dict) -> None:
+        nonlocal count
+        count += 1
+        if count == stop:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path / "cut", batch=batch, progress=interrupt)
+    assert len(_lines(tmp_path / "cut")) == stop
+    (tmp_path / "cut" / "generated" / ".part-left.png").write_bytes(b"half")
+    _run(tmp_path / "cut", batch=batch)
+    assert _lines(tmp_path / "cut") == _lines(tmp_path / "whole")
+    files = {path.relative_to(tmp_path / "whole"): path.read_bytes() for path in (tmp_path / "whole" / "generated").rglob("*.png")}
+    again = {path.relative_to(tmp_path / "cut"): path.read_bytes() for path in (tmp_path / "cut" / "generated").rglob("*.png")}
+    assert files == again
+
+
+def test_more_pairs_keep_those_that_are_there(tmp_path: Path) -> None:
+    _run(tmp_path, num=2)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "generated").rglob("*.png")}
+    assert len([record for record in _run(tmp_path, num=5) if record["accepted"]]) == 10
+    assert all(path.stat().st_mtime_ns == when for path, when in before.items())
+
+
+def test_a_seed_depends_on_slot_and_attempt_alone() -> None:
+    first = next_batch([(slot, 0) for slot in plan(KEYS, 3)], 6, 1)
+    assert [task.seed for task in first[2:]] == [task.seed for task in next_batch([(slot, 0) for slot in plan(KEYS, 3)][2:], 9, 1)]
+    assert len({task.seed for task in first}) == 6
+
+
+def test_a_maker_that_loses_pairs_is_found_out(tmp_path: Path) -> None:
+    with pytest.raises(GenerationError, match="4 pairs were asked for, 3 came"):
+        _run(tmp_path, make=lambda batch: _make(batch)[1:])

@@ -9,15 +9,20 @@ from anomalydiffusion.core.types import Box
 
 __all__ = ["crop_box", "extract", "extract_mask", "resize"]
 
+SNUG = 1.2  # the tightest square around a box that still shows what surrounds it
+
 
 def crop_box(mask_box: Box, size_hw: tuple[int, int], ratio: float, minimum: int, place: tuple[float, float] = (0.5, 0.5)) -> Box:
     """A square of `ratio` times the longer side of `mask_box`, at least `minimum` pixels, that holds the whole box.
 
+    A square larger than the image's shorter side would show reflections and shrink the defect: there it is cut down to
+    that side, but not below `SNUG` times the box.
     `place` (0..1 each, down and across) says where in the free room the box lies. The square stays inside the image
     where it fits; where the image is smaller than the square, it sticks out on both sides alike (`extract` reflects).
     """
     x0, y0, x1, y1 = mask_box
-    side = max(round(ratio * max(x1 - x0, y1 - y0)), minimum, x1 - x0, y1 - y0)
+    longer = max(x1 - x0, y1 - y0)
+    side = max(min(round(ratio * longer), max(min(size_hw), round(SNUG * longer))), minimum, longer)
     corner = []
     for low, high, length, share in ((y0, y1, size_hw[0], place[0]), (x0, x1, size_hw[1], place[1])):
         start = low - round(share * (side - (high - low)))

@@ -1,5 +1,6 @@
 """A resumed loop ends where an undisturbed one does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 
 from anomalydiffusion.core.errors import TrainingError
-from anomalydiffusion.training.loop import LoopConfig, latest_checkpoint, run_loop
+from anomalydiffusion.training.loop import LoopConfig, latest_checkpoint, native_bf16, run_loop
 
 
 def _problem():
@@ -68,3 +69,29 @@ def test_the_average_forgets_its_random_start(tmp_path: Path) -> None:
     averaged = run_loop(model, objective, config, tmp_path)
     for first, kept, last in zip(start, averaged.parameters(), model.parameters(), strict=True):
         assert (kept - last).norm() < 0.5 * (first - last).norm()
+
+
+def test_half_precision_products_learn_the_same_and_only_where_asked(tmp_path: Path) -> None:
+    kinds = []
+
+    def train(precision: str) -> nn.Module:
+        model, plain = _problem()
+
+        def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
+            kinds.append(model(torch.ones(1, 3)).dtype)
+            return {"loss": plain(step, micro)["loss"].float()}
+
+        return run_loop(model, objective, replace(CONFIG, mixed_precision=precision), tmp_path / precision)
+
+    full = train("no")
+    assert set(kinds) == {torch.float32}
+    kinds.clear()
+    half = train("bf16")
+    assert set(kinds) == {torch.bfloat16}
+    for a, b in zip(full.parameters(), half.parameters(), strict=True):
+        assert b.dtype == torch.float32 and torch.allclose(a, b, atol=0.03)
+    kinds.clear()
+    train("auto")
+    assert set(kinds) == {torch.bfloat16 if native_bf16(torch.device("cpu")) else torch.float32}
+    with pytest.raises(TrainingError, match="mixed_precision is"):
+        replace(CONFIG, mixed_precision="fp8")

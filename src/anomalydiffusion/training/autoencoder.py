@@ -124,6 +124,7 @@ def train_autoencoder(
     `L = mean_i log MSE_i + grain |log E(out_i) / E(in_i)| + spread mean(z^2)`: the first term is the mean PSNR itself,
     the second holds the gradient energy E (grain) at 1.
     """
+    vae.to(memory_format=torch.channels_last)
 
     def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
         x = _crops(images_NHWC, config, seed, step, micro)

@@ -198,7 +198,7 @@ def train_denoiser(
         alpha = alphas[t].view(-1, 1, 1, 1)
         context = model.text_encoder(torch.stack([ids[text] for text in words]))[0]
         noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        answer = model.unet(noisy, t, encoder_hidden_states=context).sample
+        answer = model.unet(noisy, t, encoder_hidden_states=context).sample.float()
         return {"loss": ((answer - clean).square().flatten(1).mean(1) / (1 - alphas[t]).clamp_min(0.05)).mean()}
 
     return run_loop(model, objective, config.loop, folder, progress=progress)

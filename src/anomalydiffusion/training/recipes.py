@@ -36,7 +36,9 @@ class TrainConfig:
     condition_noise: float = 0.02  # deviation of the noise on learned tokens, as a share of theirs
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=800, learning_rate=1e-3, warmup=20, checkpointing_steps=100))
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=1000, learning_rate=1e-3, warmup=20, checkpointing_steps=100, mixed_precision="auto")
+    )
 
     def __post_init__(self) -> None:
         if self.batch_size < 1 or self.outside < 0 or self.condition_noise < 0:

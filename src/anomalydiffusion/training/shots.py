@@ -24,7 +24,7 @@ class PoolConfig:
     """Augmentation of the shots; the crop's side is `ratio` (drawn log-uniformly) times the mask's box."""
 
     crops: int = 1536
-    ratio: tuple[float, float] = (1.5, 8.0)
+    ratio: tuple[float, float] = (1.5, 5.0)
     minimum_side: int = 64
     rotation: float = 20.0
     flips: bool = True

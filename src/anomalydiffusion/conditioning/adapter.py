@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdapterConfig:
-    """What is learned. `lora_rank` 0 = embeddings only, as in the paper."""
+    """What is learned. `lora_rank` 0 = embeddings only, as in the paper; a small prior cannot hold every defect in its condition."""
 
     anomaly_tokens: int = 8  # k
     spatial_tokens: int = 4  # n
@@ -39,7 +39,9 @@ class AdapterConfig:
     initial_word: str = "anomaly"
     prompt: str = "a photo of {}"
     lora_rank: int = 16
-    lora_targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    lora_targets: tuple[str, ...] = (
+        "to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out", "conv1", "conv2",
+    )  # fmt: skip
 
     def __post_init__(self) -> None:
         if self.anomaly_tokens < 1 or self.spatial_tokens < 0 or self.lora_rank < 0:

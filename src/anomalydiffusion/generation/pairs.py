@@ -20,7 +20,7 @@ from anomalydiffusion.core.types import Mask, Pair, Provenance
 from anomalydiffusion.core.version import __version__
 from anomalydiffusion.generation.compose import paste
 from anomalydiffusion.generation.reweight import attention_gain
-from anomalydiffusion.priors.base import Estimate
+from anomalydiffusion.priors.base import Context, Estimate
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import ddim, strided_steps
 
@@ -33,7 +33,8 @@ class GenerateConfig:
 
     steps: int = 20
     eta: float = 1.0
-    severity: float = 1.0  # 1 = as learned; below weaker, above stronger (guidance from the prior to the adapted prediction)
+    guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
+    severity: float = 1.0  # 1 = as learned; a factor on the guidance: below weaker, above stronger, 0 = what the prior would draw
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
     feather: float = 3.0  # pixels of the normal image
@@ -48,8 +49,10 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1 or self.attempts < 1:
             raise ConfigError("steps, batch_size and attempts must be at least 1")
-        if not 0 <= self.eta <= 1 or not 0 <= self.severity <= 10 or not 1 <= self.ratio[0] <= self.ratio[1]:
-            raise ConfigError("eta must be 0..1, severity 0..10, ratio two rising numbers of at least 1")
+        if not 0 <= self.eta <= 1 or not 1 <= self.ratio[0] <= self.ratio[1]:
+            raise ConfigError("eta must be 0..1, ratio two rising numbers of at least 1")
+        if not 0 <= self.severity <= 10 or not 0 < self.guidance <= 10:
+            raise ConfigError("severity must be 0..10, guidance above 0 and at most 10")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -77,8 +80,10 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
 
         z_{t-1} = p_theta(z_{t-1} | z_t, e) (.) m  +  q(y_{t-1} | y_0) (.) (1 - m)   [arXiv 2312.05767v2, generation]
 
-    All noise of an item comes from its seed alone. The batch is filled up to `config.batch_size`, so that an item is
-    computed by the same kernels however many there are. Raises `GenerationError` for unknown defects.
+    `p_theta` follows `f_prior + guidance severity (f_adapted - f_prior)`: a few shots teach a small prior a faint defect,
+    and what tells it from the normal surface is the difference. All noise of an item comes from its seed alone. The batch
+    is filled up to `config.batch_size`, so that an item is computed by the same kernels however many there are. Raises
+    `GenerationError` for unknown defects.
     """
     if not items:
         return []
@@ -107,13 +112,14 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
     spread = config.condition_noise * adapter.tokens.vectors.std()
     jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in filled]).to(device) * spread
     context = adapter.context([item.key for item in filled], mask, jitter)
-    plain = _prior_context(prior, adapter, len(filled)) if config.severity != 1.0 else None
+    strength = config.guidance * config.severity
+    plain = _prior_context(prior, adapter, len(filled)) if strength != 1.0 else None
     gain: list[torch.Tensor | None] = [None]
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
         answer = prior.predict(z, t, context, gain[0])
         if plain is not None:
-            answer = adapter.without_lora(lambda: prior.predict(z, t, context.__class__(tokens_BND=plain))).lerp(answer, config.severity)
+            answer = adapter.without_lora(lambda: prior.predict(z, t, Context(tokens_BND=plain))).lerp(answer, strength)
         return prior.estimate(z, answer, t)
 
     def blend(z: torch.Tensor, t: int, s: int, estimate: Estimate) -> torch.Tensor:

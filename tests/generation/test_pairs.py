@@ -1,0 +1,83 @@
+"""What guidance and severity do to a pair, and what they leave alone."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
+from anomalydiffusion.core.errors import ConfigError, GenerationError
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.load import load_prior
+from tests.conftest import build_prior_folder
+
+KEY = ("plate", "hole")
+CONFIG = GenerateConfig(steps=3, batch_size=2, guidance=1.0)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[LatentPrior, Adapter]:
+    """A small prior and an adapter that has moved away from it in every part."""
+    prior = load_prior(str(build_prior_folder(tmp_path_factory.mktemp("pairs") / "prior")))
+    adapter = Adapter(prior, [KEY], AdapterConfig(), Origin(prior_digest=prior.digest)).eval()
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in adapter.trainable().named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(0, 0.3)
+    return prior, adapter
+
+
+@pytest.fixture
+def item() -> Item:
+    random = np.random.default_rng(2)
+    mask = np.zeros((90, 110), bool)
+    mask[40:60, 30:64] = True
+    normal = np.clip(random.normal(128, 12, (90, 110, 3)), 0, 255).astype(np.uint8)
+    return Item(key=KEY, normal_HWC=normal, normal="n.png", normal_sha256="0", mask=Mask(pixels_HW=mask, origin="test"), seed=5)
+
+
+def _image(made: tuple[LatentPrior, Adapter], item: Item, **changes: float) -> np.ndarray:
+    (pair,) = make_pairs(*made, [item], replace(CONFIG, **changes))
+    return pair.image_HWC.astype(int)
+
+
+def test_severity_is_a_factor_on_the_guidance(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    alone = _image(made, item)
+    assert np.abs(_image(made, item, guidance=2.0, severity=0.5) - alone).max() <= 1
+    assert np.abs(_image(made, item, guidance=3.0) - _image(made, item, guidance=1.5, severity=2.0)).max() <= 1
+    assert (_image(made, item, guidance=2.0) != alone).any()
+
+
+def test_severity_zero_is_what_the_prior_alone_draws(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    adapter = made[1]
+    none, learned = _image(made, item, severity=0.0), adapter.tokens.vectors.detach().clone()
+    try:
+        with torch.no_grad():
+            adapter.tokens.vectors.neg_()
+        assert (_image(made, item, severity=0.0) == none).all()
+        assert (_image(made, item) != none).any()
+    finally:
+        with torch.no_grad():
+            adapter.tokens.vectors.copy_(learned)
+
+
+def test_outside_the_touched_box_nothing_changes_at_any_severity(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    (pair,) = make_pairs(*made, [item], replace(CONFIG, severity=4.0))
+    x0, y0, x1, y1 = pair.provenance.touched_box
+    changed = (pair.image_HWC != item.normal_HWC).any(2)
+    assert changed[item.mask.pixels_HW].mean() > 0.5
+    changed[y0:y1, x0:x1] = False
+    assert not changed.any()
+
+
+def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    assert make_pairs(*made, [], CONFIG) == []
+    with pytest.raises(GenerationError, match="3 items do not fit a batch of 2"):
+        make_pairs(*made, [item] * 3, CONFIG)
+    for wrong in ({"guidance": 0.0}, {"severity": -1.0}, {"eta": 2.0}, {"steps": 0}):
+        with pytest.raises(ConfigError):
+            replace(CONFIG, **wrong)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ class AutoencoderConfig:
     batch_size: int = 16
     grain: float = 0.05  # weight of the gradient-energy term
     spread: float = 1e-3  # weight of the penalty on large latents
+    finish: float = 0.0  # minutes in which the decoder alone goes on learning, with `finish_grain` in place of `grain`
+    finish_grain: float = 0.5
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=1e-3, minutes=35.0, steps=1_000_000))
 
 
@@ -122,21 +125,28 @@ def train_autoencoder(
     """Train on crops of uint8 `images_NHWC`; returns the network with averaged weights.
 
     `L = mean_i log MSE_i + grain |log E(out_i) / E(in_i)| + spread mean(z^2)`: the first term is the mean PSNR itself,
-    the second holds the gradient energy E (grain) at 1.
+    the second holds the gradient energy E (grain) at 1. Fidelity alone would smooth the grain away; a last spell of the
+    decoder alone, with more weight on the grain, brings it back without moving the latents.
     """
     vae.to(memory_format=torch.channels_last)
 
-    def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
+    def objective(grain_weight: float, step: int, micro: int) -> dict[str, torch.Tensor]:
         x = _crops(images_NHWC, config, seed, step, micro)
         z = vae.encode(x).latent
         out = vae.decode(z).sample
         error = (out - x).square().flatten(1).mean(1)
         fidelity = (error + 1e-6).log().mean()
         grain = ((gradient_energy(out) + 1e-5) / (gradient_energy(x) + 1e-5)).log().abs().mean()
-        loss = fidelity + config.grain * grain + config.spread * z.square().mean()
+        loss = fidelity + grain_weight * grain + config.spread * z.square().mean()
         return {"loss": loss, "psnr": 10 * np.log10(4) - 4.343 * fidelity, "grain": grain, "latent": z.std()}
 
-    return run_loop(vae, objective, config.loop, folder, progress=progress, rate=_rate)
+    trained = run_loop(vae, partial(objective, config.grain), config.loop, folder, progress=progress, rate=_rate)
+    if not config.finish:
+        return trained
+    vae.load_state_dict(trained.state_dict())
+    vae.encoder.requires_grad_(False)
+    last = replace(config.loop, minutes=config.finish, learning_rate=config.loop.learning_rate / 2)
+    return run_loop(vae, partial(objective, config.finish_grain), last, folder / "decoder", progress=progress, rate=_rate)
 
 
 def _rate(parameter: nn.Parameter) -> float:

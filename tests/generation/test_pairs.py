@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.errors import ConfigError, GenerationError
@@ -72,6 +73,19 @@ def test_outside_the_touched_box_nothing_changes_at_any_severity(made: tuple[Lat
     assert changed[item.mask.pixels_HW].mean() > 0.5
     changed[y0:y1, x0:x1] = False
     assert not changed.any()
+
+
+def test_parts_far_apart_are_each_drawn_and_nothing_between_them(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    mask = np.zeros((90, 110), bool)
+    mask[8:20, 6:16] = mask[66:80, 90:104] = True
+    two = replace(item, mask=Mask(pixels_HW=mask, origin="test"))
+    (pair,) = make_pairs(*made, [two], CONFIG)
+    changed = (pair.image_HWC != two.normal_HWC).any(2)
+    assert changed[8:20, 6:16].mean() > 0.5 and changed[66:80, 90:104].mean() > 0.5
+    assert not changed[ndimage.distance_transform_edt(~mask) >= CONFIG.feather].any()
+    assert pair.mask.pixels_HW is mask
+    beside = make_pairs(*made, [item, two], CONFIG)[1]
+    assert np.abs(beside.image_HWC.astype(int) - pair.image_HWC).max() <= 2
 
 
 def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,11 +15,12 @@ from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, GenerationError
 from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
-from anomalydiffusion.core.seeds import rng, torch_noise
-from anomalydiffusion.core.types import Mask, Pair, Provenance
+from anomalydiffusion.core.seeds import derive, rng, torch_noise
+from anomalydiffusion.core.types import Box, Mask, Pair, Provenance
 from anomalydiffusion.core.version import __version__
 from anomalydiffusion.generation.compose import paste
 from anomalydiffusion.generation.reweight import attention_gain
+from anomalydiffusion.masks.geometry import clusters
 from anomalydiffusion.priors.base import Context, Estimate
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import ddim, strided_steps
@@ -74,21 +75,48 @@ def _prior_context(prior: LatentPrior, adapter: Adapter, count: int) -> torch.Te
     return insert(prior, adapter.config.prompt, empty).tokens_BND.expand(count, -1, -1)
 
 
-@torch.no_grad()
 def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig) -> list[Pair]:
-    """Generate one pair per item by blended latent diffusion on a crop of each normal image.
+    """Generate one pair per item by blended latent diffusion on crops of each normal image.
+
+    A mask whose parts lie far apart is drawn group by group, each on a crop of its own, so that none is too small to be
+    seen. All noise of an item comes from its seed alone, and a batch is always filled up to `config.batch_size`, so that
+    an item is computed by the same kernels however many there are. Raises `GenerationError` for unknown defects.
+    """
+    if len(items) > config.batch_size:
+        raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
+    groups = [clusters(item.mask, prior.working_size // 2) for item in items]
+    images, boxes = [item.normal_HWC for item in items], [list[Box]() for _ in items]
+    for turn in range(max(map(len, groups), default=0)):
+        rows = [row for row, parts in enumerate(groups) if turn < len(parts)]
+        seeds = [derive(items[row].seed, "group", turn) if turn else items[row].seed for row in rows]
+        todo = [
+            replace(items[row], normal_HWC=images[row], mask=groups[row][turn], seed=seed) for row, seed in zip(rows, seeds, strict=True)
+        ]
+        for row, (image, touched) in zip(rows, _draw(prior, adapter, todo, config), strict=True):
+            images[row] = image
+            boxes[row].append(touched)
+    pairs = []
+    for item, image, touched in zip(items, images, boxes, strict=True):
+        x0, y0, x1, y1 = np.array(touched).T
+        provenance = Provenance(
+            product=item.key[0], defect=item.key[1], seed=item.seed, attempt=item.attempt, normal=item.normal,
+            normal_sha256=item.normal_sha256, mask_origin=item.mask.origin,
+            touched_box=(int(x0.min()), int(y0.min()), int(x1.max()), int(y1.max())), prior_digest=prior.digest,
+            adapter_digest=adapter.digest, config_digest=digest(config), steps=config.steps, severity=config.severity, version=__version__,
+        )  # fmt: skip
+        pairs.append(Pair(image_HWC=image, mask=item.mask, normal_HWC=item.normal_HWC, requested=item.mask, provenance=provenance))
+    return pairs
+
+
+@torch.no_grad()
+def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig) -> list[tuple[np.ndarray, Box]]:
+    """Draw a defect into one crop of each item's image; the new image and the box of what may have changed.
 
         z_{t-1} = p_theta(z_{t-1} | z_t, e) (.) m  +  q(y_{t-1} | y_0) (.) (1 - m)   [arXiv 2312.05767v2, generation]
 
     `p_theta` follows `f_prior + guidance severity (f_adapted - f_prior)`: a few shots teach a small prior a faint defect,
-    and what tells it from the normal surface is the difference. All noise of an item comes from its seed alone. The batch
-    is filled up to `config.batch_size`, so that an item is computed by the same kernels however many there are. Raises
-    `GenerationError` for unknown defects.
+    and what tells it from the normal surface is the difference.
     """
-    if not items:
-        return []
-    if len(items) > config.batch_size:
-        raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
     filled = [*items, *[items[-1]] * (config.batch_size - len(items))]
     size, device, channels = prior.working_size, prior.device, prior.latent_channels
     boxes, views, marks = [], [], []
@@ -140,21 +168,17 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
         after_step=blend,
     )
     # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere
-    pairs = []
+    out = []
     for row, item in enumerate(items):
         sample = _bytes(prior.decode(z[row : row + 1]))
         decoded = _bytes(prior.decode(normal[row : row + 1]))
         measured = adapter.origin.measures.get("/".join(item.key), {}).get("grain", 1.0)
         grain = {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
-        image, touched = paste(item.normal_HWC, sample, decoded, views[row], boxes[row], item.mask.pixels_HW,
-                               width=config.feather, grain=grain, match=config.match, cell=prior.factor)  # fmt: skip
-        provenance = Provenance(
-            product=item.key[0], defect=item.key[1], seed=item.seed, attempt=item.attempt, normal=item.normal,
-            normal_sha256=item.normal_sha256, mask_origin=item.mask.origin, touched_box=touched, prior_digest=prior.digest,
-            adapter_digest=adapter.digest, config_digest=digest(config), steps=config.steps, severity=config.severity, version=__version__,
+        out.append(
+            paste(item.normal_HWC, sample, decoded, views[row], boxes[row], item.mask.pixels_HW,
+                  width=config.feather, grain=grain, match=config.match, cell=prior.factor)
         )  # fmt: skip
-        pairs.append(Pair(image_HWC=image, mask=item.mask, normal_HWC=item.normal_HWC, requested=item.mask, provenance=provenance))
-    return pairs
+    return out
 
 
 def _bytes(x_1CHW: torch.Tensor) -> np.ndarray:

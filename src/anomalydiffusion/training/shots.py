@@ -14,6 +14,7 @@ from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.masks.geometry import clusters
 from anomalydiffusion.priors.latent import LatentPrior
 
 __all__ = ["Pool", "PoolConfig", "augment", "build_pool"]
@@ -46,12 +47,17 @@ class Pool:
 
 
 def augment(image: np.ndarray, mask: Mask, size: int, config: PoolConfig, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One random square view of a shot that keeps its whole mask: uint8 size x size x 3 and bool size x size."""
+    """One random square view of a shot: uint8 size x size x 3 and bool size x size.
+
+    It keeps the whole mask, or one whole group of its parts where these lie too far apart for one close look.
+    """
+    groups = clusters(mask, size // 2)
+    part = groups[int(generator.integers(len(groups)))]
     low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
     ratio = float(np.exp(generator.uniform(low, high)))
     place = (float(generator.uniform(0.02, 0.98)), float(generator.uniform(0.02, 0.98)))
     height, width = mask.pixels_HW.shape
-    box = crop_box(mask.box, (height, width), ratio, config.minimum_side, place)
+    box = crop_box(part.box, (height, width), ratio, config.minimum_side, place)
     if config.rotation and box[2] - box[0] <= min(height, width):
         # turn a larger square, so that the corners of the wanted one exist; small turns keep the mask inside
         angle = float(generator.uniform(-config.rotation, config.rotation))
@@ -65,7 +71,7 @@ def augment(image: np.ndarray, mask: Mask, size: int, config: PoolConfig, genera
         )
         inner = slice(grown, grown + box[2] - box[0])
         view, marks = np.asarray(turned)[inner, inner], np.asarray(marked)[inner, inner] > 127
-        if marks.sum() < 0.9 * mask.pixels_HW.sum():
+        if marks.sum() < 0.9 * part.pixels_HW.sum():
             view, marks = extract(image, box), extract_mask(mask.pixels_HW, box)
     else:
         view, marks = extract(image, box), extract_mask(mask.pixels_HW, box)

@@ -96,8 +96,8 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
             images[row] = image
             boxes[row].append(touched)
     pairs = []
-    for item, image, touched in zip(items, images, boxes, strict=True):
-        x0, y0, x1, y1 = np.array(touched).T
+    for item, image, mine in zip(items, images, boxes, strict=True):
+        x0, y0, x1, y1 = np.array(mine).T
         provenance = Provenance(
             product=item.key[0], defect=item.key[1], seed=item.seed, attempt=item.attempt, normal=item.normal,
             normal_sha256=item.normal_sha256, mask_origin=item.mask.origin,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,11 +72,14 @@ def check(
     if as_json:
         _print(report.to_dict())
     else:
+        from rich import box
         from rich.console import Console
-        from rich.table import Table
+        from rich.table import Column, Table
 
-        console = Console(highlight=False)
-        table = Table("product", "defect", "images", "shots", "normals", "test normals", "size", "groups", "pixels")
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+        named = [Column(word, overflow="fold", min_width=10) for word in ("product", "defect")]  # names are never cut
+        counted = ("images", "shots", "train\ngood", "test\ngood", "size", "groups", "pixels")
+        table = Table(*named, *counted, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for product in report.products:
             (w0, h0), (w1, h1) = product.sizes
             size = f"{w0} x {h0}" if (w0, h0) == (w1, h1) else f"{w0} x {h0} .. {w1} x {h1}"

@@ -87,8 +87,11 @@ class Source:
     def mask(self, task: Task, normal: Path) -> Mask:
         if self.masks is None:
             references = [mask for _, mask in self.shots[task.slot.key]]
-            return propose(references, self.image(normal), seed=task.seed, config=self.settings.masks,
-                           foreground_HW=self.ground(normal), reference_foregrounds=self.grounds[task.slot.key])  # fmt: skip
+            try:
+                return propose(references, self.image(normal), seed=task.seed, config=self.settings.masks,
+                               foreground_HW=self.ground(normal), reference_foregrounds=self.grounds[task.slot.key])  # fmt: skip
+            except MaskError as error:
+                raise MaskError(f"{normal}: {error}") from error
         path = self.masks[task.slot.index % len(self.masks)]
         pixels = read_mask(path)
         if pixels.shape != self.image(normal).shape[:2]:
@@ -97,4 +100,6 @@ class Source:
                 f"{path}: {pixels.shape[1]} x {pixels.shape[0]}, but {normal.name} is {width} x {height}; "
                 "masks must have the size of the normal images"
             )
+        if not pixels.any():
+            raise MaskError(f"{path}: marks no pixel; draw the defect or take the file away")
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)

@@ -83,10 +83,12 @@ def check_pair(pair: Pair, references: Sequence[Reference], config: GateConfig |
         reasons.append("not visible")
     if likeness and likeness[nearest] >= config.copy:
         reasons.append(f"near copy of {references[nearest].name}")
-    outside = ~pair.mask.pixels_HW
-    moved = np.abs(pair.image_HWC.astype(int) - pair.normal_HWC).mean(2)
+    x0, y0, x1, y1 = pair.provenance.touched_box
+    inside = pair.mask.pixels_HW[y0:y1, x0:x1]
+    moved = np.abs(pair.image_HWC[y0:y1, x0:x1].astype(np.int16) - pair.normal_HWC[y0:y1, x0:x1]).mean(2)
+    outside = pair.mask.pixels_HW.size - int(inside.sum())  # the whole image's; beyond the touched box nothing moved
     measures = {
         "change": change, "variation": variation, "likeness": max(likeness, default=0.0),
-        "grey_inside": float(moved[pair.mask.pixels_HW].mean()), "grey_outside": float(moved[outside].mean()) if outside.any() else 0.0,
+        "grey_inside": float(moved[inside].mean()), "grey_outside": float(moved[~inside].sum()) / max(1, outside),
     }  # fmt: skip
     return Verdict(keep=not reasons, reasons=tuple(reasons), measures={k: round(v, 4) for k, v in measures.items()})

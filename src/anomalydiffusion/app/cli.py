@@ -224,8 +224,12 @@ def prior_train(
 
 
 @prior_app.command("info")
-def prior_info(name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, or a hub id.")] = "tiny", debug: Debug = False) -> None:
-    """Describe a prior: family, sizes, parameters, digest."""
+def prior_info(
+    name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, or a hub id.")] = "tiny",
+    images: Annotated[Path | None, typer.Option("--images", help="A folder: say how well the autoencoder keeps its pictures.")] = None,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Describe a prior: family, sizes, parameters, digest; and what its autoencoder loses on your images."""
     from anomalydiffusion.app import commands
 
-    _print(commands.prior_info(name))
+    _print(commands.prior_info(name, images=images))

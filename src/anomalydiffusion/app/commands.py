@@ -18,18 +18,19 @@ from anomalydiffusion.app.settings import Settings, resolve, to_toml
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest, from_dict, read_toml
-from anomalydiffusion.core.errors import ConfigError, GenerationError, MaskError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, GenerationError, MaskError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Split, Verdict
-from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.folders import SUFFIXES, read_folder
 from anomalydiffusion.data.split import few_shot_split, from_json, to_json
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, fill, plan
 from anomalydiffusion.masks.geometry import accept
 from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.quality.gate import check_pair
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.prior import PriorConfig, train_prior
@@ -281,9 +282,16 @@ def prior_train(
     return train_prior(settings, output, work or output.with_name(output.name + "-work"), progress=progress)
 
 
-def prior_info(name: str = "tiny") -> dict[str, Any]:
-    """Describe a prior: family, sizes, parameters, digest."""
+def prior_info(name: str = "tiny", *, images: Path | None = None) -> dict[str, Any]:
+    """Describe a prior: family, sizes, parameters, digest; with `images`, a folder, how well its autoencoder keeps them."""
     loaded = load_prior(name)
+    kept: dict[str, Any] = {}
+    if images is not None:
+        files = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{images}: no pictures found; give a folder of normal images")
+        pictures = (read_image(path) for path in files)
+        kept = {"images": len(files), **measure_autoencoder(lambda x: loaded.decode(loaded.encode(x)), pictures, factor=loaded.factor)}
     parameters = {part: sum(p.numel() for p in getattr(loaded, part).parameters()) for part in ("vae", "unet", "text_encoder")}
     return {
         "name": name, "digest": loaded.digest, "autoencoder": type(loaded.vae).__name__, "text_encoder": type(loaded.text_encoder).__name__,
@@ -291,4 +299,5 @@ def prior_info(name: str = "tiny") -> dict[str, Any]:
         "prediction_type": loaded.prediction_type, "max_tokens": loaded.max_tokens, "parameters": parameters,
         "megabytes": {str(dtype).removeprefix("torch."): round(sum(parameters.values()) * dtype.itemsize / 1e6, 1)
                       for dtype in (torch.float32, torch.float16)},
+        **({"autoencoder_keeps": kept} if kept else {}),
     }  # fmt: skip

@@ -12,9 +12,10 @@ from diffusers import AutoencoderDC
 from torch import nn
 
 from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.priors.measure import gradient_energy
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 
-__all__ = ["AutoencoderConfig", "build_autoencoder", "gradient_energy", "linear_start", "train_autoencoder"]
+__all__ = ["AutoencoderConfig", "build_autoencoder", "linear_start", "train_autoencoder"]
 
 CONSTANT = 16.0  # a channel this large makes the decoder's last RMS norm nearly a mere scale (error below 1 %)
 LIFT = 2.0  # added before the decoder's last ReLU and taken off after it: the ReLU never cuts
@@ -99,13 +100,6 @@ def linear_start(vae: AutoencoderDC, images_BCHW: torch.Tensor) -> None:
     decoder.conv_out.conv.bias.fill_(-LIFT)
     decoder.norm_out.requires_grad_(False)  # these only undo the network's last activation; everything before them learns
     decoder.conv_out.requires_grad_(False)
-
-
-def gradient_energy(x_BCHW: torch.Tensor) -> torch.Tensor:
-    """Mean squared difference of neighbouring pixels, per image: the energy of edges and grain."""
-    across = (x_BCHW[..., 1:] - x_BCHW[..., :-1]).square().flatten(1).mean(1)
-    down = (x_BCHW[..., 1:, :] - x_BCHW[..., :-1, :]).square().flatten(1).mean(1)
-    return across + down
 
 
 def _crops(images: np.ndarray, config: AutoencoderConfig, seed: int, step: int, micro: int) -> torch.Tensor:

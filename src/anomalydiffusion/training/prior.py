@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,11 @@ from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_textures
-from anomalydiffusion.training.autoencoder import (
-    AutoencoderConfig,
-    build_autoencoder,
-    gradient_energy,
-    linear_start,
-    train_autoencoder,
-)
+from anomalydiffusion.priors.measure import measure_autoencoder
+from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, linear_start, train_autoencoder
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 
-__all__ = ["DenoiserConfig", "PriorConfig", "measure_autoencoder", "train_prior"]
+__all__ = ["DenoiserConfig", "PriorConfig", "train_prior"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -84,22 +79,14 @@ def draw_pictures(config: PriorConfig, work: Path, textures: Path | None, progre
     return np.load(done, mmap_mode="r"), list(json.loads(captions.read_text()))
 
 
+def round_trip(vae: AutoencoderDC) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Encode and decode, as a function of images."""
+    return lambda x_BCHW: vae.decode(vae.encode(x_BCHW).latent).sample
+
+
 def to_batch(images_NHWC: np.ndarray) -> torch.Tensor:
     """uint8 N x H x W x 3 -> float N x 3 x H x W in -1..1."""
     return torch.from_numpy(np.array(images_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-@torch.no_grad()
-def measure_autoencoder(vae: Any, images: Sequence[np.ndarray]) -> dict[str, float]:
-    """PSNR (dB, 8 bit output, mean over images) and gradient-energy ratio after / before (mean over images; 1 = grain kept)."""
-    psnr, ratio = [], []
-    for image in images:
-        height, width = (side // 8 * 8 for side in image.shape[:2])
-        x = to_batch(image[None, :height, :width])
-        out = ((vae.decode(vae.encode(x).latent).sample.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-        psnr.append(float(10 * torch.log10(4 / (out - x).square().mean().clamp_min(1e-7))))
-        ratio.append(float((gradient_energy(out) / gradient_energy(x).clamp_min(1e-7)).mean()))
-    return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio))}
 
 
 def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIPTokenizer:
@@ -222,10 +209,10 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
         numbers = json.loads((work / "vae" / "numbers.json").read_text())
     else:
         linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
-        numbers = {"linear": measure_autoencoder(vae, list(images[-kept:]))}
+        numbers = {"linear": measure_autoencoder(round_trip(vae), images[-kept:])}
         trained: Any = train_autoencoder(vae, images[:-kept], config.autoencoder, work / "autoencoder", seed=config.seed, progress=progress)
         vae = trained.eval()
-        numbers["autoencoder"] = measure_autoencoder(vae, list(images[-kept:]))
+        numbers["autoencoder"] = measure_autoencoder(round_trip(vae), images[-kept:])
         with replace_folder(work / "vae") as target:
             vae.save_pretrained(target)
             (target / "numbers.json").write_text(json.dumps(numbers))

@@ -69,6 +69,14 @@ def test_the_page_counts_shows_and_explains(run: Path) -> None:
             assert max(image.size) == 220
 
 
+def test_each_defect_type_with_pairs_gets_a_contact_sheet(run: Path) -> None:
+    page = Page(report(run))
+    sheets = {path.name: np.asarray(Image.open(path)) for path in (run / "report").glob("*.png")}
+    kinds = {(r["product"], r["defect"]) for r in Manifest(run / "manifest.jsonl").records() if r["accepted"]}
+    assert set(sheets) == {f"{product}-{defect}.png" for product, defect in kinds} and page.images
+    assert all(sheet.shape[2] == 3 and sheet.shape[0] > 160 for sheet in sheets.values())
+
+
 def test_the_page_stands_alone_and_is_the_same_twice(run: Path) -> None:
     html = report(run).read_text(encoding="utf-8")
     addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", html)

@@ -22,10 +22,10 @@ from PIL import Image
 from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
-from anomalydiffusion.core.pixels import read_image, read_mask
+from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.report.sheets import Row, amplification, cells
+from anomalydiffusion.report.sheets import Row, amplification, cells, contact_sheet
 
 __all__ = ["report"]
 
@@ -40,9 +40,10 @@ Record = dict[str, Any]
 def report(run: Path, *, max_pairs: int = 12) -> Path:
     """Write `run`/report/index.html and return its path: what was made, from what, how well, and how to make it again.
 
-    The file needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
-    defect type, evenly spaced, fewer where there are so many types that the page would grow heavy. The training curve and
-    the scores appear where train_log.jsonl and scores.json exist. Raises `RunError` where run.json or the manifest is missing.
+    The page needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
+    defect type, evenly spaced, fewer where there are so many types that the page would grow heavy; the same pairs go into a
+    contact sheet beside it, `run`/report/<product>-<defect>.png. The training curve and the scores appear where
+    train_log.jsonl and scores.json exist. Raises `RunError` where run.json or the manifest is missing.
     """
     run = Path(run)
     about = _json(run / "run.json")
@@ -73,6 +74,10 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         commands=[str(line) for line in about.get("commands") or []],
         settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
     )
+    for kind in kinds:
+        if rows := kind["sheet"]["rows"]:
+            name = re.sub(r"[/\\\0]", "_", f"{kind['product']}-{kind['defect']}")
+            write_atomic(run / "report" / f"{name}.png", encode_png(contact_sheet(rows)))
     target = run / "report" / "index.html"
     write_atomic(target, html.encode("utf-8", "replace"))
     return target
@@ -150,7 +155,7 @@ def _sheet(run: Path, records: list[Record], most: int) -> Record:
         "cells": [(c.label, _uri(c.image_HWC), *c.image_HWC.shape[1::-1]) for c in cells(row, cell=CELL, amplify=amplify)],
         "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, record.get(field.REASONS) or [])),
     } for record, row in chosen]  # fmt: skip
-    return {"pairs": pairs, "of": len(records), "unreadable": len(picks) - len(pairs)}
+    return {"pairs": pairs, "rows": [row for _, row in chosen], "of": len(records), "unreadable": len(picks) - len(pairs)}
 
 
 def _row(run: Path, record: Record) -> Row | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,12 +46,10 @@ class Pool:
     keys: list[tuple[str, str]]
 
 
-def augment(image: np.ndarray, mask: Mask, size: int, config: PoolConfig, generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One random square view of a shot: uint8 size x size x 3 and bool size x size.
-
-    It keeps the whole mask, or one whole group of its parts where these lie too far apart for one close look.
-    """
-    groups = clusters(mask, size // 2)
+def augment(
+    image: np.ndarray, mask: Mask, groups: Sequence[Mask], size: int, config: PoolConfig, generator: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One random square view of a shot that keeps one whole group of its mask: uint8 size x size x 3 and bool size x size."""
     part = groups[int(generator.integers(len(groups)))]
     low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
     ratio = float(np.exp(generator.uniform(low, high)))
@@ -89,16 +87,21 @@ def build_pool(
     prior: LatentPrior, shots: dict[tuple[str, str], list[tuple[np.ndarray, Mask]]], config: PoolConfig, *, seed: int,
     progress: Callable[[int], None] | None = None,
 ) -> Pool:  # fmt: skip
-    """Draw `config.crops` views, every defect type equally often and every shot of it in turn, and encode them."""
+    """Draw `config.crops` views, every defect type equally often and every shot of it in turn, and encode them.
+
+    A view shows the whole defect, or one group of its parts where these lie too far apart for one close look.
+    """
     keys = sorted(shots)
     latents, masks, owners = [], [], []
     size, batch = prior.working_size, 32
+    groups = {key: [clusters(mask, size // 2) for _, mask in shots[key]] for key in keys}
     for start in range(0, config.crops, batch):
         views = []
         for index in range(start, min(start + batch, config.crops)):
             key = keys[index % len(keys)]
-            image, mask = shots[key][(index // len(keys)) % len(shots[key])]
-            view, marks = augment(image, mask, size, config, rng(seed, "pool", index))
+            shot = (index // len(keys)) % len(shots[key])
+            image, mask = shots[key][shot]
+            view, marks = augment(image, mask, groups[key][shot], size, config, rng(seed, "pool", index))
             views.append(to_tensor(view))
             masks.append(torch.from_numpy(marks)[None, None])
             owners.append(key)

@@ -1,0 +1,54 @@
+"""Augmented views keep the defect, their masks keep to it, and the pool is shared out fairly."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.masks.geometry import clusters
+from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.training.shots import PoolConfig, augment, build_pool
+
+
+def _shot(height: int, width: int, *boxes: tuple[int, int, int, int]) -> tuple[np.ndarray, Mask]:
+    """A dark grey image whose marked pixels alone are bright."""
+    pixels = np.zeros((height, width), bool)
+    for top, left, bottom, right in boxes:
+        pixels[top:bottom, left:right] = True
+    return np.where(pixels[..., None], 230, 40).astype(np.uint8).repeat(3, axis=2), Mask(pixels_HW=pixels, origin="real")
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10_000), height=st.integers(40, 300), width=st.integers(40, 300), top=st.floats(0, 0.7), left=st.floats(0, 0.7))
+def test_a_view_shows_the_defect_under_its_mask(seed: int, height: int, width: int, top: float, left: float) -> None:
+    y, x = int(top * height), int(left * width)
+    image, mask = _shot(height, width, (y, x, y + 9, x + 11))
+    view, marks = augment(image, mask, [mask], 64, PoolConfig(), rng(seed, "view"))
+    assert view.shape == (64, 64, 3) and view.dtype == np.uint8 and marks.shape == (64, 64) and marks.dtype == bool
+    assert marks.any() and view[marks].mean() > 130 and (marks.all() or view[~marks].mean() < 100)
+
+
+def test_parts_that_lie_apart_are_looked_at_one_by_one() -> None:
+    image, mask = _shot(100, 600, (40, 10, 60, 30), (40, 570, 60, 590))
+    groups = clusters(mask, 32)
+    shares = []
+    for seed in range(30):
+        _, marks = augment(image, mask, groups, 64, PoolConfig(rotation=0), rng(seed, "view"))
+        shares.append(marks.mean())
+    assert len(groups) == 2 and min(shares) > 0.02  # in one view of the whole, the two squares would cover 0.002
+
+
+def test_every_defect_type_fills_the_same_share_of_the_pool(small_folder) -> None:
+    prior = load_prior(str(small_folder))
+    shots = {("p", "a"): [_shot(80, 90, (20, 20, 40, 40))], ("p", "b"): [_shot(80, 90, (30, 30, 40, 60)), _shot(70, 70, (5, 5, 9, 9))]}
+    pool = build_pool(prior, shots, PoolConfig(crops=12), seed=3)
+    assert pool.keys.count(("p", "a")) == pool.keys.count(("p", "b")) == 6
+    assert pool.latents.shape == (12, 4, 8, 8) and pool.masks.shape == (12, 1, 64, 64) and pool.latent_masks.shape == (12, 1, 8, 8)
+    assert (pool.latent_masks.flatten(1).sum(1) > 0).all()
+    again = build_pool(prior, shots, PoolConfig(crops=12), seed=3)
+    assert (again.latents == pool.latents).all() and (again.masks == pool.masks).all()
+    with pytest.raises(ConfigError):
+        PoolConfig(ratio=(3.0, 2.0))

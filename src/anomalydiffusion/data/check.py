@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 from natsort import natsorted
-from PIL import Image
-from scipy.spatial.distance import cdist
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.pixels import digest_file, read_image, read_mask
-from anomalydiffusion.core.types import Normal, Product, Shot
+from anomalydiffusion.core.types import Product
+from anomalydiffusion.data.copies import Level, Say, check_copies, check_near_copies
 from anomalydiffusion.data.folders import (
     GOOD,
     SUFFIXES,
@@ -29,25 +26,16 @@ from anomalydiffusion.data.folders import (
     read_folder,
     read_groups,
 )
+from anomalydiffusion.data.looks import Seen, see
 from anomalydiffusion.data.split import Sides, divide
 
 __all__ = ["Problem", "ProductSummary", "Report", "check"]
-
-Level = Literal["error", "warning", "note"]
-Say = Callable[[Level, Path, str, str], None]
 
 LEAST_SIDE = 8  # below this there is no picture to learn from
 PADDED_SIDE = 128  # below this an image is smaller than one crop, and is padded by reflection
 LARGE = 50_000_000  # pixels; slow, and more memory than most machines have to spare
 FEW_SHOTS = 3
-THUMB = 32
-SAME_MEAN, SAME_MOST, SAME_DETAIL = 1.0, 6.0, 0.8  # a copy's thumbnail: mean and largest difference in grey levels; its detail
 READ_BY_OTHERS = ("", ".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini")  # may lie beside the images
-UPRIGHT = (None, 1)
-MODES = {
-    "1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey, alpha", "RGB": "8-bit RGB", "RGBA": "8-bit RGB, alpha", "P": "palette",
-    "I;16": "16-bit grey", "I;16B": "16-bit grey", "I": "32-bit grey", "F": "float", "CMYK": "8-bit CMYK",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,44 +78,13 @@ class Report:
         return {**asdict(self), "root": str(self.root), "ok": self.ok}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
-    """What one file turned out to be; `fault` is why it could not be read."""
-
-    fault: str = ""
-    size: tuple[int, int] = (0, 0)
-    mode: str = ""
-    kind: str = ""
-    turned: bool = False
-    sha256: str = ""
-    marked: float = 0.0
-    thumb: np.ndarray | None = None  # grey, flat, 0..255
-
-
-def _see(path: Path, is_mask: bool) -> _Seen:
-    try:
-        array = read_mask(path) if is_mask else read_image(path)
-        with Image.open(path) as image:
-            mode, kind, turned = image.mode, image.format or "", image.getexif().get(0x0112) not in UPRIGHT
-        thumb = None
-        if not is_mask:
-            grey = Image.fromarray(array).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
-            thumb = np.asarray(grey, dtype=np.float32).ravel()
-        return _Seen(
-            size=(array.shape[1], array.shape[0]), mode=MODES.get(mode, mode), kind=kind, turned=turned,
-            sha256=digest_file(path), marked=float(array.mean()) if is_mask else 0.0, thumb=thumb,
-        )  # fmt: skip
-    except (DataError, OSError) as error:
-        return _Seen(fault=str(error))
-
-
 def _words(error: str, path: Path) -> tuple[str, str]:
     """What is wrong and what to do, from the one line of an error that names `path`."""
     message, _, remedy = error.removeprefix(f"{path}: ").rpartition("; ")
     return (message, remedy) if message else (remedy, "restore it or remove it")
 
 
-def _check_image(path: Path, seen: _Seen, say: Say) -> None:
+def _check_image(path: Path, seen: Seen, say: Say) -> None:
     w, h = seen.size
     if seen.fault:
         say("error", path, *_words(seen.fault, path))
@@ -139,7 +96,7 @@ def _check_image(path: Path, seen: _Seen, say: Say) -> None:
         say("warning", path, "its EXIF data ask to turn it, but pixels are read as they are stored", "save it upright")
 
 
-def _check_mask(path: Path, seen: _Seen, image: Path, image_seen: _Seen, say: Say) -> None:
+def _check_mask(path: Path, seen: Seen, image: Path, image_seen: Seen, say: Say) -> None:
     if seen.fault:
         _check_image(path, seen, say)
         return
@@ -165,7 +122,7 @@ def _check_strays(folder: Path, flat: bool, say: Say) -> None:
             say("warning", path, "not a kind of picture that is read", f"save it as one of {' '.join(SUFFIXES)}")
 
 
-def _check_defect(folder: Path, defect: str, seen: dict[Path, _Seen], say: Say) -> None:
+def _check_defect(folder: Path, defect: str, seen: dict[Path, Seen], say: Say) -> None:
     images, place = images_in(folder / "test" / defect), folder / "ground_truth" / defect
     masks, used = masks_in(place), dict[Path, Path]()
     for image in images:
@@ -201,7 +158,7 @@ def _check_groups(folder: Path, items: Iterable[Path], say: Say) -> None:
         say("note", path, f"does not list {len(lone)} of the images, first {lone[0]}: each is its own group", "add them")
 
 
-def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path, _Seen], say: Say) -> None:
+def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path, Seen], say: Say) -> None:
     tested = [path for place in folders_in(folder / "test") for path in images_in(place)]
     images = images_in(folder / "train" / GOOD) + tested
     for path in images:
@@ -234,59 +191,7 @@ def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path
     _check_groups(folder, images, say)
 
 
-def _paths(*items: Iterable[Shot | Normal]) -> list[Path]:
-    return [item.path for some in items for item in some]
-
-
-def _check_copies(sides: list[Sides], seen: dict[Path, _Seen], paths: Iterable[Path], say: Say) -> None:
-    learned = {path for side in sides for path in _paths(side.shots, side.normals)}
-    tested = {path for side in sides for path in _paths(side.held_out, side.held_out_normals)}
-    by_content: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        if seen[path].sha256:
-            by_content[seen[path].sha256].append(path)
-    for first, *others in by_content.values():
-        everyone = {first, *others}
-        across = bool(everyone & learned and everyone & tested)
-        mixed = len({path.parent.name == GOOD for path in everyone}) == 2
-        where = ": once normal, once a defect" if mixed else ": on both sides of the split" if across else ""
-        for path in others:
-            beside = first.relative_to(first.parents[3]).as_posix()
-            say("error" if across or mixed else "warning", path, f"the same content as {beside}{where}", "remove one of them")
-
-
-def _detail(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """What the thumbnail does not show, unit length: noise and texture, which two photographs never share."""
-    grey = Image.fromarray(read_image(path)).convert("L").resize(size)
-    smooth = grey.resize((THUMB, THUMB), Image.Resampling.BOX).resize(size)
-    rest = np.asarray(grey, dtype=np.float32) - np.asarray(smooth, dtype=np.float32)
-    return rest / max(float(np.linalg.norm(rest)), 1e-6)
-
-
-def _check_near(sides: Sides, seen: dict[Path, _Seen], say: Say) -> None:
-    """Warn of a tested image that is a learned one saved anew: alike as a thumbnail and in its detail."""
-    learned = [path for path in _paths(sides.shots, sides.normals) if not seen[path].fault]
-    tested = [path for path in _paths(sides.held_out, sides.held_out_normals) if not seen[path].fault]
-    if not learned or not tested:
-        return
-    learned_ND, tested_ND = (np.stack([seen[path].thumb for path in paths]) for paths in (learned, tested))  # type: ignore[misc]
-    cells = THUMB // 4  # the difference of 4 x 4 means is never more than that of the thumbnails, and is cheap
-    coarse = [x_ND.reshape(-1, 4, cells, 4, cells).mean((2, 4)).reshape(-1, 16) for x_ND in (learned_ND, tested_ND)]
-    close_NM = cdist(*coarse, "cityblock") < 16 * SAME_MEAN
-    for m in np.flatnonzero(close_NM.any(0)):
-        rows = np.flatnonzero(close_NM[:, m])
-        apart = np.abs(learned_ND[rows] - tested_ND[m])
-        best = int(apart.mean(1).argmin())
-        one, other = learned[rows[best]], tested[m]
-        if apart[best].mean() >= SAME_MEAN or apart[best].max() >= SAME_MOST or seen[one].sha256 == seen[other].sha256:
-            continue
-        size = min(seen[one].size, seen[other].size, key=lambda size: size[0] * size[1])
-        if float((_detail(one, size) * _detail(other, size)).sum()) > SAME_DETAIL:
-            say("warning", other, f"nearly the same picture as {one.relative_to(one.parents[2]).as_posix()}, "
-                "which is learned from", "remove one of them, or give both one group in groups.csv")  # fmt: skip
-
-
-def _summary(product: Product, sides: Sides, images: list[Path], seen: dict[Path, _Seen]) -> ProductSummary:
+def _summary(product: Product, sides: Sides, images: list[Path], seen: dict[Path, Seen]) -> ProductSummary:
     sizes = [seen[path].size for path in images if not seen[path].fault] or [(0, 0)]
     widths, heights = zip(*sizes, strict=True)
     shots = Counter(shot.defect for shot in sides.shots)
@@ -319,7 +224,7 @@ def check(data: Path | str) -> Report:
     everything = [path for paths in images.values() for path in paths]
     with warnings.catch_warnings(), ThreadPoolExecutor() as pool:
         warnings.simplefilter("ignore")  # Pillow's words on odd files; what matters is reported below
-        looks = pool.map(_see, everything + masks, [False] * len(everything) + [True] * len(masks))
+        looks = pool.map(see, everything + masks, [False] * len(everything) + [True] * len(masks))
         seen = dict(zip(everything + masks, looks, strict=True))
     problems: list[Problem] = []
 
@@ -329,8 +234,8 @@ def check(data: Path | str) -> Report:
     sides = {name: divide(product) for name, product in products.items()}
     for name, product in products.items():
         _check_product(folders[name], product, sides[name], seen, say)
-        _check_near(sides[name], seen, say)
-    _check_copies(list(sides.values()), seen, everything, say)
+        check_near_copies(sides[name], seen, say)
+    check_copies(list(sides.values()), seen, everything, say)
     levels = ("error", "warning", "note")
     problems = natsorted(problems, key=lambda problem: (levels.index(problem.level), problem.file))
     summaries = tuple(_summary(product, sides[name], images[name], seen) for name, product in products.items())

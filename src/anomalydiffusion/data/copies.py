@@ -1,0 +1,78 @@
+"""Find pictures of a data set that are the same picture: byte for byte, or saved anew."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+from scipy.spatial.distance import cdist
+
+from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.core.types import Normal, Shot
+from anomalydiffusion.data.folders import GOOD
+from anomalydiffusion.data.looks import THUMB, Seen
+from anomalydiffusion.data.split import Sides
+
+__all__ = ["Level", "Say", "check_copies", "check_near_copies"]
+
+Level = Literal["error", "warning", "note"]
+Say = Callable[[Level, Path, str, str], None]
+
+SAME_MEAN, SAME_MOST, SAME_DETAIL = 1.0, 6.0, 0.8  # a copy's thumbnail: mean and largest difference in grey levels; its detail
+
+
+def _paths(*items: Iterable[Shot | Normal]) -> list[Path]:
+    return [item.path for some in items for item in some]
+
+
+def check_copies(sides: list[Sides], seen: dict[Path, Seen], paths: Iterable[Path], say: Say) -> None:
+    """Report files of the same content: an error where they stand on both sides of the split or are once normal, once a defect."""
+    learned = {path for side in sides for path in _paths(side.shots, side.normals)}
+    tested = {path for side in sides for path in _paths(side.held_out, side.held_out_normals)}
+    by_content: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        if seen[path].sha256:
+            by_content[seen[path].sha256].append(path)
+    for first, *others in by_content.values():
+        everyone = {first, *others}
+        across = bool(everyone & learned and everyone & tested)
+        mixed = len({path.parent.name == GOOD for path in everyone}) == 2
+        where = ": once normal, once a defect" if mixed else ": on both sides of the split" if across else ""
+        for path in others:
+            beside = first.relative_to(first.parents[3]).as_posix()
+            say("error" if across or mixed else "warning", path, f"the same content as {beside}{where}", "remove one of them")
+
+
+def _detail(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """What the thumbnail does not show, unit length: noise and texture, which two photographs never share."""
+    grey = Image.fromarray(read_image(path)).convert("L").resize(size)
+    smooth = grey.resize((THUMB, THUMB), Image.Resampling.BOX).resize(size)
+    rest = np.asarray(grey, dtype=np.float32) - np.asarray(smooth, dtype=np.float32)
+    return rest / max(float(np.linalg.norm(rest)), 1e-6)
+
+
+def check_near_copies(sides: Sides, seen: dict[Path, Seen], say: Say) -> None:
+    """Warn of a tested image that is a learned one saved anew: alike as a thumbnail and in its detail."""
+    learned = [path for path in _paths(sides.shots, sides.normals) if not seen[path].fault]
+    tested = [path for path in _paths(sides.held_out, sides.held_out_normals) if not seen[path].fault]
+    if not learned or not tested:
+        return
+    learned_ND, tested_ND = (np.stack([seen[path].thumb for path in paths]) for paths in (learned, tested))  # type: ignore[misc]
+    cells = THUMB // 4  # the difference of 4 x 4 means is never more than that of the thumbnails, and is cheap
+    coarse = [x_ND.reshape(-1, 4, cells, 4, cells).mean((2, 4)).reshape(-1, 16) for x_ND in (learned_ND, tested_ND)]
+    close_NM = cdist(*coarse, "cityblock") < 16 * SAME_MEAN
+    for m in np.flatnonzero(close_NM.any(0)):
+        rows = np.flatnonzero(close_NM[:, m])
+        apart = np.abs(learned_ND[rows] - tested_ND[m])
+        best = int(apart.mean(1).argmin())
+        one, other = learned[rows[best]], tested[m]
+        if apart[best].mean() >= SAME_MEAN or apart[best].max() >= SAME_MOST or seen[one].sha256 == seen[other].sha256:
+            continue
+        size = min(seen[one].size, seen[other].size, key=lambda size: size[0] * size[1])
+        if float((_detail(one, size) * _detail(other, size)).sum()) > SAME_DETAIL:
+            say("warning", other, f"nearly the same picture as {one.relative_to(one.parents[2]).as_posix()}, "
+                "which is learned from", "remove one of them, or give both one group in groups.csv")  # fmt: skip

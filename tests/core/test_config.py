@@ -1,11 +1,12 @@
 """Settings survive TOML; what is unknown or of the wrong kind is refused by name."""
 
+import math
 import tomllib
 
 import pytest
 
 from anomalydiffusion.app.settings import Settings, resolve, to_toml
-from anomalydiffusion.core.config import digest, from_dict
+from anomalydiffusion.core.config import digest, dumps, from_dict
 from anomalydiffusion.core.errors import ConfigError
 
 
@@ -14,6 +15,11 @@ def test_toml_round_trip() -> None:
     again = from_dict(Settings, tomllib.loads(to_toml(settings)))
     assert again == settings and digest(again) == digest(settings)
     assert digest(resolve(seed=8)) != digest(resolve(seed=7))
+
+
+def test_numbers_that_are_not_finite_are_written_as_toml_knows_them() -> None:
+    again = tomllib.loads(dumps({"a": math.inf, "b": -math.inf, "c": [1.5, math.nan]}))
+    assert (again["a"], again["b"], again["c"][0]) == (math.inf, -math.inf, 1.5) and math.isnan(again["c"][1])
 
 
 @pytest.mark.parametrize(

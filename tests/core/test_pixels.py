@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask, to_latent_mask, to_tensor, to_uint8
+from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask, to_batch, to_latent_mask, to_tensor, to_uint8
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -61,6 +61,7 @@ def test_bytes_to_tensor_and_back() -> None:
     x = to_tensor(image)
     assert x.shape == (1, 3, 16, 16) and float(x.min()) == -1 and float(x.max()) == 1
     assert np.array_equal(to_uint8(x), image) and np.array_equal(decode_png(encode_png(image)), image)
+    assert torch.equal(to_batch(np.stack([image, 255 - image])), torch.cat([x, to_tensor(255 - image)]))
     assert to_uint8(torch.full((1, 3, 2, 2), 7.0)).max() == 255
     assert set(np.unique(decode_png(encode_png(GREY > 99)))) == {0, 255}
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.priors.latent import LatentPrior
@@ -10,10 +11,19 @@ from anomalydiffusion.priors.latent import LatentPrior
 def test_learned_tokens_stand_where_the_span_says(small_prior: LatentPrior) -> None:
     learned = torch.randn(1, 3, small_prior.token_width)
     head = small_prior.tokenize("a photo of")
-    seen = {}
-    table = small_prior.text_encoder.get_input_embeddings()
-    context = small_prior.embed((head, []), learned)
-    assert context.span == (1 + len(head), 1 + len(head) + 3)
+    table, encoder = small_prior.text_encoder.get_input_embeddings(), small_prior.text_encoder
+    embeddings = getattr(encoder, "text_model", encoder).embeddings  # transformers 5 has one level less
+    seen = []
+    spy = embeddings.register_forward_hook(lambda module, given, answer: seen.append(answer))
+    context = small_prior.embed((head, small_prior.tokenize("metal")), learned)
+    spy.remove()
+    start, stop = context.span
+    assert (start, stop) == (1 + len(head), 1 + len(head) + 3)
+    words = (seen[0] - embeddings.position_embedding.weight[: small_prior.max_tokens])[0]  # what the encoder was given
+    torch.testing.assert_close(words[start:stop], learned[0])
+    said = [small_prior.tokenizer.bos_token_id, *head], [*small_prior.tokenize("metal"), small_prior.tokenizer.eos_token_id]
+    torch.testing.assert_close(words[:start], table.weight[said[0]])
+    torch.testing.assert_close(words[stop : stop + len(said[1])], table.weight[said[1]])
     # a spliced word embedding must do exactly what the word itself does
     words = small_prior.tokenize("a crack")
     with torch.no_grad():
@@ -22,7 +32,7 @@ def test_learned_tokens_stand_where_the_span_says(small_prior: LatentPrior) -> N
         ids += [small_prior.tokenizer.pad_token_id] * (small_prior.max_tokens - len(ids))
         plain = small_prior.text_encoder(torch.tensor([ids]))[0]
     torch.testing.assert_close(spliced, plain)
-    assert not table._forward_hooks and not seen
+    assert not table._forward_hooks
 
 
 def test_gradients_reach_the_learned_tokens_and_nothing_else(small_prior: LatentPrior) -> None:
@@ -37,6 +47,15 @@ def test_learned_tokens_are_never_cut_off(small_prior: LatentPrior) -> None:
         small_prior.embed((small_prior.tokenize("a photo of"), []), torch.randn(1, 40, small_prior.token_width))
     with pytest.raises(PriorError, match="wide"):
         small_prior.embed(([], []), torch.randn(1, 2, small_prior.token_width + 1))
+
+
+@pytest.mark.parametrize(("said", "kept"), [(10**30, 32), (512, 32), (20, 20)])
+def test_a_prompt_is_as_long_as_both_tokenizer_and_text_encoder_allow(small_prior: LatentPrior, said: int, kept: int) -> None:
+    small_prior.tokenizer.model_max_length = said
+    parts = {name: getattr(small_prior, name) for name in ("vae", "unet", "text_encoder", "tokenizer")}
+    prior = LatentPrior(**parts, scheduler=DDIMScheduler(), digest="")
+    assert prior.max_tokens == kept
+    assert prior.embed((prior.tokenize("a photo of"), []), torch.zeros(1, 2, prior.token_width)).tokens_BND.shape[1] == kept
 
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])

@@ -1,5 +1,6 @@
 """Any diffusers folder loads into the same Prior; damage is named."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.pixels import to_tensor
+from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus
+from anomalydiffusion.priors.base import Context
+from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import BUNDLED, digest_folder, load_prior
+from anomalydiffusion.priors.measure import measure_autoencoder
 from tests.conftest import build_prior_folder
 
 
@@ -29,10 +35,47 @@ def test_each_family_answers_as_the_model_that_wrote_it(tmp_path: Path, family: 
     assert not any(p.requires_grad for part in (prior.vae, prior.unet, prior.text_encoder) for p in part.parameters())
 
 
-@pytest.mark.skipif((BUNDLED / "model_index.json").exists(), reason="the bundled prior is there")
-def test_a_missing_bundled_prior_says_how_to_make_one() -> None:
-    with pytest.raises(PriorError, match=r"prior train --config recipes/tiny\.toml"):
-        load_prior("tiny")
+@pytest.fixture(scope="module")
+def tiny() -> LatentPrior:
+    return load_prior()
+
+
+def _drawn(prior: LatentPrior, count: int) -> tuple[torch.Tensor, list[str]]:
+    """Pictures from seeds that the bundled prior's corpus does not use, as latents; and their captions."""
+    pictures = list(draw_corpus(CorpusConfig(pictures=count, drawn=1.0, shapes=0.0, flawed=0.0), [], seed=1))
+    images = torch.cat([to_tensor(picture.image_HWC) for picture in pictures])
+    return prior.encode(images), [picture.caption for picture in pictures]
+
+
+def test_the_bundled_prior_is_small_and_loads_by_the_same_code(tiny: LatentPrior) -> None:
+    files = list(BUNDLED.rglob("*.safetensors"))
+    assert len(files) == 3 and sum(path.stat().st_size for path in files) <= 30e6
+    assert (tiny.working_size, tiny.factor, tiny.prediction_type) == (128, 8, "sample")
+    assert {path.name for path in BUNDLED.iterdir()} >= {"README.md", "ATTRIBUTION.csv"}
+
+
+def test_the_bundled_autoencoder_keeps_fine_structure(tiny: LatentPrior) -> None:
+    pictures = [picture.image_HWC for picture in draw_corpus(CorpusConfig(pictures=12, shapes=0.0), [], seed=1)]
+    found = measure_autoencoder(lambda x: tiny.decode(tiny.encode(x)), pictures)
+    assert found["psnr"] > 36 and 0.8 < found["gradient_energy_ratio"] < 1.1
+
+
+def test_the_bundled_denoiser_denoises_and_listens_to_captions(tiny: LatentPrior) -> None:
+    clean, captions = _drawn(tiny, 16)
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((len(clean),), 400)
+    noisy = tiny.noised(clean, noise, t)
+
+    def error(said: list[str]) -> float:
+        contexts = [tiny.embed((tiny.tokenize(text), []), torch.zeros(1, 0, tiny.token_width)).tokens_BND for text in said]
+        with torch.no_grad():
+            estimate = tiny.denoise(noisy, t, Context(tokens_BND=torch.cat(contexts))).clean
+        return float((estimate - clean).square().mean())
+
+    told = error(captions)
+    signal = float(tiny.alphas[400])
+    assert told < 0.8 * float((noisy * signal**0.5 - clean).square().mean())  # better than only scaling down
+    assert told < error(captions[1:] + captions[:1])  # another picture's caption misleads
 
 
 def test_digest_follows_content_not_place(small_folder: Path, tmp_path: Path) -> None:
@@ -63,6 +106,43 @@ def test_a_folder_cannot_name_a_class_to_run(small_folder: Path, tmp_path: Path)
     index = copy / "model_index.json"
     index.write_text(index.read_text().replace("AutoencoderKL", "SubprocessRunner"))
     with pytest.raises(PriorError, match="SubprocessRunner is not one of"):
+        load_prior(str(copy))
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("foo", "'foo' is not known; give cpu or cuda"), ("mps", "'mps' is not supported yet; give cpu"), ("meta", "'meta' is not supported")],
+)
+def test_a_device_that_does_not_work_is_refused_by_name(small_folder: Path, device: str, says: str) -> None:
+    with pytest.raises(PriorError, match=says):
+        load_prior(str(small_folder), device=device)
+
+
+def test_cuda_without_cuda_and_beyond_the_last_card(small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(PriorError, match="finds no CUDA device here; give cpu"):
+        load_prior(str(small_folder), device="cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(PriorError, match=r"'cuda:3': this machine has 1 CUDA devices"):
+        load_prior(str(small_folder), device="cuda:3")
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "says"),
+    [
+        ("in_channels", 9, "takes 9 channels, its autoencoder gives 4; inpainting"),
+        ("cross_attention_dim", 2048, r"takes tokens 2048 wide, its text encoder gives 32; models with several text encoders \(SDXL\)"),
+        ("cross_attention_dim", [32, 64], r"takes tokens \[32, 64\] wide"),
+    ],
+)
+def test_models_that_take_more_than_a_latent_and_a_prompt_are_refused(
+    small_folder: Path, tmp_path: Path, setting: str, value: object, says: str
+) -> None:
+    copy = shutil.copytree(small_folder, tmp_path / "other")
+    config = copy / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), setting: value}))
+    with pytest.raises(PriorError, match=f"other: its denoiser {says}"):
         load_prior(str(copy))
 
 

@@ -1,13 +1,15 @@
 """A resumed loop ends where an undisturbed one does."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
-from anomalydiffusion.core.errors import TrainingError
+from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.training.loop import LoopConfig, latest_checkpoint, native_bf16, run_loop
 
 
@@ -27,7 +29,9 @@ CONFIG = LoopConfig(steps=12, learning_rate=0.05, warmup=2, checkpointing_steps=
 
 def test_resumed_equals_undisturbed(tmp_path: Path) -> None:
     model, objective = _problem()
-    calm = run_loop(model, objective, CONFIG, tmp_path / "calm")
+    calm_log: list[tuple[int, float]] = []
+    calm = run_loop(model, objective, CONFIG, tmp_path / "calm", progress=lambda step, means: calm_log.append((step, means["loss"])))
+    shaken_log: list[tuple[int, float]] = []
     for stop_after in (5, 9, None):
         model, objective = _problem()
         calls = iter(range(1000))
@@ -36,9 +40,80 @@ def test_resumed_equals_undisturbed(tmp_path: Path) -> None:
         def stop(begun: int = begun, calls=calls, stop_after=stop_after) -> bool:
             return stop_after is not None and begun + next(calls) >= stop_after
 
-        shaken = run_loop(model, objective, CONFIG, tmp_path / "shaken", stop=stop)
+        shaken = run_loop(
+            model, objective, CONFIG, tmp_path / "shaken", stop=stop, progress=lambda step, means: shaken_log.append((step, means["loss"]))
+        )
     for a, b in zip(calm.parameters(), shaken.parameters(), strict=True):
         assert torch.equal(a, b)
+    assert shaken_log == calm_log
+
+
+@pytest.mark.parametrize(("where", "kept"), [("objective", 6), ("step", 4), ("average", 4)])
+def test_an_interrupt_anywhere_applies_no_step_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, kept: int) -> None:
+    model, objective = _problem()
+    calm = run_loop(model, objective, CONFIG, tmp_path / "calm")
+    model, objective = _problem()
+
+    def interrupted(real, at: int):
+        calls = iter(range(1000))
+
+        def call(*given, **named):
+            answer = real(*given, **named)
+            if next(calls) == at:
+                raise KeyboardInterrupt  # after the work, before anybody has counted it
+            return answer
+
+        return call
+
+    with monkeypatch.context() as patch:
+        if where == "step":
+            patch.setattr(torch.optim.AdamW, "step", interrupted(torch.optim.AdamW.step, 6))
+        if where == "average":
+            patch.setattr(AveragedModel, "update_parameters", interrupted(AveragedModel.update_parameters, 6))
+        given = interrupted(objective, 13) if where == "objective" else objective  # the second of two micro batches
+        with pytest.raises(KeyboardInterrupt):
+            run_loop(model, given, CONFIG, tmp_path / "shaken")
+    found = latest_checkpoint(tmp_path / "shaken")
+    assert found is not None and found.name == f"step-{kept:06d}"
+    model, objective = _problem()
+    shaken = run_loop(model, objective, CONFIG, tmp_path / "shaken")
+    for a, b in zip(calm.parameters(), shaken.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_disk_without_room_is_one_plain_error(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    model = nn.Linear(64, 64)
+    loss = lambda step, micro: {"loss": model(torch.ones(1, 64)).square().mean()}  # noqa: E731
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, before[1]))  # a file that grows beyond it fails as on a full disk
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            run_loop(model, loss, replace(CONFIG, average=0.0), tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.__context__ is None  # tried once, and hidden behind nothing
+    assert list(tmp_path.iterdir()) == []  # nothing half written
+
+
+def test_an_interrupt_that_cannot_be_saved_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, objective = _problem()
+
+    def full(*given) -> None:
+        raise OSError(28, "No space left on device")
+
+    def stop() -> bool:
+        if latest_checkpoint(tmp_path):
+            monkeypatch.setattr("anomalydiffusion.training.loop.write_atomic", full)
+            calls.append(None)
+            if len(calls) == 2:
+                raise KeyboardInterrupt
+        return False
+
+    calls: list[None] = []
+    with pytest.raises(OSError, match="No space left"):
+        run_loop(model, objective, CONFIG, tmp_path, stop=stop)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000004"]
 
 
 def test_it_learns_logs_and_keeps_two_checkpoints(tmp_path: Path) -> None:
@@ -93,5 +168,27 @@ def test_half_precision_products_learn_the_same_and_only_where_asked(tmp_path: P
     kinds.clear()
     train("auto")
     assert set(kinds) == {torch.bfloat16 if native_bf16(torch.device("cpu")) else torch.float32}
-    with pytest.raises(TrainingError, match="mixed_precision is"):
-        replace(CONFIG, mixed_precision="fp8")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mixed_precision", "fp8"), ("steps", 0), ("gradient_accumulation_steps", 0), ("checkpointing_steps", 0),
+        ("checkpoints_total_limit", 0), ("log_every", 0), ("warmup", -1), ("learning_rate", 0.0), ("learning_rate", math.nan),
+        ("max_grad_norm", math.inf), ("max_grad_norm", 0.0), ("weight_decay", -0.1), ("weight_decay", math.inf), ("average", 1.0),
+        ("average", math.nan), ("minutes", math.inf), ("minutes", -1.0),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        replace(CONFIG, **{name: value})
+
+
+def test_without_warmup_the_first_step_is_a_whole_one(tmp_path: Path) -> None:
+    moved = []
+    for warmup in (0, 1, 10):
+        model, objective = _problem()
+        start = model.weight.detach().clone()
+        run_loop(model, objective, replace(CONFIG, steps=1, warmup=warmup, average=0.0), tmp_path / str(warmup))
+        moved.append(float((model.weight - start).norm().detach()))
+    assert moved[0] == moved[1] > 5 * moved[2]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -100,6 +101,8 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
 def _scalar(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ", ".join(_scalar(v) for v in value) + "]"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # TOML, unlike JSON, has inf, -inf and nan
     return json.dumps(value, ensure_ascii=False)
 
 

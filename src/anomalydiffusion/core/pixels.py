@@ -12,7 +12,18 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 
-__all__ = ["decode_png", "digest_file", "encode_png", "read_image", "read_mask", "to_latent_mask", "to_tensor", "to_uint8"]
+__all__ = [
+    "decode_png",
+    "digest_file",
+    "digest_pixels",
+    "encode_png",
+    "read_image",
+    "read_mask",
+    "to_batch",
+    "to_latent_mask",
+    "to_tensor",
+    "to_uint8",
+]
 
 MAX_PIXELS = 200_000_000
 
@@ -80,9 +91,19 @@ def digest_file(path: Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def digest_pixels(image_HWC: np.ndarray) -> str:
+    """SHA-256 of a picture's size and pixels: the same for the same picture saved anew without loss."""
+    return hashlib.sha256(repr(image_HWC.shape).encode() + np.ascontiguousarray(image_HWC).tobytes()).hexdigest()
+
+
 def to_tensor(image_HWC: np.ndarray) -> torch.Tensor:
     """uint8 H x W x 3 in 0..255 -> float32 1 x 3 x H x W in -1..1."""
     return torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def to_batch(images_NHWC: np.ndarray) -> torch.Tensor:
+    """uint8 N x H x W x 3 in 0..255 -> float32 N x 3 x H x W in -1..1, channels last in memory."""
+    return torch.from_numpy(np.array(images_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(x_1CHW: torch.Tensor) -> np.ndarray:

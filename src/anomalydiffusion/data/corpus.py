@@ -14,11 +14,11 @@ from PIL import Image
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.data.flaws import draw_flaw, draw_shape
+from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.materials import draw_material
 
 __all__ = ["CorpusConfig", "Picture", "draw_corpus", "load_textures"]
 
-IMAGE_SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
 NAMED = [
     "stone",
     "brick",
@@ -62,7 +62,6 @@ class CorpusConfig:
     shapes: float = 0.06
     flawed: float = 0.5  # share of photographs and drawn materials that get a defect drawn into them
     grey: float = 0.35  # share of pictures turned to grey: many inspection cameras have no colour
-    validation: float = 0.03  # share of texture files held out
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +84,7 @@ def load_textures(folder: Path) -> list[tuple[np.ndarray, str]]:
     if (folder / "ATTRIBUTION.csv").exists():
         with (folder / "ATTRIBUTION.csv").open(newline="", encoding="utf-8") as handle:
             original = {row["file"]: row["path"] for row in csv.DictReader(handle)}
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{folder}: no pictures found; name a folder that holds .png or .jpg textures")
     out = []

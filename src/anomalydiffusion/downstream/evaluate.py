@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +13,7 @@ from torch import nn
 
 from anomalydiffusion.core.crops import crop_box, extract
 from anomalydiffusion.core.errors import DataError, SplitError, TrainingError
-from anomalydiffusion.core.pixels import read_image, to_tensor
+from anomalydiffusion.core.pixels import digest_pixels, read_image, to_tensor
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Normal, Shot, Split
 from anomalydiffusion.data.folders import load, load_normal
@@ -42,14 +41,10 @@ def _guard(split: Split, generated: Sequence[Generated], lineage: Sequence[str])
     for digest in lineage:
         if digest in by_file:
             raise SplitError(f"{by_file[digest]}: held out, but generated pairs were made on it; generate them on training images")
-    by_pixels = {_pixel_digest(read_image(item.path)): item.path for item in held} if generated else {}
+    by_pixels = {digest_pixels(read_image(item.path)): item.path for item in held} if generated else {}
     for (product, defect), image, _ in generated:
-        if (path := by_pixels.get(_pixel_digest(image))) is not None:
+        if (path := by_pixels.get(digest_pixels(image))) is not None:
             raise SplitError(f"{path}: held out, but a generated {product}/{defect} image is the same picture; remove that pair")
-
-
-def _pixel_digest(image_HWC: np.ndarray) -> str:
-    return hashlib.sha256(repr(image_HWC.shape).encode() + np.ascontiguousarray(image_HWC).tobytes()).hexdigest()
 
 
 def _tile(generator: Rng, image: np.ndarray, mask: Mask | None) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,8 @@ class LatentPrior:
         self.latent_channels = int(vae.config.latent_channels)
         self.working_size = int(unet.config.sample_size) * self.factor
         self.token_width = int(text_encoder.get_input_embeddings().weight.shape[1])
-        self.max_tokens = int(getattr(tokenizer, "model_max_length", 77))
+        # a tokenizer may name 512 or 1e30; what the text encoder has positions for counts
+        self.max_tokens = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
         self._scale = float(vae.config.scaling_factor)
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:

@@ -18,8 +18,8 @@ from anomalydiffusion.priors.latent import LatentPrior
 __all__ = ["BUNDLED", "digest_folder", "load_prior"]
 
 BUNDLED = Path(__file__).with_name("tiny")
-PARTS = {"vae": ("vae", "vqvae"), "unet": ("unet",), "text_encoder": ("text_encoder", "bert"),
-         "tokenizer": ("tokenizer",), "scheduler": ("scheduler",)}  # fmt: skip
+PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
+         "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
 # Only these classes are built from a folder's word: a folder cannot name code to run.
 CLASSES: dict[str, Any] = {
     "AutoencoderKL": diffusers.AutoencoderKL,
@@ -46,10 +46,7 @@ def digest_folder(folder: Path) -> str:
 def _find(name_or_path: str) -> Path:
     if name_or_path == "tiny":
         if not (BUNDLED / "model_index.json").exists():
-            raise PriorError(
-                "tiny: this version ships no weights of the bundled prior yet; make a prior with 'anomalydiffusion prior train "
-                "--config recipes/tiny.toml --textures TEXTURES --output PRIOR', or give --prior a diffusers folder"
-            )
+            raise PriorError("tiny: its weights are missing from this installation; install anomalydiffusion again")
         return BUNDLED
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -90,12 +87,49 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         raise PriorError(f"{where}: cannot be loaded as {class_name} ({error})") from error
 
 
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise PriorError(f"device '{name}' is not known; give cpu or cuda") from error
+    if device.type == "mps":  # it has no double precision, which schedule and re-weighting use, and nobody has tried the rest
+        raise PriorError(f"device '{name}' is not supported yet; give cpu")
+    if device.type not in ("cpu", "cuda"):
+        raise PriorError(f"device '{name}' is not supported; give cpu or cuda")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PriorError(f"device '{name}': PyTorch finds no CUDA device here; give cpu, or install a driver and a PyTorch with CUDA")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PriorError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0; give one of them")
+    return device
+
+
+def _check_fit(folder: Path, vae: Any, text_encoder: Any) -> None:
+    """Refuse a denoiser that wants more than a latent and one text encoder's tokens, before its weights are read."""
+    try:
+        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
+        channels, widths = unet["in_channels"], unet["cross_attention_dim"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return  # damaged or incomplete: loading says so, or takes diffusers' defaults
+    latent, width = vae.config.latent_channels, text_encoder.config.hidden_size
+    if channels != latent:
+        raise PriorError(
+            f"{folder}: its denoiser takes {channels} channels, its autoencoder gives {latent}; inpainting, depth and upscaling models "
+            "are not supported yet: give a text-to-image model"
+        )
+    if any(each != width for each in (widths if isinstance(widths, list) else [widths])):
+        raise PriorError(
+            f"{folder}: its denoiser takes tokens {widths} wide, its text encoder gives {width}; models with several text encoders (SDXL) "
+            "are not supported yet: give one of Stable Diffusion 1 or 2's family, or LDM text2img"
+        )
+
+
 def load_prior(name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentPrior:
     """Load "tiny" (bundled), a diffusers folder (Stable Diffusion family, LDM text2img) or a hub id, frozen.
 
     The family is read from `model_index.json`, never from the path's name. Only safetensors are read. Raises
-    `PriorError` naming the part that is missing or damaged, and what to fetch where offline.
+    `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
     """
+    place = _device(device)
     folder = _find(name_or_path)
     transformers.utils.logging.disable_progress_bar()
     try:
@@ -107,7 +141,9 @@ def load_prior(name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.
         part = next((name for name in names if index.get(name)), None)
         if part is None:
             raise PriorError(f"{folder}: model_index.json names no {' or '.join(names)}")
+        if role == "unet":
+            _check_fit(folder, parts["vae"], parts["text_encoder"])
         parts[role] = _component(folder, part, str(index[part][1]), dtype)
     for role in ("vae", "unet", "text_encoder"):
-        parts[role].to(torch.device(device))
+        parts[role].to(place)
     return LatentPrior(**parts, digest=digest_folder(folder))

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
-from anomalydiffusion.core.pixels import to_tensor
+from anomalydiffusion.core.pixels import to_tensor, to_uint8
 
 __all__ = ["gradient_energy", "measure_autoencoder"]
 
@@ -31,7 +31,7 @@ def measure_autoencoder(
     for image in images:
         height, width = (side // factor * factor for side in image.shape[:2])
         x = to_tensor(np.array(image[:height, :width]))
-        out = ((round_trip(x).clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
+        out = to_tensor(to_uint8(round_trip(x)))
         psnr.append(float(10 * torch.log10(4 / (out - x).square().mean().clamp_min(1e-7))))
         ratio.append(float((gradient_energy(out) / gradient_energy(x).clamp_min(1e-7)).mean()))
     return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio))}

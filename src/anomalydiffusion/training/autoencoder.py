@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderDC
 from torch import nn
 
+from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.priors.measure import gradient_energy
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
@@ -109,7 +110,7 @@ def _crops(images: np.ndarray, config: AutoencoderConfig, seed: int, step: int, 
         image = images[int(generator.integers(len(images)))]
         top, left = generator.integers(0, image.shape[0] - config.crop + 1, 2)
         out[row] = image[top : top + config.crop, left : left + config.crop]
-    return torch.from_numpy(out).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_batch(out)
 
 
 def train_autoencoder(

@@ -9,19 +9,20 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
-from anomalydiffusion.core.errors import TrainingError
-from anomalydiffusion.core.runs import replace_folder
+from anomalydiffusion.core.errors import ConfigError, TrainingError
+from anomalydiffusion.core.runs import replace_folder, write_atomic
 
 __all__ = ["LoopConfig", "Objective", "Progress", "latest_checkpoint", "native_bf16", "run_loop"]
 
@@ -36,7 +37,7 @@ class LoopConfig:
 
     steps: int = 1000
     learning_rate: float = 1e-3
-    warmup: int = 50
+    warmup: int = 50  # steps in which the learning rate rises; 0 = none
     weight_decay: float = 0.0
     gradient_accumulation_steps: int = 1
     max_grad_norm: float = 1.0
@@ -49,9 +50,34 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.mixed_precision not in ("no", "bf16", "auto"):
-            raise TrainingError(f"mixed_precision is 'no', 'bf16' or 'auto', not '{self.mixed_precision}'")
-        if self.steps < 1 or self.gradient_accumulation_steps < 1 or self.checkpointing_steps < 1:
-            raise TrainingError("steps, gradient_accumulation_steps and checkpointing_steps must be at least 1")
+            raise ConfigError(f"mixed_precision is 'no', 'bf16' or 'auto', not '{self.mixed_precision}'")
+        if self.warmup < 0:
+            raise ConfigError(f"warmup = {self.warmup}: expected at least 0")
+        for name in ("steps", "gradient_accumulation_steps", "checkpointing_steps", "checkpoints_total_limit", "log_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected a finite number above 0")
+        for name, bound in (("weight_decay", math.inf), ("minutes", math.inf), ("average", 1.0)):
+            if not 0 <= getattr(self, name) < bound:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 0 and below {bound}")
+
+
+@dataclass(slots=True)
+class _Place:
+    """Where a loop is: steps done, seconds spent, and what was summed over how many steps since the last logged line."""
+
+    step: int = 0
+    seconds: float = 0.0
+    totals: dict[str, float] = field(default_factory=dict)
+    summed: int = 0
+
+    def means(self) -> dict[str, float]:
+        """The means since the last call; summing starts anew."""
+        means = {name: value / self.summed for name, value in self.totals.items()}
+        self.totals, self.summed = {}, 0
+        return means
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -77,7 +103,7 @@ def _moving_average(decay: float) -> Callable[..., None]:
     return average
 
 
-def _save(folder: Path, step: int, seconds: float, model: nn.Module, average: AveragedModel | None,
+def _save(folder: Path, place: _Place, model: nn.Module, average: AveragedModel | None,
           optimizer: torch.optim.Optimizer, keep: int) -> None:  # fmt: skip
     parts: dict[str, dict[str, torch.Tensor]] = {"model": dict(model.state_dict()), "optimizer": {}}
     for index, state in optimizer.state_dict()["state"].items():
@@ -85,17 +111,18 @@ def _save(folder: Path, step: int, seconds: float, model: nn.Module, average: Av
             parts["optimizer"][f"{index}.{key}"] = torch.as_tensor(value)
     if average is not None:
         parts["average"] = dict(average.state_dict())
-    with replace_folder(folder / f"step-{step:06d}") as target:
+    with replace_folder(folder / f"step-{place.step:06d}") as target:
         for name, tensors in parts.items():
-            save_file({k: v.detach().contiguous().clone() for k, v in tensors.items()}, target / f"{name}.safetensors")
-        (target / "state.json").write_text(json.dumps({"step": step, "seconds": seconds}))
+            # not save_file: its error on a full disk is no OSError
+            write_atomic(target / f"{name}.safetensors", to_bytes({k: v.detach().contiguous().clone() for k, v in tensors.items()}))
+        write_atomic(target / "state.json", json.dumps(asdict(place)).encode())
     for old in sorted(folder.glob("step-*"))[:-keep]:
         shutil.rmtree(old)
 
 
-def _load(path: Path, model: nn.Module, average: AveragedModel | None, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+def _load(path: Path, model: nn.Module, average: AveragedModel | None, optimizer: torch.optim.Optimizer) -> _Place:
     try:
-        state = json.loads((path / "state.json").read_text())
+        place = _Place(**json.loads((path / "state.json").read_text()))
         model.load_state_dict(load_file(path / "model.safetensors"))
         if average is not None:
             average.load_state_dict(load_file(path / "average.safetensors"))
@@ -106,7 +133,7 @@ def _load(path: Path, model: nn.Module, average: AveragedModel | None, optimizer
         optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
     except Exception as error:
         raise TrainingError(f"{path}: this checkpoint cannot be read ({error}); delete the folder to go on from an older one") from error
-    return int(state["step"]), float(state["seconds"])
+    return place
 
 
 def run_loop(
@@ -125,8 +152,9 @@ def run_loop(
 
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
     averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate.
-    A loop that `stop` ends, or Ctrl-C, saves first.
-    Raises `TrainingError` on a loss that is not finite and on a damaged checkpoint.
+    A loop that `stop` ends, or Ctrl-C, saves first; but when Ctrl-C comes while a step is being applied, the last
+    checkpoint stands. Raises `TrainingError` on a loss that is not finite and on a damaged checkpoint, `OSError` when a
+    checkpoint cannot be written.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     trainable.to(accelerator.device)
@@ -140,48 +168,61 @@ def run_loop(
     if config.average:
         average = AveragedModel(trainable, multi_avg_fn=_moving_average(config.average))
     folder.mkdir(parents=True, exist_ok=True)
-    step, before = 0, 0.0
+    place = _Place()
     if resume and (found := latest_checkpoint(folder)):
-        step, before = _load(found, trainable, average, optimizer)
-        log.info("resumed %s at step %d", found, step)
-    began, saved = time.monotonic(), step
-    totals: dict[str, float] = {}
+        place = _load(found, trainable, average, optimizer)
+        log.info("resumed %s at step %d", found, place.step)
+    began, saved = time.monotonic() - place.seconds, place.step
+    whole = True  # parameters, average and number of steps belong together
 
     def done() -> float:
-        clock = (before + time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
-        return max(clock, step / config.steps)
+        clock = (time.monotonic() - began) / (60 * config.minutes) if config.minutes else 0.0
+        return max(clock, place.step / config.steps)
+
+    def keep() -> None:
+        nonlocal saved
+        if place.step > saved and all(torch.isfinite(p).all() for p in parameters):
+            place.seconds = time.monotonic() - began
+            _save(folder, place, trainable, average, optimizer, config.checkpoints_total_limit)
+            saved = place.step
 
     try:
         while done() < 1.0 and not (stop and stop()):
             for group in optimizer.param_groups:
                 decay = 0.5 * (1 + math.cos(math.pi * min(done(), 1.0)))
-                group["lr"] = group["rate"] * config.learning_rate * min(1.0, (step + 1) / config.warmup) * (0.02 + 0.98 * decay)
+                warm = min(1.0, (place.step + 1) / max(config.warmup, 1))
+                group["lr"] = group["rate"] * config.learning_rate * warm * (0.02 + 0.98 * decay)
+            sums: dict[str, float] = {}
             for micro in range(config.gradient_accumulation_steps):
                 with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half), attention():
-                    terms = objective(step, micro)
+                    terms = objective(place.step, micro)
                 accelerator.backward(terms["loss"] / config.gradient_accumulation_steps)
                 for name, value in terms.items():
-                    totals[name] = totals.get(name, 0.0) + float(value.detach()) / config.gradient_accumulation_steps
-            if not math.isfinite(totals["loss"]):
-                raise TrainingError(f"step {step}: the loss is {totals['loss']}; lower the learning rate")
+                    sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.gradient_accumulation_steps
+            if not math.isfinite(sums["loss"]):
+                raise TrainingError(f"step {place.step}: the loss is {sums['loss']}; lower the learning rate")
             accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
+            whole = False
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
-            step += 1
             if average is not None:
                 average.update_parameters(trainable)
-            if step % config.log_every == 0 or step == config.steps:
-                means = {name: value / ((step - 1) % config.log_every + 1) for name, value in totals.items()}
+            place.totals = {name: place.totals.get(name, 0.0) + value for name, value in sums.items()}
+            place.summed += 1
+            place.step += 1
+            whole = True
+            if place.step % config.log_every == 0 or place.step == config.steps:
+                means = place.means()
                 if accelerator.trackers:
-                    accelerator.log(means, step=step)
+                    accelerator.log(means, step=place.step)
                 if progress:
-                    progress(step, means)
-                totals = {}
-            if step % config.checkpointing_steps == 0:
-                _save(folder, step, before + time.monotonic() - began, trainable, average, optimizer, config.checkpoints_total_limit)
-                saved = step
-    finally:
-        if step > saved and all(torch.isfinite(p).all() for p in parameters):
-            _save(folder, step, before + time.monotonic() - began, trainable, average, optimizer, config.checkpoints_total_limit)
+                    progress(place.step, means)
+            if place.step % config.checkpointing_steps == 0:
+                keep()
+        keep()
+    except BaseException as stopped:
+        if whole and not isinstance(stopped, OSError):  # a disk that is full stays full: the first error is the one to show
+            keep()
+        raise
     result: nn.Module = average.module if average is not None else trainable
     return result

@@ -18,13 +18,15 @@ from tokenizers.trainers import BpeTrainer
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_textures
 from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, linear_start, train_autoencoder
-from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+from anomalydiffusion.training.loop import LoopConfig, Progress, latest_checkpoint, run_loop
 
 __all__ = ["DenoiserConfig", "PriorConfig", "train_prior"]
 
@@ -60,10 +62,22 @@ class PriorConfig:
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
 
 
+def _check_origin(path: Path, made: str, tables: str) -> None:
+    """Refuse what other settings left in the work folder; what bears no digest comes from before digests were kept and passes."""
+    if path.exists() and path.read_text() != made:
+        raise RunError(f"{path.parent}: was begun with other settings of {tables} or another seed; give another --work, or delete it")
+
+
+def _corpus_digest(config: PriorConfig) -> str:
+    return f"{digest(config.corpus)}-{config.seed}"
+
+
 def draw_pictures(config: PriorConfig, work: Path, textures: Path | None, progress: Progress | None) -> tuple[np.ndarray, list[str]]:
     """Draw the corpus once into `work/pictures.npy` (N x size x size x 3 uint8) and `captions.json`; later calls read it."""
-    done, captions = work / "pictures.npy", work / "captions.json"
-    if not done.exists():
+    done, captions, origin = work / "pictures.npy", work / "captions.json", work / "pictures.digest"
+    if done.exists():
+        _check_origin(origin, _corpus_digest(config), "[corpus]")
+    else:
         size = config.corpus.size
         part = work / "pictures.part.npy"
         array = np.lib.format.open_memmap(part, "w+", np.uint8, (config.corpus.pictures, size, size, 3))
@@ -75,6 +89,7 @@ def draw_pictures(config: PriorConfig, work: Path, textures: Path | None, progre
                 progress(index + 1, {})
         array.flush()
         captions.write_text(json.dumps(words))
+        origin.write_text(_corpus_digest(config))
         part.rename(done)
     return np.load(done, mmap_mode="r"), list(json.loads(captions.read_text()))
 
@@ -82,11 +97,6 @@ def draw_pictures(config: PriorConfig, work: Path, textures: Path | None, progre
 def round_trip(vae: AutoencoderDC) -> Callable[[torch.Tensor], torch.Tensor]:
     """Encode and decode, as a function of images."""
     return lambda x_BCHW: vae.decode(vae.encode(x_BCHW).latent).sample
-
-
-def to_batch(images_NHWC: np.ndarray) -> torch.Tensor:
-    """uint8 N x H x W x 3 -> float N x 3 x H x W in -1..1."""
-    return torch.from_numpy(np.array(images_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIPTokenizer:
@@ -191,36 +201,75 @@ def train_denoiser(
     return run_loop(model, objective, config.loop, folder, progress=progress)
 
 
+def make_autoencoder(
+    config: PriorConfig, images: np.ndarray, work: Path, progress: Progress | None
+) -> tuple[AutoencoderDC, dict[str, dict[str, float]]]:
+    """Train the autoencoder once into `work/vae`; later calls read it. Returns it with its measured numbers."""
+    done, made = work / "vae", f"{_corpus_digest(config)}-{digest(config.autoencoder)}"
+    if (done / "config.json").exists():
+        _check_origin(work / "vae.digest", made, "[corpus] or [autoencoder]")
+        return AutoencoderDC.from_pretrained(done), json.loads((done / "numbers.json").read_text())
+    kept = max(1, min(200, len(images) // 10))
+    vae = build_autoencoder(config.autoencoder)
+    linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
+    numbers = {"linear": measure_autoencoder(round_trip(vae), images[-kept:])}
+    trained: Any = train_autoencoder(vae, images[:-kept], config.autoencoder, work / "autoencoder", seed=config.seed, progress=progress)
+    numbers["autoencoder"] = measure_autoencoder(round_trip(trained.eval()), images[-kept:])
+    (work / "vae.digest").write_text(made)
+    with replace_folder(done) as target:
+        trained.save_pretrained(target)
+        (target / "numbers.json").write_text(json.dumps(numbers))
+    return trained, numbers
+
+
+def make_tokenizer(config: PriorConfig, captions: list[str], work: Path) -> CLIPTokenizer:
+    """Learn the tokenizer once into `work/tokenizer`; later calls read it.
+
+    It is kept because merges that are equally frequent come in a random order: another one gives the words other numbers.
+    """
+    done, origin = work / "tokenizer", work / "tokenizer.digest"
+    made = f"{_corpus_digest(config)}-{config.denoiser.vocabulary}-{config.denoiser.max_tokens}"
+    if done.exists():
+        _check_origin(origin, made, "[corpus] or [denoiser]")
+    else:
+        if latest_checkpoint(work / "denoiser"):
+            raise RunError(f"{work / 'denoiser'}: was begun before tokenizers were kept, and its own is lost; delete it to train it anew")
+        said = sorted({vary(caption, rng(0, "words", i), 0.0) for i, caption in enumerate(captions)})
+        origin.write_text(made)
+        with replace_folder(done) as target:
+            build_tokenizer(said, config.denoiser.vocabulary, config.denoiser.max_tokens).save_pretrained(target)
+    return CLIPTokenizer.from_pretrained(done, local_files_only=True)
+
+
+def _check_output(output: Path, work: Path) -> None:
+    """Refuse, before hours of training, an output that the finished prior must not replace."""
+    if output.exists() and not output.is_dir():
+        raise DataError(f"{output}: a file of this name is in the way; give another --output")
+    if output.is_dir() and any(output.iterdir()) and not (output / "model_index.json").exists():
+        raise DataError(f"{output}: holds other things than a prior, which would replace them; give a new or an empty folder as --output")
+    if work.resolve().is_relative_to(output.resolve()):
+        raise DataError(f"{work}: lies in the output, which is replaced at the end; give another --work")
+
+
 def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Train a prior from its recipe into the diffusers folder `output`; `work` keeps what a resumed run needs.
 
-    Returns the measured numbers. The last 200 pictures are held out of the autoencoder's training and measured on.
+    Returns the autoencoder's measured numbers. The last 200 pictures (at most a tenth) are held out of its training and
+    measured on; but they are crops of the same texture files as the rest, and the denoiser does train on all pictures.
+    Raises `DataError` when `output` holds anything but a prior, `RunError` when `work` comes from other settings.
     """
+    _check_output(output, work)
     textures = Path(config.textures).expanduser() if config.textures else None
     if textures is not None and not textures.is_dir():
         raise DataError(f"{textures}: no such folder; name the folder of textures with 'textures' in the recipe")
     work.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(config.seed)
     images, captions = draw_pictures(config, work, textures, progress)
-    kept = max(1, min(200, len(images) // 10))
-    vae = build_autoencoder(config.autoencoder)
-    if (work / "vae" / "config.json").exists():
-        vae = AutoencoderDC.from_pretrained(work / "vae")
-        numbers = json.loads((work / "vae" / "numbers.json").read_text())
-    else:
-        linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
-        numbers = {"linear": measure_autoencoder(round_trip(vae), images[-kept:])}
-        trained: Any = train_autoencoder(vae, images[:-kept], config.autoencoder, work / "autoencoder", seed=config.seed, progress=progress)
-        vae = trained.eval()
-        numbers["autoencoder"] = measure_autoencoder(round_trip(vae), images[-kept:])
-        with replace_folder(work / "vae") as target:
-            vae.save_pretrained(target)
-            (target / "numbers.json").write_text(json.dumps(numbers))
+    vae, numbers = make_autoencoder(config, images, work, progress)
     latents = cache_latents(vae, images, work / "latents.npy")
     scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
-    vae.register_to_config(scaling_factor=scale)
-    said = sorted({vary(caption, rng(0, "words", i), 0.0) for i, caption in enumerate(captions)})
-    tokenizer = build_tokenizer(said, config.denoiser.vocabulary, config.denoiser.max_tokens)
+    vae.register_to_config(scaling_factor=scale, _name_or_path="")  # a kept one would name the work folder
+    tokenizer = make_tokenizer(config, captions, work)
     model = Denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, len(tokenizer),
                      int(tokenizer.eos_token_id), int(tokenizer.bos_token_id))  # fmt: skip
     model.text_encoder.train()

@@ -1,0 +1,69 @@
+"""A small prior is trained, kept and loaded; nothing of other settings is taken up, nothing of the user's replaced."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.data.corpus import CorpusConfig
+from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.training.autoencoder import AutoencoderConfig
+from anomalydiffusion.training.loop import LoopConfig
+from anomalydiffusion.training.prior import DenoiserConfig, PriorConfig, draw_pictures, train_prior
+
+LOOP = LoopConfig(steps=2, warmup=0)
+CONFIG = PriorConfig(
+    corpus=CorpusConfig(pictures=12, size=64, drawn=1.0, shapes=0.0),
+    autoencoder=AutoencoderConfig(latent_channels=8, decoder_layers=(1, 1, 1), crop=32, batch_size=2, loop=LOOP),
+    denoiser=DenoiserConfig(widths=(32,), text_width=32, text_layers=1, vocabulary=600, batch_size=2, loop=LOOP),
+)
+
+
+def test_a_prior_is_trained_and_a_second_call_takes_up_what_is_there(tmp_path: Path) -> None:
+    output, work = tmp_path / "prior", tmp_path / "work"
+    numbers = train_prior(CONFIG, output, work)
+    assert set(numbers) == {"linear", "autoencoder"} and numbers["linear"]["psnr"] > 10
+    prior = load_prior(str(output))
+    assert (prior.factor, prior.latent_channels, prior.working_size, prior.max_tokens) == (8, 8, 64, 32)
+    assert train_prior(CONFIG, output, work) == numbers and load_prior(str(output)).digest == prior.digest
+    longer = replace(CONFIG, autoencoder=replace(CONFIG.autoencoder, loop=replace(LOOP, steps=3)))
+    for other in (longer, replace(CONFIG, autoencoder=replace(CONFIG.autoencoder, grain=0.5))):
+        with pytest.raises(RunError, match=r"work: was begun with other settings of \[corpus\] or \[autoencoder\]"):
+            train_prior(other, output, work)
+    with pytest.raises(RunError, match=r"\[corpus\] or \[denoiser\]"):
+        train_prior(replace(CONFIG, denoiser=replace(CONFIG.denoiser, vocabulary=500)), output, work)
+    (work / "vae.digest").unlink()  # as older work folders are
+    assert train_prior(longer, output, work) == numbers
+    shutil.rmtree(work / "tokenizer")
+    with pytest.raises(RunError, match="denoiser: was begun before tokenizers were kept"):
+        train_prior(longer, output, work)
+    assert not any(str(tmp_path) in path.read_text() for path in output.rglob("*.json"))
+
+
+def test_pictures_of_another_corpus_or_seed_are_not_taken_up(tmp_path: Path) -> None:
+    images, captions = draw_pictures(CONFIG, tmp_path, None, None)
+    longer = replace(CONFIG, denoiser=replace(CONFIG.denoiser, loop=replace(LOOP, minutes=5.0)))
+    again, _ = draw_pictures(replace(longer, textures="moved"), tmp_path, None, None)
+    assert len(captions) == 12 and np.array_equal(images, again)
+    for other in (replace(CONFIG, corpus=replace(CONFIG.corpus, grey=0.9)), replace(CONFIG, seed=1)):
+        with pytest.raises(RunError, match=r"begun with other settings of \[corpus\] or another seed; give another --work"):
+            draw_pictures(other, tmp_path, None, None)
+        origin = (tmp_path / "pictures.digest").rename(tmp_path / "kept")
+        assert len(draw_pictures(other, tmp_path, None, None)[1]) == 12  # an older work folder has none
+        origin.rename(tmp_path / "pictures.digest")
+
+
+def test_an_output_that_is_no_prior_is_refused_before_the_training(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "dear.jpg").write_bytes(b"x")
+    with pytest.raises(DataError, match="photos: holds other things than a prior"):
+        train_prior(CONFIG, tmp_path / "photos", work)
+    with pytest.raises(DataError, match=r"dear\.jpg: a file of this name is in the way"):
+        train_prior(CONFIG, tmp_path / "photos" / "dear.jpg", work)
+    with pytest.raises(DataError, match="lies in the output"):
+        train_prior(CONFIG, tmp_path / "prior", tmp_path / "prior" / "work")
+    assert not work.exists() and not (tmp_path / "prior").exists()

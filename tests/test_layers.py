@@ -1,13 +1,29 @@
-"""The house stands: floors, module sentences, sizes."""
+"""Every module says what it is for, nobody imports the package root, the door is lazy, and the contracts that
+import-linter checks forbid what the plan of the house forbids."""
 
 import ast
 import subprocess
 import sys
+import tomllib
+from itertools import combinations, permutations, product
 from pathlib import Path
 
 import pytest
 
 SRC = Path(__file__).parents[1] / "src" / "anomalydiffusion"
+BELOW = {  # what a floor may import besides itself
+    "core": set(),
+    "data": {"core"},
+    "priors": {"core"},
+    "conditioning": {"core", "priors"},
+    "masks": {"core", "data", "priors", "conditioning"},
+    "training": {"core", "data", "priors", "conditioning"},
+    "generation": {"core", "data", "priors", "conditioning", "masks"},
+    "quality": {"core"},
+    "downstream": {"core", "data"},
+    "report": {"core"},
+    "app": {"core", "data", "priors", "conditioning", "masks", "training", "generation", "quality", "downstream", "report"},
+}
 MODULES = sorted(p for p in SRC.rglob("*.py") if p.name != "__init__.py")
 
 
@@ -26,6 +42,21 @@ def test_nobody_imports_the_root(path: Path) -> None:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom):
             assert node.module != "anomalydiffusion", f"{path.name} imports the package root"
+
+
+def test_the_contracts_forbid_what_the_plan_forbids() -> None:
+    contracts = tomllib.loads((SRC.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"]["contracts"]
+    (layers,) = [contract for contract in contracts if contract["type"] == "layers"]
+    assert layers["exhaustive"] and layers["exhaustive_ignores"] == ["__main__"]
+    floors = [[name.strip() for name in floor.split("|")] for floor in layers["layers"]]
+    forbidden = {pair for floor in floors for pair in permutations(floor, 2)}
+    forbidden |= {pair for above, below in combinations(floors, 2) for pair in product(below, above)}
+    for contract in contracts:
+        if contract["type"] == "forbidden":
+            sides = ([name.split(".")[1] for name in contract[side]] for side in ("source_modules", "forbidden_modules"))
+            forbidden |= set(product(*sides))
+    assert {name for floor in floors for name in floor} == set(BELOW)
+    assert forbidden == {(a, b) for a, b in permutations(BELOW, 2) if b not in BELOW[a]}
 
 
 def test_the_door_is_lazy() -> None:

@@ -1,10 +1,14 @@
 """Crops hold the whole mask, whatever the image."""
 
+import itertools
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import ndimage
 
-from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
+from anomalydiffusion.core.types import Mask
 
 
 @given(st.integers(1, 300), st.integers(1, 300), st.floats(1, 8), st.integers(8, 96), st.floats(0, 1), st.floats(0, 1), st.data())
@@ -29,3 +33,20 @@ def test_a_thin_mask_survives_shrinking() -> None:
     mask = np.zeros((400, 400), bool)
     mask[:, 133] = True
     assert resize(mask, 64).any(1).all()
+
+
+@given(seed=st.integers(0, 1000), spots=st.integers(1, 9), side=st.integers(8, 120), most=st.integers(1, 4))
+def test_clusters_share_out_every_pixel_and_keep_near_parts_together(seed: int, spots: int, side: int, most: int) -> None:
+    random = np.random.default_rng(seed)
+    pixels = np.zeros((120, 160), bool)
+    for y, x in random.integers(0, (115, 155), (spots, 2)):
+        pixels[y : y + 5, x : x + 5] = True
+    mask = Mask(pixels_HW=pixels, origin="real")
+    groups = clusters(mask, side, most=most)
+    assert 1 <= len(groups) <= most and (np.sum([group.pixels_HW for group in groups], axis=0) == pixels).all()
+    assert [group.area for group in groups] == sorted((group.area for group in groups), reverse=True)
+    x0, y0, x1, y1 = mask.box
+    if max(x1 - x0, y1 - y0) <= side:
+        assert groups == [mask]
+    for one, other in itertools.combinations(groups, 2):
+        assert ndimage.distance_transform_edt(~one.pixels_HW)[other.pixels_HW].min() > side / 4 - 1.5

@@ -2,6 +2,9 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,84 @@ def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     with replace_folder(target) as part:
         (part / "three").write_text("3")
     assert _names(target) == ["three"]
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from anomalydiffusion.core.runs import replace_folder
+
+calls = int(sys.argv[2])
+
+def count(real):
+    def counted(*arguments, **options):
+        global calls
+        calls -= 1
+        if calls < 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*arguments, **options)
+    return counted
+
+Path.rename, shutil.rmtree = count(Path.rename), count(shutil.rmtree)
+with replace_folder(Path(sys.argv[1])) as part:
+    for name in ("a", "b"):
+        (part / name).write_text("new")
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL here")
+@pytest.mark.parametrize(("calls", "whole"), [(0, "old"), (1, "old"), (2, "new")])
+def test_a_folder_survives_a_kill_at_any_step(tmp_path: Path, calls: int, whole: str) -> None:
+    target = tmp_path / "out"
+    with replace_folder(target) as part:
+        for name in ("a", "b"):
+            (part / name).write_text("old")
+    done = subprocess.run([sys.executable, "-c", KILLED, str(target), str(calls)], check=False)
+    assert done.returncode == -signal.SIGKILL and len(_names(tmp_path)) == 2  # the kill did leave something beside it
+    (tmp_path / ".part-out-more-12345678").mkdir()  # of the target "out-more"
+    with pytest.raises(ValueError, match="no"), replace_folder(target):
+        raise ValueError("no")
+    assert {path.name: path.read_text() for path in target.iterdir()} == {"a": whole, "b": whole}
+    assert sorted(_names(tmp_path)) == [".part-out-more-12345678", "out"]
+
+
+def test_two_at_once_do_not_sweep_each_other(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with replace_folder(target) as first:
+        (first / "one").write_text("1")
+        with replace_folder(target) as second:
+            (second / "two").write_text("2")
+        assert _names(target) == ["two"]
+    assert _names(tmp_path) == ["out"] and _names(target) == ["one"]
+
+
+def test_a_failed_swap_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target, real = tmp_path / "out", Path.rename
+    with replace_folder(target) as part:
+        (part / "one").write_text("1")
+
+    def fail(self: Path, to: Path) -> Path:
+        if self.name.startswith(".part-"):
+            raise OSError(5, "Input/output error")
+        return real(self, to)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"), replace_folder(target):
+        pass
+    assert _names(tmp_path) == ["out"] and _names(target) == ["one"]
+
+
+def test_a_link_stays_and_a_file_in_the_way_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "disk" / "real").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "real")
+    with replace_folder(tmp_path / "link") as part:
+        (part / "one").write_text("1")
+    assert (tmp_path / "link").is_symlink() and _names(tmp_path / "disk" / "real") == ["one"]
+    file = tmp_path / "disk" / "file"
+    file.write_text("mine")
+    with pytest.raises(OSError), replace_folder(file):
+        pass
+    assert file.read_text() == "mine" and sorted(_names(tmp_path / "disk")) == ["file", "real"]
 
 
 def test_a_run_is_opened_again_with_its_facts(tmp_path: Path) -> None:

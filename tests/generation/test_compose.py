@@ -1,6 +1,7 @@
 """Outside the feather nothing changes; inside, exactly what was generated does."""
 
 import numpy as np
+from PIL import Image
 from scipy import ndimage
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
@@ -66,3 +67,36 @@ def test_the_feather_ends_at_its_width() -> None:
     soft = feather(mask, 3.0)
     assert (soft[mask] == 1).all() and (soft[ndimage.distance_transform_edt(~mask) >= 3] == 0).all()
     assert (feather(mask, 0.0) == mask).all()
+
+
+def _large(side: int = 64):
+    """A rough normal whose crop of 256 pixels is worked on at 64."""
+    normal, mask, _, _, _ = _scene(size=(300, 320))
+    box = (20, 10, 276, 266)
+    return normal, mask, box, resize(extract(normal, box), side)
+
+
+def test_without_grain_nothing_finer_than_the_working_grid_stays() -> None:
+    normal, mask, box, view = _large()
+    decoded = ndimage.gaussian_filter(view.astype(float), (1, 1, 0))
+    hole = np.full(view.shape, 40.0)  # a smooth dark hole
+    out, _ = paste(normal, hole, decoded, view, box, mask, grain=0.0, match=False)
+    assert (out[mask] == 40).all()
+    far = ndimage.distance_transform_edt(~mask) >= 3
+    assert (out[far] == normal[far]).all()
+    half, _ = paste(normal, hole, decoded, view, box, mask, grain=0.5, match=False)
+    assert 0.4 < half[mask].std() / normal[mask].std() < 0.6
+
+
+def test_with_full_grain_all_that_is_finer_stays() -> None:
+    normal, mask, box, view = _large()
+    decoded = ndimage.gaussian_filter(view.astype(float), (1, 1, 0))
+    out, _ = paste(normal, decoded + 20, decoded, view, box, mask, grain=1.0, match=False)
+    assert (out[mask] == np.clip(normal[mask].astype(int) + 20, 0, 255)).all()
+    sample = np.random.default_rng(4).uniform(0, 255, decoded.shape)
+    change = np.stack([np.asarray(Image.fromarray(p).resize((256, 256), Image.Resampling.BICUBIC))
+                       for p in (sample - decoded).astype(np.float32).transpose(2, 0, 1)], axis=2)  # fmt: skip
+    out, _ = paste(normal, sample, decoded, view, box, mask, grain=1.0, match=False)
+    there = mask[10:266, 20:276]
+    expected = np.clip(normal[10:266, 20:276][there] + change[there].astype(float) + 0.5, 0, 255).astype(np.uint8)
+    assert (out[10:266, 20:276][there] == expected).all()

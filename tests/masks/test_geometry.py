@@ -1,16 +1,11 @@
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import ndimage
 
 from anomalydiffusion.core.errors import MaskError
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import accept, border_shares, clusters, foreground, measure
+from anomalydiffusion.masks.geometry import accept, border_shares, foreground, measure
 
 
 def mask_of(shape: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Mask:
@@ -99,20 +94,3 @@ def test_foreground_passes_over_objects_that_are_too_small() -> None:
     image = picture(truth, (200, 200, 200), (20, 20, 20))
     assert foreground(image).all()
     assert overlap(foreground(image, min_share=0.01), truth) > 0.7
-
-
-@given(seed=st.integers(0, 1000), spots=st.integers(1, 9), side=st.integers(8, 120), most=st.integers(1, 4))
-def test_clusters_share_out_every_pixel_and_keep_near_parts_together(seed: int, spots: int, side: int, most: int) -> None:
-    random = np.random.default_rng(seed)
-    pixels = np.zeros((120, 160), bool)
-    for y, x in random.integers(0, (115, 155), (spots, 2)):
-        pixels[y : y + 5, x : x + 5] = True
-    mask = Mask(pixels_HW=pixels, origin="real")
-    groups = clusters(mask, side, most=most)
-    assert 1 <= len(groups) <= most and (np.sum([group.pixels_HW for group in groups], axis=0) == pixels).all()
-    assert [group.area for group in groups] == sorted((group.area for group in groups), reverse=True)
-    x0, y0, x1, y1 = mask.box
-    if max(x1 - x0, y1 - y0) <= side:
-        assert groups == [mask]
-    for one, other in itertools.combinations(groups, 2):
-        assert ndimage.distance_transform_edt(~one.pixels_HW)[other.pixels_HW].min() > side / 4 - 1.5

@@ -1,6 +1,7 @@
 """The gate keeps what is there and new, and says why it does not."""
 
 import numpy as np
+import pytest
 
 from anomalydiffusion.core.types import Mask, Pair, Provenance
 from anomalydiffusion.quality.gate import GateConfig, check_pair, reference
@@ -51,3 +52,28 @@ def test_a_copy_of_a_shot_is_caught_and_named() -> None:
     assert verdict.reasons == ("near copy of shot.png",)
     random = np.random.default_rng(5).integers(0, 256, shot.shape, dtype=np.uint8)
     assert check_pair(_pair(shot, normal, mask), [reference(random, mask, "other.png")], GateConfig()).keep
+
+
+def _slanted(size: tuple[int, int], top: int, left: int) -> tuple[np.ndarray, Mask]:
+    """A rough surface with a bent scratch that is like none of its own mirror images."""
+    image = np.random.default_rng(1).integers(60, 200, (*size, 3), dtype=np.uint8)
+    pixels = np.zeros(size, bool)
+    for step in range(25):
+        pixels[top + step : top + step + 4, left + step * step // 20 : left + step * step // 20 + 3] = True
+    image[pixels] = 10
+    return image, Mask(pixels_HW=pixels, origin="real")
+
+
+@pytest.mark.parametrize("place", [(30, 41), (0, 6)])
+@pytest.mark.parametrize("flip", [np.s_[:, :], np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1]], ids=["as is", "across", "down", "both"])
+def test_a_mirrored_copy_is_a_copy(place: tuple[int, int], flip: tuple[slice, ...]) -> None:
+    shot, mask = _slanted((100, 121), *place)
+    copy, moved = np.ascontiguousarray(shot[flip]), Mask(pixels_HW=mask.pixels_HW[flip], origin="user")
+    verdict = check_pair(_pair(copy, np.full_like(shot, 120), moved), [reference(shot, mask, "shot.png")])
+    assert verdict.reasons == ("near copy of shot.png",) and verdict.measures["likeness"] > 0.999
+
+
+def test_a_turned_shot_is_no_copy() -> None:
+    shot, mask = _slanted((100, 100), 30, 41)
+    turned = _pair(np.rot90(shot).copy(), np.full_like(shot, 120), Mask(pixels_HW=np.rot90(mask.pixels_HW), origin="user"))
+    assert check_pair(turned, [reference(shot, mask, "shot.png")]).keep

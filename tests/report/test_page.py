@@ -6,6 +6,7 @@ import base64
 import io
 import json
 import re
+import weakref
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,8 +16,9 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.report import page as module
 from anomalydiffusion.report.page import report
-from anomalydiffusion.report.sheets import BOX_COLOUR, OUTLINE_COLOUR, Row, amplification, cells, contact_sheet
+from anomalydiffusion.report.sheets import BOX_COLOUR, OUTLINE_COLOUR, Row, amplification, cells, contact_sheet, strength
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
@@ -132,6 +134,32 @@ def test_the_sample_is_even_and_bounded(run: Path) -> None:
     assert len(Page(path).images) == (2 + 2 + 2 + 3 * 1) * 5
 
 
+def test_full_size_images_are_dropped_pair_by_pair(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def watched(path: Path, real=module.read_image) -> np.ndarray:
+        nonlocal most
+        image = real(path)
+        read.append(weakref.ref(image))
+        most = max(most, sum(each() is not None for each in read))
+        return image
+
+    monkeypatch.setattr(module, "read_image", watched)
+    report(run)
+    assert len(read) >= 2 * 12 and most <= 2  # a pair's result and its normal image
+
+
+def test_every_command_that_the_page_names_exists(run: Path) -> None:
+    from anomalydiffusion.app.cli import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    known |= {group.name for group in app.registered_groups}
+    template = (Path(module.__file__).parent / "templates/report.html.j2").read_text(encoding="utf-8")
+    named = set(re.findall(r"<code>anomalydiffusion ([a-z-]+)", template))
+    assert "generate" in named and named <= known
+
+
 def test_ten_thousand_pairs_make_a_page_of_bounded_size(run: Path) -> None:
     manifest = Manifest(run / "manifest.jsonl")
     records = manifest.records()
@@ -184,9 +212,21 @@ def test_cells_show_the_defect_large_and_the_label_around_it() -> None:
 
 
 def test_amplification_is_one_power_of_two_for_all() -> None:
-    assert amplification([toy_row(change=120)]) == 2
-    assert amplification([toy_row(change=3), toy_row(change=3)]) == 16
-    assert amplification([toy_row(normal_HWC=None)]) == amplification([]) == 1
+    assert strength(toy_row(change=120)) == 120 and strength(toy_row(normal_HWC=None)) is None
+    assert amplification([120.0]) == 2
+    assert amplification([3.0, None, 3.0]) == 16
+    assert amplification([None]) == amplification([]) == 1
+
+
+def test_a_large_difference_is_averaged_down_and_still_shown() -> None:
+    size, box = (1500, 1600), (10, 10, 1590, 1490)
+    normal, mask = np.full((*size, 3), 128, np.uint8), np.zeros(size, bool)
+    mask[300:900, 400:1000] = True
+    image = normal.copy()
+    image[mask] = np.random.default_rng(0).choice([8, 248], (mask.sum(), 1))  # as much darker as lighter: no change on average
+    row = Row(image_HWC=image, mask_HW=mask, box=box, normal_HWC=normal)
+    heat = cells(row, cell=100, amplify=2)[-1].image_HWC
+    assert heat.shape == (94, 100, 3) and heat[35, 45].max() > 200 and heat[80, 80].max() < 60
 
 
 def test_a_crop_at_the_border_and_a_small_image_stay_inside() -> None:
@@ -198,7 +238,7 @@ def test_a_crop_at_the_border_and_a_small_image_stay_inside() -> None:
 
 
 def test_a_contact_sheet_is_white_with_equal_cells() -> None:
-    sheet = contact_sheet([toy_row(label="seed 1"), toy_row(normal_HWC=None)], cell=100, gap=4)
+    sheet = contact_sheet([("seed 1", cells(toy_row(), cell=100)), ("", cells(toy_row(normal_HWC=None), cell=100))], gap=4)
     assert sheet.dtype == np.uint8 and sheet.shape == (4 + 18 + 18 + 104 * 2, 4 + 5 * 104, 3)
     assert (sheet[-1] == 255).all() and (sheet[:, 0] == 255).all()
     assert (sheet[-104:, 108:208] == 255).all()  # the second pair has no normal

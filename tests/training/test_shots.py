@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from anomalydiffusion.core.crops import clusters
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import clusters
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.training.shots import PoolConfig, augment, build_pool
 
@@ -39,6 +39,21 @@ def test_parts_that_lie_apart_are_looked_at_one_by_one() -> None:
         _, marks = augment(image, mask, groups, 64, PoolConfig(rotation=0), rng(seed, "view"))
         shares.append(marks.mean())
     assert len(groups) == 2 and min(shares) > 0.02  # in one view of the whole, the two squares would cover 0.002
+
+
+@pytest.mark.parametrize(("left", "beside"), [(30, 12), (0, 60)], ids=["beside another group", "at the image's border"])
+def test_a_turn_that_would_cut_the_group_is_not_made(left: int, beside: int) -> None:
+    image, part = _shot(120, 120, (40, left, 80, left + 8))
+    image[40:48, left : left + 8], image[72:80, left : left + 8] = (230, 0, 0), (0, 0, 230)
+    pixels = part.pixels_HW.copy()
+    pixels[20:110, left + beside : left + 90] = True
+    config, turned = PoolConfig(ratio=(1.1, 1.1), minimum_side=8, light=0.0, rotation=40.0), 0
+    for seed in range(150):
+        view, marks = augment(image, Mask(pixels_HW=pixels, origin="real"), [part], 120, config, rng(seed, "view"))
+        for end in (0, 2):  # each 8 x 8 pixels in a square of 44; a tenth of the whole, half of an end, may be lost
+            assert (view[..., end].astype(int) - view[..., 1] > 110).sum() > 0.4 * (8 * 120 / 44) ** 2
+        turned += len(np.unique(marks.sum(1))) > 4
+    assert turned > 10  # the others still are
 
 
 def test_every_defect_type_fills_the_same_share_of_the_pool(small_folder) -> None:

@@ -1,15 +1,41 @@
-"""Square crops at native resolution: where they lie, how they leave an image, on which grid they are worked on."""
+"""Square crops at native resolution: what shares one, where they lie, how they leave an image, their working grid."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-from anomalydiffusion.core.types import Box
+from anomalydiffusion.core.types import Box, Mask
 
-__all__ = ["crop_box", "extract", "extract_mask", "resize"]
+__all__ = ["clusters", "crop_box", "extract", "resize"]
 
 SNUG = 1.2  # the tightest square around a box that still shows what surrounds it
+
+
+def clusters(mask: Mask, side: int, *, most: int = 4) -> list[Mask]:
+    """Split a mask whose parts lie far apart, so that each group can be looked at closely; the largest group first.
+
+    Only a mask whose box is longer than `side` pixels is split: parts nearer than a quarter of `side` stay together, and
+    that distance is doubled until there are at most `most` groups. Every marked pixel is in exactly one group.
+    """
+    x0, y0, x1, y1 = mask.box
+    if max(x1 - x0, y1 - y0) <= side:
+        return [mask]
+    inside = mask.pixels_HW[y0:y1, x0:x1]
+    away, gap = ndimage.distance_transform_edt(~inside), side / 4
+    while (found := ndimage.label(away <= gap / 2, np.ones((3, 3))))[1] > most:
+        gap *= 2
+    grown, count = found
+    parts = np.where(inside, grown, 0)
+    groups = []
+    for label in 1 + np.argsort(-np.bincount(parts.ravel(), minlength=count + 1)[1:], kind="stable"):
+        pixels = np.zeros_like(mask.pixels_HW)
+        pixels[y0:y1, x0:x1] = parts == label
+        groups.append(replace(mask, pixels_HW=pixels))
+    return groups
 
 
 def crop_box(mask_box: Box, size_hw: tuple[int, int], ratio: float, minimum: int, place: tuple[float, float] = (0.5, 0.5)) -> Box:
@@ -43,11 +69,6 @@ def extract(image: np.ndarray, box: Box) -> np.ndarray:
     """Cut `box` out of H x W (x C); what lies outside the image is reflected at its border."""
     x0, y0, x1, y1 = box
     return image[np.ix_(_reflected(y0, y1, image.shape[0]), _reflected(x0, x1, image.shape[1]))]
-
-
-def extract_mask(mask_HW: np.ndarray, box: Box) -> np.ndarray:
-    """Cut `box` out of a mask; outside the image nothing is marked by itself, reflections keep their marks."""
-    return np.asarray(extract(mask_HW, box))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:

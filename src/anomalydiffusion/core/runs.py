@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -41,18 +42,75 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 @contextmanager
 def replace_folder(path: Path) -> Iterator[Path]:
-    """Hand out an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not."""
+    """Hand out an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Two renames swap new and old, so that even a killed process leaves a whole folder: at `path`, or for the moment
+    between the renames beside it, whence the next call for `path` puts it back. That call also sweeps what a killed one
+    left half built or half deleted, but not what a living one is still building. Where `path` is a link, the folder that
+    it points to is replaced.
+    """
+    path = path.resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=".part-"))
+    _recover(path)
+    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".part-{path.name}-"))
+    aside = part.with_name(".old" + part.name.removeprefix(".part"))
     try:
-        yield part
-        part.chmod(0o755)
-        if path.exists():
-            shutil.rmtree(path)
-        part.rename(path)
+        with _alive(part):
+            yield part
+            part.chmod(0o755)
+            if path.is_dir():
+                path.rename(aside)
+            part.rename(path)
     except BaseException:
+        if aside.exists() and not path.exists():
+            aside.rename(path)
         shutil.rmtree(part, ignore_errors=True)
         raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _left(path: Path, kind: str) -> list[Path]:
+    """The folders that calls for `path` made beside it, and no neighbour's; the one renamed last comes last."""
+    name = re.compile(re.escape(f".{kind}-{path.name}-") + "[a-z0-9_]{8}")  # the ending is mkdtemp's
+    found = [each for each in path.parent.iterdir() if name.fullmatch(each.name) and each.is_dir()]
+    return sorted(found, key=lambda each: each.stat().st_ctime_ns)
+
+
+def _recover(path: Path) -> None:
+    """Put back the last whole folder where a killed call left none at `path`, then sweep what killed calls left."""
+    aside = _left(path, "old")
+    if aside and not path.exists():
+        aside.pop().rename(path)
+    for folder in [*aside, *(part for part in _left(path, "part") if _is_dead(part))]:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _alive(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder that falls with its process; nothing happens where there are no such locks."""
+    handle = -1
+    with suppress(OSError):
+        if fcntl is not None:
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        if handle >= 0:
+            os.close(handle)
+
+
+def _is_dead(folder: Path) -> bool:
+    """Whether surely no process holds the folder; where that cannot be told, it may be alive."""
+    with suppress(OSError):
+        if fcntl is not None:
+            handle = os.open(folder, os.O_RDONLY)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            finally:
+                os.close(handle)
+            return True
+    return False
 
 
 class Run:
@@ -80,6 +138,9 @@ class Run:
             if folder.exists() and not folder.is_dir():
                 raise RunError(f"{folder}: a file of this name is in the way; give another --output")
             run = cls(folder, {"format": cls.FORMAT, "version": __version__, "commands": [], "created": _now()})
+            for mine in (run.adapter.parent, run.checkpoints, run.split, run.config, run.manifest):
+                if mine.exists():
+                    raise RunError(f"{folder}: is no run (run.json is missing) but holds {mine.name}; give another --output")
         try:
             run.update(**facts)
         except OSError as error:

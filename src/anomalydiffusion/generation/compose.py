@@ -40,14 +40,15 @@ def paste(
     normal_HWC: np.ndarray, generated_SSC: np.ndarray, decoded_SSC: np.ndarray, view_SSC: np.ndarray, box: Box, mask_HW: np.ndarray,
     *, width: float = 3.0, grain: float = 1.0, match: bool = True, cell: int = 8,
 ) -> tuple[np.ndarray, Box]:  # fmt: skip
-    """`out = y + B (x_gen + g r - y)`, `r = y - D(E(y))`: returns the image and the box of what it may have changed.
+    """`out = y + B (up(x_gen) + g r - y)`, `r = y - up(D(E(v)))`: returns the image and the box of what it may have changed.
 
-    `view_SSC` is the normal's crop on the working grid (0..255), `decoded_SSC` its round trip through the autoencoder,
-    `generated_SSC` the decoded sample; `box` says where the crop lies. With grain g = 1 a sample equal to the round
-    trip changes nothing at all: whatever the autoencoder loses is handed back. With `match`, the median change on a
-    ring around the mask, beyond one latent cell of `cell` working pixels, is taken off inside: colours follow the
-    normal. Outside B every pixel is the normal's,
-    and a grey normal stays grey.
+    y is the normal's crop, v = `view_SSC` the same on the working grid (0..255), `up` leads back from there to the crop's
+    own pixels. `decoded_SSC` is D(E(v)), `generated_SSC` the decoded sample; `box` says where the crop lies. So r is all
+    that the way there and back has lost: to the autoencoder, `v - D(E(v))`, and to the working grid, `y - up(v)`. With
+    grain g = 1 it is handed back, and a sample equal to the round trip changes nothing at all; with g = 0 nothing of the
+    normal's texture stays on the mask, however large the crop is. With `match`, the median change on a ring around the
+    mask, beyond one latent cell of `cell` working pixels, is taken off inside: colours follow the normal. Outside B every
+    pixel is the normal's, and a grey normal stays grey.
     """
     change = generated_SSC.astype(np.float64) - decoded_SSC - (1 - grain) * (view_SSC.astype(np.float64) - decoded_SSC)
     if (normal_HWC == normal_HWC[..., :1]).all():  # a grey camera sees no colour
@@ -56,7 +57,8 @@ def paste(
     change = _scaled(change, x1 - x0)
     height, width_px = mask_HW.shape
     top, left, bottom, right = max(0, y0), max(0, x0), min(height, y1), min(width_px, x1)
-    change = change[top - y0 : bottom - y0, left - x0 : right - x0]
+    seen = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
+    change = change[seen]
     inside = mask_HW[top:bottom, left:right]
     if match:
         clear = max(width, cell * (x1 - x0) / view_SSC.shape[0])  # beyond the latent cells that were generated
@@ -65,7 +67,10 @@ def paste(
             change = change - np.median(change[around], axis=0)
     alpha = feather(inside, width)
     out = normal_HWC.copy()
-    part = normal_HWC[top:bottom, left:right].astype(np.float64) + alpha[..., None] * change
+    y = normal_HWC[top:bottom, left:right].astype(np.float64)
+    if grain != 1:
+        change = change - (1 - grain) * (y - _scaled(view_SSC.astype(np.float64), x1 - x0)[seen])
+    part = y + alpha[..., None] * change
     touched = alpha > 0
     out[top:bottom, left:right] = np.where(touched[..., None], np.clip(part + 0.5, 0, 255).astype(np.uint8), out[top:bottom, left:right])
     rows, columns = np.flatnonzero(touched.any(1)), np.flatnonzero(touched.any(0))

@@ -12,7 +12,7 @@ import torch
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.tokens import insert
 from anomalydiffusion.core.config import digest
-from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, GenerationError
 from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
 from anomalydiffusion.core.seeds import derive, rng, torch_noise
@@ -20,7 +20,6 @@ from anomalydiffusion.core.types import Box, Mask, Pair, Provenance
 from anomalydiffusion.core.version import __version__
 from anomalydiffusion.generation.compose import paste
 from anomalydiffusion.generation.reweight import attention_gain
-from anomalydiffusion.masks.geometry import clusters
 from anomalydiffusion.priors.base import Context, Estimate
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import ddim, strided_steps

@@ -10,9 +10,13 @@ __all__ = ["attention_gain"]
 def attention_gain(distance_B1hw: torch.Tensor, mask_B1hw: torch.Tensor, *, bound: float = 4.0) -> torch.Tensor:
     """`w_m = ||m||_1 softmax_{pixels in m}( f(d) )`, `f(x) = 1/x`, 1 outside [arXiv 2312.05767v2, adaptive re-weighting].
 
-    `distance_B1hw` is `d = ||m y - m x0_hat||^2`, per cell, never negative. We measure it in units of its mean over the
-    mask and cut `1/d` at `bound`: without that the softmax of `1/x` picks one cell and lets the others vanish. The mean
-    of w over the mask is 1, each weight lies in 0..||m||_1, and no input makes NaN (equal distances, zeros: w = 1).
+    `distance_B1hw` is d, the squared distance from the predicted clean image to the normal one, per cell, never negative.
+    The mean of w over the mask is 1, each weight lies in 0..||m||_1, and no input makes NaN (equal distances, zeros: w = 1).
+
+    Differs from the paper: there d is taken between decoded images, `||m y - m x0_hat||^2` with `x0_hat = D(z0_hat)`;
+    here its caller takes it between latents, `z0_hat` and `E(y)`, which saves decoding at every step. We also measure d in
+    units of its mean over the mask and cut `1/d` at `bound`: without that the softmax of `1/x` picks one cell and lets the
+    others vanish.
     """
     inside = mask_B1hw > 0
     d = torch.where(inside, distance_B1hw.double().nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp_min(0), 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
@@ -14,7 +14,7 @@ from skimage.filters import threshold_otsu
 from anomalydiffusion.core.errors import MaskError
 from anomalydiffusion.core.types import Mask
 
-__all__ = ["Shape", "accept", "border_shares", "clusters", "foreground", "measure"]
+__all__ = ["Shape", "accept", "border_shares", "foreground", "measure"]
 
 EIGHT = np.ones((3, 3), dtype=bool)  # the neighbourhood: touching by a corner is touching
 LONG_SIDE = 256  # `foreground` looks at a copy of this size
@@ -61,29 +61,6 @@ def measure(mask: Mask) -> Shape:
         elongation=float(np.sqrt((high + 1 / 12) / (max(low, 0.0) + 1 / 12))),
         border=max(border_shares(mask.pixels_HW).values()),
     )
-
-
-def clusters(mask: Mask, side: int, *, most: int = 4) -> list[Mask]:
-    """Split a mask whose parts lie far apart, so that each group can be looked at closely; the largest group first.
-
-    Only a mask whose box is longer than `side` pixels is split: parts nearer than a quarter of `side` stay together, and
-    that distance is doubled until there are at most `most` groups. Every marked pixel is in exactly one group.
-    """
-    x0, y0, x1, y1 = mask.box
-    if max(x1 - x0, y1 - y0) <= side:
-        return [mask]
-    inside = mask.pixels_HW[y0:y1, x0:x1]
-    away, gap = ndimage.distance_transform_edt(~inside), side / 4
-    while (found := ndimage.label(away <= gap / 2, EIGHT))[1] > most:
-        gap *= 2
-    grown, count = found
-    parts = np.where(inside, grown, 0)
-    groups = []
-    for label in 1 + np.argsort(-np.bincount(parts.ravel(), minlength=count + 1)[1:], kind="stable"):
-        pixels = np.zeros_like(mask.pixels_HW)
-        pixels[y0:y1, x0:x1] = parts == label
-        groups.append(replace(mask, pixels_HW=pixels))
-    return groups
 
 
 def accept(

@@ -16,6 +16,7 @@ from anomalydiffusion.core.types import Mask, Pair, Verdict
 __all__ = ["GateConfig", "Reference", "check_pair", "reference", "visibility"]
 
 SIDE = 32  # pixels of the thumbnails that are compared with the shots
+FLIPS = [np.s_[::down, ::across] for down in (1, -1) for across in (1, -1)]  # those that shots are learned in
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +25,7 @@ class GateConfig:
 
     visible: float = 1.0  # smoothed change in the mask over the normal variation around it
     change: float = 1.5  # smallest mean smoothed change in the mask, in Lab units
-    copy: float = 0.985  # correlation with a shot's crop from which a pair counts as its copy
+    copy: float = 0.985  # correlation with a shot's crop, mirrored or not, from which a pair counts as its copy
 
     def __post_init__(self) -> None:
         if self.visible < 0 or self.change < 0 or not 0 < self.copy <= 1:
@@ -33,9 +34,9 @@ class GateConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Reference:
-    """A shot's defect as a small normalised grey picture."""
+    """A shot's defect as small normalised grey pictures, one for each flip: flips x SIDE x SIDE."""
 
-    thumbnail: np.ndarray
+    thumbnails: np.ndarray
     name: str
 
 
@@ -47,8 +48,9 @@ def _thumbnail(image_HWC: np.ndarray, mask: Mask) -> np.ndarray:
 
 
 def reference(image_HWC: np.ndarray, mask: Mask, name: str) -> Reference:
-    """Make the thumbnail of a shot that pairs are compared with."""
-    return Reference(thumbnail=_thumbnail(image_HWC, mask), name=name)
+    """Make the thumbnails of a shot that pairs are compared with."""
+    flipped = [_thumbnail(image_HWC[flip], Mask(pixels_HW=mask.pixels_HW[flip], origin=mask.origin)) for flip in FLIPS]
+    return Reference(thumbnails=np.stack(flipped), name=name)
 
 
 def visibility(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) -> tuple[float, float]:
@@ -72,11 +74,11 @@ def visibility(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) -> tup
 
 
 def check_pair(pair: Pair, references: Sequence[Reference], config: GateConfig | None = None) -> Verdict:
-    """Judge one pair: visible enough against the normal's own variation, and no near copy of a shot."""
+    """Judge one pair: visible enough against the normal's own variation, and no near copy of a shot, mirrored or not."""
     config = config or GateConfig()
     change, variation = visibility(pair.image_HWC, pair.normal_HWC, pair.mask)
     own = _thumbnail(pair.image_HWC, pair.mask)
-    likeness = [float((own * each.thumbnail).sum()) for each in references]
+    likeness = [float((own * each.thumbnails).sum((1, 2)).max()) for each in references]
     nearest = int(np.argmax(likeness)) if likeness else -1
     reasons = []
     if change < config.change or change < config.visible * variation:

@@ -25,7 +25,7 @@ from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.report.sheets import Row, amplification, cells, contact_sheet
+from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
 __all__ = ["report"]
 
@@ -43,7 +43,8 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
     The page needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
     defect type, evenly spaced, fewer where there are so many types that the page would grow heavy; the same pairs go into a
     contact sheet beside it, `run`/report/<product>-<defect>.png. The training curve and the scores appear where
-    train_log.jsonl and scores.json exist. Raises `RunError` where run.json or the manifest is missing.
+    train_log.jsonl and scores.json exist. However large the images are, only those of one pair are in memory at a time.
+    Raises `RunError` where run.json or the manifest is missing.
     """
     run = Path(run)
     about = _json(run / "run.json")
@@ -74,10 +75,6 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         commands=[str(line) for line in about.get("commands") or []],
         settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
     )
-    for kind in kinds:
-        if rows := kind["sheet"]["rows"]:
-            name = re.sub(r"[/\\\0]", "_", f"{kind['product']}-{kind['defect']}")
-            write_atomic(run / "report" / f"{name}.png", encode_png(contact_sheet(rows)))
     target = run / "report" / "index.html"
     write_atomic(target, html.encode("utf-8", "replace"))
     return target
@@ -136,26 +133,43 @@ def _reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
 
 
 def _kind(run: Path, key: tuple[str, str], records: list[Record], most: int) -> Record:
-    """One product's defect type: counts and sampled pictures."""
+    """One product's defect type: counts and sampled pictures; writes its contact sheet."""
     kept = accepted(records)
+    name = re.sub(r"[/\\\0]", "_", "-".join(key))
     rejected = [record for record in records if record.get(field.ACCEPTED) is not True]
     return {
         "product": key[0], "defect": key[1], "attempts": len(records), "accepted": len(kept), "rejected": len(rejected),
         "percent": 100 * len(kept) / len(records), "reasons": _reasons(rejected),
-        "sheet": _sheet(run, kept, most), "rejected_sheet": _sheet(run, rejected, max(1, most // 4)),
+        "sheet": _sheet(run, kept, most, run / "report" / f"{name}.png"), "rejected_sheet": _sheet(run, rejected, max(1, most // 4)),
     }  # fmt: skip
 
 
-def _sheet(run: Path, records: list[Record], most: int) -> Record:
-    """Evenly spaced records as rows of pictures; those that cannot be read are left out and counted."""
-    picks = sorted({round(i) for i in np.linspace(0, len(records) - 1, most)}) if records else []
-    chosen = [(records[i], row) for i in picks if (row := _row(run, records[i])) is not None]
-    amplify = amplification([row for _, row in chosen])
-    pairs = [{
-        "cells": [(c.label, _uri(c.image_HWC), *c.image_HWC.shape[1::-1]) for c in cells(row, cell=CELL, amplify=amplify)],
-        "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, record.get(field.REASONS) or [])),
-    } for record, row in chosen]  # fmt: skip
-    return {"pairs": pairs, "rows": [row for _, row in chosen], "of": len(records), "unreadable": len(picks) - len(pairs)}
+def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None) -> Record:
+    """Evenly spaced records as pictures, and as a contact sheet in `file`; those that cannot be read are left out and counted.
+
+    The files are read twice, for the amplification and for the pictures: full-size images of all would not fit in memory.
+    """
+    picks = [records[i] for i in sorted({round(i) for i in np.linspace(0, len(records) - 1, most)})] if records else []
+    readable: list[tuple[Record, float | None]] = []
+    for record in picks:
+        if row := _row(run, record):
+            readable.append((record, strength(row)))
+        del row  # before the next one is read
+    amplify = amplification(change for _, change in readable)
+    pairs: list[Record] = []
+    lines: list[tuple[str, list[Cell]]] = []
+    for record, _ in readable:
+        if row := _row(run, record):
+            drawn = cells(row, cell=CELL, amplify=amplify)
+            lines.append((row.label, drawn))
+            pairs.append({
+                "cells": [(c.label, _uri(c.image_HWC), *c.image_HWC.shape[1::-1]) for c in drawn],
+                "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, record.get(field.REASONS) or [])),
+            })  # fmt: skip
+        del row
+    if file and lines:
+        write_atomic(file, encode_png(contact_sheet(lines)))
+    return {"pairs": pairs, "of": len(records), "unreadable": len(picks) - len(pairs)}
 
 
 def _row(run: Path, record: Record) -> Row | None:

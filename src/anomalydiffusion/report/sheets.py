@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Box
 
-__all__ = ["Cell", "Row", "amplification", "cells", "contact_sheet"]
+__all__ = ["Cell", "Row", "amplification", "cells", "contact_sheet", "strength"]
 
 BOX_COLOUR = (229, 57, 53)
 OUTLINE_COLOUR = (0, 200, 255)
@@ -84,27 +84,39 @@ def _outlined(image_HWC: np.ndarray, mask_HW: np.ndarray, cell: int) -> Image.Im
     return Image.fromarray(array)
 
 
-def _difference(image_HWC: np.ndarray, normal_HWC: np.ndarray) -> np.ndarray:
-    """Largest change over the channels, 0..255, int16 H x W."""
-    return np.asarray(np.abs(image_HWC.astype(np.int16) - normal_HWC.astype(np.int16)).max(2))
+def _difference(image: np.ndarray, normal: np.ndarray) -> np.ndarray:
+    """Largest change over the channels (the last axis), uint8; never more than a few single channels are in memory."""
+    out = np.zeros(image.shape[:-1], np.uint8)
+    for a, b in zip(np.moveaxis(image, -1, 0), np.moveaxis(normal, -1, 0), strict=True):
+        np.maximum(out, np.maximum(a, b) - np.minimum(a, b), out=out)
+    return out
 
 
-def amplification(rows: Sequence[Row]) -> int:
-    """The power of two, 1..16, that brings the rows' stronger changes near white; one for all, so that rows compare."""
-    changes = [_difference(row.image_HWC, row.normal_HWC)[row.mask_HW] for row in rows if row.normal_HWC is not None]
-    strong = [float(np.percentile(change, 95)) for change in changes if change.size]
+def strength(row: Row) -> float | None:
+    """How strong a pair's stronger changes under the label are, 0..255; None without a normal image or a label."""
+    if row.normal_HWC is None or not row.mask_HW.any():
+        return None
+    return float(np.percentile(_difference(row.image_HWC[row.mask_HW], row.normal_HWC[row.mask_HW]), 95))
+
+
+def amplification(strengths: Iterable[float | None]) -> int:
+    """The power of two, 1..16, that brings changes of these strengths near white; one for all, so that pairs compare."""
+    strong = [each for each in strengths if each is not None]
     if not strong:
         return 1
     return int(2 ** np.clip(np.floor(np.log2(255 / max(float(np.median(strong)), 1.0))), 0, 4))
 
 
-def _heat(image_HWC: np.ndarray, normal_HWC: np.ndarray, amplify: int) -> np.ndarray:
-    """|result - normal| times `amplify`, as heat over a pale grey normal."""
-    strength = np.clip(_difference(image_HWC, normal_HWC).astype(np.float32) * amplify / 255, 0, 1)
+def _heat(image_HWC: np.ndarray, normal_HWC: np.ndarray, amplify: int, most: int) -> np.ndarray:
+    """|result - normal| times `amplify`, as heat over a pale grey normal; averaged down first where far larger than `most`."""
+    difference, normal = Image.fromarray(_difference(image_HWC, normal_HWC)), Image.fromarray(np.ascontiguousarray(normal_HWC))
+    if (step := max(normal.size) // most) > 1:
+        difference, normal = difference.reduce(step), normal.reduce(step)
+    strong = np.clip(np.asarray(difference, np.float32) * amplify / 255, 0, 1)
     anchors = np.linspace(0, 1, len(HEAT))
-    heat = np.stack([np.interp(strength, anchors, HEAT[:, channel]) for channel in range(3)], axis=2)
-    grey = normal_HWC.astype(np.float32).mean(2, keepdims=True) * 0.3
-    return np.asarray(np.clip(grey * (1 - strength[..., None]) + heat, 0, 255), np.uint8)
+    heat = np.stack([np.interp(strong, anchors, HEAT[:, channel]) for channel in range(3)], axis=2)
+    grey = np.asarray(normal, np.float32).mean(2, keepdims=True) * 0.3
+    return np.asarray(np.clip(grey * (1 - strong[..., None]) + heat, 0, 255), np.uint8)
 
 
 def cells(row: Row, *, cell: int = 160, amplify: int = 1) -> list[Cell]:
@@ -119,26 +131,25 @@ def cells(row: Row, *, cell: int = 160, amplify: int = 1) -> list[Cell]:
     if row.normal_HWC is not None:
         normal = row.normal_HWC[y0:y1, x0:x1]
         found.insert(1, ("normal", _fit(normal, cell)))
-        found.append((f"difference ×{amplify}", _fit(_heat(image, normal, amplify), cell)))
+        found.append((f"difference ×{amplify}", _fit(_heat(image, normal, amplify, 4 * cell), cell)))
     return [Cell(label=label, image_HWC=np.asarray(picture)) for label, picture in found]
 
 
-def contact_sheet(rows: Sequence[Row], *, cell: int = 160, gap: int = 4) -> np.ndarray:
-    """Draw one line of cells a pair on white, uint8 H x W x 3, column names on top, a row's own label above its cells.
+def contact_sheet(lines: Sequence[tuple[str, Sequence[Cell]]], *, gap: int = 4) -> np.ndarray:
+    """Put the cells of one pair a line on white, uint8 H x W x 3, column names on top, the pair's label above its cells.
 
-    Raises `DataError` when there is no row.
+    Raises `DataError` when there is no line.
     """
-    if not rows:
+    if not lines:
         raise DataError("a contact sheet needs at least one pair")
-    amplify = amplification(rows)
-    drawn = [cells(row, cell=cell, amplify=amplify) for row in rows]
-    names = list(dict.fromkeys(item.label for line in sorted(drawn, key=len, reverse=True) for item in line))
+    cell = max(max(item.image_HWC.shape[:2]) for _, line in lines for item in line)
+    names = list(dict.fromkeys(item.label for _, line in sorted(lines, key=lambda line: -len(line[1])) for item in line))
     size = max(10, cell // 13)
     font, head = ImageFont.load_default(size), size + 8
     tops: list[int] = []
     height = gap + head
-    for row in rows:
-        height += head if row.label else 0
+    for label, _ in lines:
+        height += head if label else 0
         tops.append(height)
         height += cell + gap
     sheet = Image.new("RGB", (gap + len(names) * (cell + gap), height), "white")
@@ -146,9 +157,9 @@ def contact_sheet(rows: Sequence[Row], *, cell: int = 160, gap: int = 4) -> np.n
     for column, name in enumerate(names):
         middle, plain = gap + column * (cell + gap) + cell // 2, name.replace("×", "x")  # Pillow's own font lacks the sign
         draw.text((middle, gap + head // 2), plain, fill=(40, 44, 52), font=font, anchor="mm")
-    for row, line, top in zip(rows, drawn, tops, strict=True):
-        if row.label:
-            draw.text((gap + 1, top - head // 2), row.label, fill=(110, 116, 128), font=font, anchor="lm")
+    for (label, line), top in zip(lines, tops, strict=True):
+        if label:
+            draw.text((gap + 1, top - head // 2), label, fill=(110, 116, 128), font=font, anchor="lm")
         for item in line:
             (high, wide), column = item.image_HWC.shape[:2], names.index(item.label)
             place = gap + column * (cell + gap) + (cell - wide) // 2, top + (cell - high) // 2

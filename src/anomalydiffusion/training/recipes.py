@@ -21,7 +21,7 @@ from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 from anomalydiffusion.training.loss import masked_loss
 from anomalydiffusion.training.shots import PoolConfig, build_pool
 
-__all__ = ["TrainConfig", "grain_ratio", "train_adapter"]
+__all__ = ["TrainConfig", "grain_ratio", "measures", "train_adapter"]
 
 Shots = Mapping[tuple[str, str], Sequence[tuple[np.ndarray, Mask]]]
 
@@ -46,7 +46,11 @@ class TrainConfig:
 
 
 def grain_ratio(image_HWC: np.ndarray, mask: Mask) -> float | None:
-    """High-frequency energy inside a real defect over that around it (1 = as grainy); None where too few pixels tell."""
+    """Amplitude of the grain inside a real defect over that around it; None where too few pixels tell.
+
+    `sqrt(median_inside(h^2) / median_around(h^2))`, h the grey image less its blur by one pixel: an amplitude ratio, not
+    one of energies, since it multiplies an amplitude. 1 = as grainy, 0 = smooth, above 1 = rougher.
+    """
     x0, y0, x1, y1 = mask.box
     pad = 24
     view = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
@@ -60,7 +64,7 @@ def grain_ratio(image_HWC: np.ndarray, mask: Mask) -> float | None:
 
 
 def measures(shots: Shots) -> dict[str, dict[str, float]]:
-    """What generation needs to know of each defect's shots: its grain."""
+    """What generation needs to know of each defect's shots: `grain`, the median ratio cut to 0..1; 1 where none tells."""
     out = {}
     for key, items in shots.items():
         ratios = [ratio for image, mask in items if (ratio := grain_ratio(image, mask)) is not None]

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from anomalydiffusion.core.crops import crop_box, extract, extract_mask, resize
+from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import clusters
 from anomalydiffusion.priors.latent import LatentPrior
 
 __all__ = ["Pool", "PoolConfig", "augment", "build_pool"]
@@ -49,7 +48,11 @@ class Pool:
 def augment(
     image: np.ndarray, mask: Mask, groups: Sequence[Mask], size: int, config: PoolConfig, generator: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """One random square view of a shot that keeps one whole group of its mask: uint8 size x size x 3 and bool size x size."""
+    """One random square view of a shot around one of its mask's groups: uint8 size x size x 3 and bool size x size.
+
+    The square holds the whole group, and is not turned where that would cost the group more than a tenth of its pixels.
+    All that is marked in view is in the mask, whichever group it belongs to.
+    """
     part = groups[int(generator.integers(len(groups)))]
     low, high = np.log(config.ratio[0]), np.log(config.ratio[1])
     ratio = float(np.exp(generator.uniform(low, high)))
@@ -57,22 +60,27 @@ def augment(
     height, width = mask.pixels_HW.shape
     box = crop_box(part.box, (height, width), ratio, config.minimum_side, place)
     if config.rotation and box[2] - box[0] <= min(height, width):
-        # turn a larger square, so that the corners of the wanted one exist; small turns keep the mask inside
+        # turn a larger square, so that the corners of the wanted one exist
         angle = float(generator.uniform(-config.rotation, config.rotation))
         centre = ((box[0] + box[2]) / 2, (box[1] + box[3]) / 2)
         grown = int((box[2] - box[0]) * 0.35)
         outer = (box[0] - grown, box[1] - grown, box[2] + grown, box[3] + grown)
         middle = (centre[0] - outer[0], centre[1] - outer[1])
-        turned = Image.fromarray(extract(image, outer)).rotate(angle, Image.Resampling.BICUBIC, center=middle)
-        marked = Image.fromarray(extract_mask(mask.pixels_HW, outer).astype(np.uint8) * 255).rotate(
-            angle, Image.Resampling.BILINEAR, center=middle
-        )
         inner = slice(grown, grown + box[2] - box[0])
-        view, marks = np.asarray(turned)[inner, inner], np.asarray(marked)[inner, inner] > 127
-        if marks.sum() < 0.9 * part.pixels_HW.sum():
-            view, marks = extract(image, box), extract_mask(mask.pixels_HW, box)
+
+        def turn(marked: Image.Image) -> np.ndarray:
+            return np.asarray(marked.rotate(angle, Image.Resampling.BILINEAR, center=middle))[inner, inner] > 127
+
+        x0, y0, x1, y1 = part.box
+        alone = Image.new("L", (outer[2] - outer[0], outer[3] - outer[1]))  # neither other groups nor reflections count
+        alone.paste(_grey(part.pixels_HW[y0:y1, x0:x1]), (x0 - outer[0], y0 - outer[1]))
+        if turn(alone).sum() >= 0.9 * part.pixels_HW.sum():
+            turned = Image.fromarray(extract(image, outer)).rotate(angle, Image.Resampling.BICUBIC, center=middle)
+            view, marks = np.asarray(turned)[inner, inner], turn(_grey(extract(mask.pixels_HW, outer)))
+        else:
+            view, marks = extract(image, box), extract(mask.pixels_HW, box)
     else:
-        view, marks = extract(image, box), extract_mask(mask.pixels_HW, box)
+        view, marks = extract(image, box), extract(mask.pixels_HW, box)
     view, marks = resize(view, size), resize(marks, size)
     if config.flips:
         if generator.random() < 0.5:
@@ -81,6 +89,11 @@ def augment(
             view, marks = view[::-1], marks[::-1]
     gain = 1 + generator.uniform(-config.light, config.light)
     return np.clip(view * gain + 0.5, 0, 255).astype(np.uint8), np.ascontiguousarray(marks)
+
+
+def _grey(marks_HW: np.ndarray) -> Image.Image:
+    """Marks as a picture, 0 or 255."""
+    return Image.fromarray(marks_HW.astype(np.uint8) * 255)
 
 
 def build_pool(

@@ -18,8 +18,8 @@ _DOOR = {
     "generate": "anomalydiffusion.app.commands",
     "load_prior": "anomalydiffusion.priors.load",
     "masks": "anomalydiffusion.app.commands",
-    "prior_info": "anomalydiffusion.app.commands",
-    "prior_train": "anomalydiffusion.app.commands",
+    "prior_info": "anomalydiffusion.app.prior",
+    "prior_train": "anomalydiffusion.app.prior",
     "report": "anomalydiffusion.report.page",
     "train": "anomalydiffusion.app.commands",
 }

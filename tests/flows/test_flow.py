@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
+from anomalydiffusion.app import commands
+from anomalydiffusion.core.errors import ConfigError, MaskError, PriorError, RunError
 from tests.conftest import build_prior_folder
 
 ARGS = ["--max-train-steps", "4"]
@@ -165,6 +167,67 @@ def test_a_newer_run_and_a_cut_adapter_are_refused_in_words(trained: Path) -> No
     (run / "run.json").write_text(json.dumps({**record, "format": 99}))
     out = _run("generate", run, "--num", 1, check=False)
     assert out.returncode == 1 and "newer" not in out.stderr.split(":")[0] and "upgrade" in out.stderr
+
+
+def test_other_settings_are_not_mixed_with_what_is_there(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "mixed")
+    commands.generate(run, 2, batch_size=2, quiet=True)
+    before = _records(run)
+    commands.generate(run, 2, batch_size=3, attempts=9, quiet=True)  # neither changes a pair
+    assert _records(run) == before
+    for other in ({"severity": 1.4}, {"seed": 5}, {"steps": 2}, {"normals": trained / "data" / "plate" / "train" / "good"}):
+        with pytest.raises(RunError, match=r"made with other settings .*--no-resume"):
+            commands.generate(run, 3, quiet=True, **other)
+    assert _records(run) == before
+    with pytest.raises(ConfigError, match="steps at most"):
+        commands.generate(run, 2, steps=100_000, resume=False, quiet=True)
+    assert _records(run) == before  # nothing was thrown away for a command that could not run
+    commands.generate(run, 1, severity=1.4, defect=["hole"], resume=False, quiet=True)
+    after = _records(run)
+    assert [r for r in after if r["defect"] == "stain"] == [r for r in before if r["defect"] == "stain"]
+    assert [(r["severity"], r["accepted"]) for r in after if r["defect"] == "hole"] == [(1.4, True)]
+    files = {p.relative_to(run).as_posix() for p in (run / "generated").rglob("*.png")}
+    assert files == {r[k] for r in after for k in ("image", "mask")}
+    told = (run / "settings" / f"{after[0]['config_digest']}.toml").read_text()
+    assert "severity = 1.4" in told
+
+
+def test_starting_over_waits_until_it_can(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "over")
+    before = (run / "adapter" / "adapter.safetensors").read_bytes()
+    with pytest.raises(PriorError):
+        commands.train(trained / "data", run, prior="no/such/prior", resume=False, quiet=True)
+    assert (run / "adapter" / "adapter.safetensors").read_bytes() == before
+    commands.train(trained / "data", run, prior=str(trained / "prior"), config=trained / "small.toml", max_train_steps=2, seed=3,
+                   resume=False, quiet=True)  # fmt: skip
+    assert (run / "adapter" / "adapter.safetensors").read_bytes() != before
+    record = json.loads((run / "run.json").read_text())
+    assert record["status"] == "trained" and record["versions"]["torch"]
+    stranger = trained / "stranger"
+    (stranger / "checkpoints").mkdir(parents=True)
+    (stranger / "checkpoints" / "mine.txt").write_text("years of work")
+    with pytest.raises(RunError, match="is no run"):
+        commands.train(trained / "data", stranger, prior=str(trained / "prior"), resume=False, quiet=True)
+    assert (stranger / "checkpoints" / "mine.txt").exists()
+
+
+def test_a_data_set_may_be_mended_before_anything_was_learned(trained: Path, tmp_path: Path) -> None:
+    data = _data(tmp_path / "data")
+    mask = sorted((data / "plate" / "ground_truth" / "hole").iterdir())[0]
+    whole = mask.read_bytes()
+    Image.fromarray(np.zeros((150, 170), np.uint8)).save(mask)
+    words = {"prior": str(trained / "prior"), "config": trained / "small.toml", "max_train_steps": 2, "quiet": True}
+    with pytest.raises(MaskError, match="marks no pixel"):
+        commands.train(data, tmp_path / "run", **words)
+    mask.write_bytes(whole)
+    assert commands.train(data, tmp_path / "run", **words).adapter.exists()
+
+
+def test_the_command_line_is_kept_as_it_was_typed(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "typed")
+    program = Path(sys.executable).with_name("anomalydiffusion")
+    subprocess.run([program, "generate", run, "--num", "1", "--defect", "hole", "--quiet"], check=True)
+    assert json.loads((run / "run.json").read_text())["commands"][-1] == f"anomalydiffusion generate {run} --num 1 --defect hole --quiet"
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ Product = Annotated[list[str] | None, typer.Option("--product", help="Only this 
 Defect = Annotated[list[str] | None, typer.Option("--defect", help="Only this defect type; repeatable.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Everything random follows from it.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings; the command line wins.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda or mps.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -130,22 +130,26 @@ def masks(
 @app.command()
 def generate(
     run: Run, num: Annotated[int, typer.Option("--num", help="Accepted pairs per defect type.")],
-    product: Product = None, defect: Defect = None, seed: Seed = None,
+    product: Product = None, defect: Defect = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
+    seed: Seed = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
     severity: Annotated[float | None, typer.Option("--severity", help="1 = as learned; lower is fainter, higher is stronger.")] = None,
     normals: Annotated[Path | None, typer.Option("--normals", help="A folder of normal images to draw on.")] = None,
-    masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, of the normals' size.")] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, or with <product>/<defect>/ in it.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
     attempts: Annotated[int | None, typer.Option("--attempts", help="Draws per pair before it is given up.")] = None,
-    config: Config = None, device: Device = None, dry_run: DryRun = False, as_json: AsJson = False,
+    config: Config = None, device: Device = None,
+    resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on, or throw these types' pairs away first.")] = True,
+    dry_run: DryRun = False, as_json: AsJson = False,
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make pairs of image and mask until NUM per defect type are accepted."""
     from anomalydiffusion.app import commands
 
     records = commands.generate(
-        run, num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, normals=normals, masks=masks,
-        batch_size=batch_size, attempts=attempts, config=config, device=device, dry_run=dry_run, quiet=quiet,
+        run, num, product=product, defect=defect, prior=prior, seed=seed, steps=steps, severity=severity, normals=normals,
+        masks=masks, batch_size=batch_size, attempts=attempts, config=config, device=device, resume=resume, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     if as_json:
         _print({"drawn": len(records), "accepted": sum(bool(r["accepted"]) for r in records)})
@@ -218,9 +222,9 @@ def prior_train(
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Train a small prior from a recipe; typed again, it goes on where it was."""
-    from anomalydiffusion.app import commands
+    from anomalydiffusion.app.prior import prior_train as call
 
-    _print(commands.prior_train(config, output, work=work, textures=textures, quiet=quiet))
+    _print(call(config, output, work=work, textures=textures, quiet=quiet))
 
 
 @prior_app.command("info")
@@ -230,6 +234,6 @@ def prior_info(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Describe a prior: family, sizes, parameters, digest; and what its autoencoder loses on your images."""
-    from anomalydiffusion.app import commands
+    from anomalydiffusion.app.prior import prior_info as call
 
-    _print(commands.prior_info(name, images=images))
+    _print(call(name, images=images))

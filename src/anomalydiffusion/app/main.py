@@ -20,9 +20,10 @@ def _line(text: object) -> None:
 def main() -> None:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:]
+    sys.argv[0] = "anomalydiffusion"
     if words and words[0] in HEAVY and sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ and "--help" not in words:
         os.environ.update(ALLOCATOR)
-        os.execv(sys.executable, [sys.executable, "-m", "anomalydiffusion", *words])  # the same program again
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "anomalydiffusion", *words])  # the same again, without ./ to import from
     from anomalydiffusion.app.cli import app
     from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from anomalydiffusion.masks.warped import WarpedConfig
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.training.recipes import TrainConfig
 
-__all__ = ["PRESETS", "Settings", "resolve", "to_toml"]
+__all__ = ["PRESETS", "Drawing", "Settings", "resolve", "to_toml"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -36,6 +36,28 @@ class Settings:
     gate: GateConfig = field(default_factory=GateConfig)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawing:
+    """What decides how a pair looks and whether it is kept, beside prior and adapter; its digest stands in the manifest."""
+
+    seed: int
+    generate: GenerateConfig
+    masks: WarpedConfig
+    gate: GateConfig
+    normals: str = ""  # a folder of the user's; "" = the run's own
+    given_masks: str = ""
+
+    @classmethod
+    def of(cls, settings: Settings, normals: Path | None, given_masks: Path | None) -> Drawing:
+        """Leaves out what changes no pair: how many are drawn at once, and how often."""
+        plain = GenerateConfig()
+        return cls(
+            seed=settings.seed, masks=settings.masks, gate=settings.gate,
+            generate=replace(settings.generate, batch_size=plain.batch_size, attempts=plain.attempts),
+            normals=str(normals.resolve()) if normals else "", given_masks=str(given_masks.resolve()) if given_masks else "",
+        )  # fmt: skip
+
+
 def resolve(preset: str | None = None, config: Path | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
     """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given)."""
     from_file = read_toml(config) if config else {}
@@ -46,6 +68,6 @@ def resolve(preset: str | None = None, config: Path | None = None, base: Mapping
     return from_dict(Settings, {**merge(merge(start, from_file), given), "preset": name})
 
 
-def to_toml(settings: Settings) -> str:
-    """The settings as TOML, ready to be read back by `resolve`."""
+def to_toml(settings: Settings | Drawing) -> str:
+    """The settings as TOML; those of a run are ready to be read back by `resolve`."""
     return dumps(to_dict(settings)).strip() + "\n"

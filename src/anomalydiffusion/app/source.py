@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from anomalydiffusion.app.settings import Settings
 from anomalydiffusion.core.errors import DataError, MaskError
-from anomalydiffusion.core.pixels import digest_file, read_image, read_mask
+from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.data.folders import SUFFIXES, load
+from anomalydiffusion.data.folders import folders_in, images_in, load
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Task
 from anomalydiffusion.masks.geometry import foreground
@@ -21,19 +24,61 @@ from anomalydiffusion.quality.gate import reference
 
 __all__ = ["Source", "shots_of"]
 
+log = logging.getLogger(__name__)
+
 Key = tuple[str, str]
+TRIES = 8  # normal images that may be unusable, one after the other, before an attempt is given up
 
 
 def shots_of(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
-    """The pixels of a split's shots, by defect type."""
+    """The pixels of a split's shots, by defect type. Raises `DataError` where a file is not the one that was split."""
     out: dict[Key, list[tuple[np.ndarray, Mask]]] = {}
     for shot in split.shots:
+        for path in (shot.path, shot.mask_path):
+            _same(path, split.sha256[path])
         out.setdefault(shot.key, []).append(load(shot))
     return out
 
 
+def _same(path: Path, sha256: str) -> None:
+    if digest_file(path) != sha256:
+        raise DataError(f"{path}: changed since the split was made; restore it, or train again into another folder")
+
+
+def _anywhere(folder: Path) -> list[Path]:
+    """The pictures in a folder and its visible sub-folders."""
+    return [*images_in(folder), *(path for below in folders_in(folder) for path in _anywhere(below))]
+
+
+def _given_normals(folder: Path, split: Split) -> list[tuple[Path, str]]:
+    """A user's own normal images with their hashes; refuses those that are held out, also when saved anew."""
+    files = [(path, digest_file(path)) for path in images_in(folder)]
+    if not files:
+        raise DataError(f"{folder}: no normal images to generate on; give --normals a folder of pictures")
+    held = {split.sha256[path] for path in split.tested}
+    held_pixels = {digest_pixels(read_image(path)) for path in split.tested}
+    for path, sha256 in files:
+        if sha256 in held or digest_pixels(read_image(path)) in held_pixels:
+            raise DataError(f"{path}: is held out for testing; take it out of --normals")
+    return files
+
+
+def _given_masks(folder: Path, keys: Iterable[Key], split: Split) -> dict[Key, list[Path]]:
+    """A user's own masks by defect type: those in FOLDER/<product>/<defect> or FOLDER/<defect>, or all for each where there is neither."""
+    if not (everything := _anywhere(folder)):
+        raise DataError(f"{folder}: no masks found; give --masks a folder of PNG files")
+    held = {split.sha256[shot.mask_path]: shot.path for shot in split.held_out}
+    for path in everything:
+        if (tested := held.get(digest_file(path))) is not None:
+            raise DataError(f"{path}: is the mask of {tested}, which is held out for testing; take it out of --masks")
+    places = {key: (folder / key[0] / key[1], folder / key[1]) for key in keys}
+    if not any(place.is_dir() for own in places.values() for place in own):
+        return dict.fromkeys(places, everything)
+    return {key: next(filter(None, map(_anywhere, own)), []) for key, own in places.items()}
+
+
 class Source:
-    """Normal images, references and mask proposals of a run, each read once."""
+    """Normal images, references and masks of a run; the pictures in use are kept, a few at a time."""
 
     def __init__(self, split: Split, settings: Settings, normals: Path | None, given_masks: Path | None) -> None:
         self.settings = settings
@@ -46,60 +91,87 @@ class Source:
             ]
             for key, items in self.shots.items()
         }
+        given = None if normals is None else _given_normals(normals, split)
         self.normals: dict[str, list[tuple[Path, str]]] = {}
         for product in {key[0] for key in self.shots}:
-            if normals is None:
-                self.normals[product] = [(n.path, split.sha256[n.path]) for n in split.normals if n.product == product]
-            else:
-                files = sorted(p for p in normals.iterdir() if p.suffix.lower() in SUFFIXES) if normals.is_dir() else []
-                held = {split.sha256[path] for path in split.tested}
-                self.normals[product] = [(p, digest_file(p)) for p in files]
-                if both := [p for p, sha in self.normals[product] if sha in held]:
-                    raise DataError(f"{both[0]}: is held out for testing; take it out of --normals")
+            self.normals[product] = given or [(n.path, split.sha256[n.path]) for n in split.normals if n.product == product]
             if not self.normals[product]:
-                raise DataError(
-                    f"{normals or product}: no normal images to generate on; add some to {product}/train/good or give --normals"
-                )
-        self.masks = None
-        if given_masks is not None:
-            self.masks = sorted(p for p in given_masks.rglob("*") if p.suffix.lower() in SUFFIXES)
-            if not self.masks:
-                raise DataError(f"{given_masks}: no masks found; give a folder of PNG files")
-        self.image = lru_cache(maxsize=8)(read_image)  # an image may have 60 megapixels
-        self.ground = lru_cache(maxsize=8)(lambda path: foreground(self.image(path)))
+                raise DataError(f"{product}: no normal images to generate on; add some to {product}/train/good or give --normals")
+        self.masks = None if given_masks is None else _given_masks(given_masks, self.shots, split)
+        self.named: set[Path] = set()  # unusable normal images that were warned of
+        self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
+        self.ground = lru_cache(maxsize=8)(lambda path, sha256: foreground(self.image(path, sha256)))
+        self.size = lru_cache(maxsize=None)(_size)
+
+    def _read(self, path: Path, sha256: str) -> np.ndarray:
+        _same(path, sha256)
+        return read_image(path)
 
     def item(self, task: Task) -> Item:
-        """Choose a normal image and a mask for one attempt, from its seed alone."""
-        key = task.slot.key
-        files = self.normals[key[0]]
-        path, sha = files[int(rng(task.seed, "normal").integers(len(files)))]
-        image = self.image(path)
-        return Item(
-            key=key,
-            normal_HWC=image,
-            normal=str(path),
-            normal_sha256=sha,
-            mask=self.mask(task, path),
-            seed=task.seed,
-            attempt=task.attempt,
-        )
+        """Choose a normal image and a mask for one attempt, from its seed alone.
 
-    def mask(self, task: Task, normal: Path) -> Mask:
-        if self.masks is None:
-            references = [mask for _, mask in self.shots[task.slot.key]]
+        A normal image that cannot be used is named once and passed over. Raises the last error when `TRIES` in a row fail.
+        """
+        given = self._given(task)
+        problem: Exception = DataError(f"{task.slot.key[0]}: no normal image can be used")
+        for _, (path, sha256) in zip(range(TRIES), self._candidates(task, given), strict=False):
             try:
-                return propose(references, self.image(normal), seed=task.seed, config=self.settings.masks,
-                               foreground_HW=self.ground(normal), reference_foregrounds=self.grounds[task.slot.key])  # fmt: skip
-            except MaskError as error:
-                raise MaskError(f"{normal}: {error}") from error
-        path = self.masks[task.slot.index % len(self.masks)]
+                image = self.image(path, sha256)
+                mask = given or self._proposed(task, path, sha256)
+            except (DataError, MaskError, OSError) as error:
+                problem = error
+                if path not in self.named:
+                    log.warning("%s; another normal image is taken", error)
+                self.named.add(path)
+                continue
+            return Item(
+                key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
+                attempt=task.attempt,
+            )  # fmt: skip
+        raise problem
+
+    def _candidates(self, task: Task, given: Mask | None) -> Iterator[tuple[Path, str]]:
+        """Normal images in a random order; for a mask of the user's those of its size."""
+        files = self.normals[task.slot.key[0]]
+        generator = rng(task.seed, "normal")
+        first = int(generator.integers(len(files)))
+        order = [first, *(int(row) for row in generator.permutation(len(files)) if row != first)]
+        fitting = [files[row] for row in order if given is None or self.size(files[row][0]) == given.pixels_HW.shape]
+        if not fitting and given is not None:
+            height, width = given.pixels_HW.shape
+            raise MaskError(f"{self._file(task)}: no normal image is {width} x {height} like this mask; draw it at the size of one")
+        yield from fitting
+
+    def _file(self, task: Task) -> Path | None:
+        if self.masks is None:
+            return None
+        if not (files := self.masks[task.slot.key]):
+            raise DataError(f"--masks: none for {'/'.join(task.slot.key)}; put some into a folder of that name")
+        return files[task.slot.index % len(files)]
+
+    def _given(self, task: Task) -> Mask | None:
+        """The user's mask for this slot, if there are any."""
+        path = self._file(task)
+        if path is None:
+            return None
         pixels = read_mask(path)
-        if pixels.shape != self.image(normal).shape[:2]:
-            height, width = self.image(normal).shape[:2]
-            raise MaskError(
-                f"{path}: {pixels.shape[1]} x {pixels.shape[0]}, but {normal.name} is {width} x {height}; "
-                "masks must have the size of the normal images"
-            )
         if not pixels.any():
             raise MaskError(f"{path}: marks no pixel; draw the defect or take the file away")
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
+
+    def _proposed(self, task: Task, normal: Path, sha256: str) -> Mask:
+        references = [mask for _, mask in self.shots[task.slot.key]]
+        try:
+            return propose(references, self.image(normal, sha256), seed=task.seed, config=self.settings.masks,
+                           foreground_HW=self.ground(normal, sha256), reference_foregrounds=self.grounds[task.slot.key])  # fmt: skip
+        except MaskError as error:
+            raise MaskError(f"{normal}: {error}") from error
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Height and width, from the file's head alone; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except (OSError, Image.DecompressionBombError):
+        return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Verdict
 
-__all__ = ["Slot", "Task", "fill", "next_batch", "open_slots", "plan"]
+__all__ = ["Slot", "Task", "discard", "fill", "next_batch", "open_slots", "plan"]
 
 Key = tuple[str, str]
 
@@ -93,6 +94,17 @@ def _write(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float) -
     }  # fmt: skip
     Manifest(run.manifest).append(record)
     return record
+
+
+def discard(run: Run, keys: Sequence[Key]) -> None:
+    """Throw away every pair of these defect types: first their lines, then their files."""
+    manifest = Manifest(run.manifest)
+    if kept := [record for record in manifest.records() if (record["product"], record["defect"]) not in keys]:
+        manifest.rewrite(kept)
+    else:
+        manifest.path.unlink(missing_ok=True)
+    for key in keys:
+        shutil.rmtree(run.folder / "generated" / key[0] / key[1], ignore_errors=True)
 
 
 def fill(

@@ -1,0 +1,55 @@
+"""The commands that train or describe a prior."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomalydiffusion.app.progress import say
+from anomalydiffusion.core.config import from_dict, read_toml
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.data.folders import SUFFIXES
+from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.priors.measure import measure_autoencoder
+from anomalydiffusion.training.prior import PriorConfig, train_prior
+
+__all__ = ["prior_info", "prior_train"]
+
+
+def prior_train(
+    config: Path, output: Path, *, work: Path | None = None, textures: Path | None = None, quiet: bool = False
+) -> dict[str, Any]:
+    """Train a prior from a recipe; `work` (default: OUTPUT with '-work' behind it) keeps what a resumed run needs."""
+    recipe = read_toml(config)
+    if textures is not None:
+        recipe["textures"] = str(textures)
+    settings = from_dict(PriorConfig, recipe)
+
+    def progress(step: int, means: dict[str, float]) -> None:
+        say(f"{step} " + " ".join(f"{name} {value:.4f}" for name, value in means.items()), quiet=quiet)
+
+    return train_prior(settings, output, work or output.with_name(output.name + "-work"), progress=progress)
+
+
+def prior_info(name: str = "tiny", *, images: Path | None = None) -> dict[str, Any]:
+    """Describe a prior: family, sizes, parameters, digest; with `images`, a folder, how well its autoencoder keeps them."""
+    loaded = load_prior(name)
+    kept: dict[str, Any] = {}
+    if images is not None:
+        files = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not files:
+            raise DataError(f"{images}: no pictures found; give a folder of normal images")
+        pictures = (read_image(path) for path in files)
+        kept = {"images": len(files), **measure_autoencoder(lambda x: loaded.decode(loaded.encode(x)), pictures, factor=loaded.factor)}
+    parameters = {part: sum(p.numel() for p in getattr(loaded, part).parameters()) for part in ("vae", "unet", "text_encoder")}
+    return {
+        "name": name, "digest": loaded.digest, "autoencoder": type(loaded.vae).__name__, "text_encoder": type(loaded.text_encoder).__name__,
+        "factor": loaded.factor, "latent_channels": loaded.latent_channels, "working_size": loaded.working_size,
+        "prediction_type": loaded.prediction_type, "max_tokens": loaded.max_tokens, "parameters": parameters,
+        "megabytes": {str(dtype).removeprefix("torch."): round(sum(parameters.values()) * dtype.itemsize / 1e6, 1)
+                      for dtype in (torch.float32, torch.float16)},
+        **({"autoencoder_keeps": kept} if kept else {}),
+    }  # fmt: skip

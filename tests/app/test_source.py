@@ -1,0 +1,115 @@
+"""What pairs are made of: a run's own normal images and masks, or the user's."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.app.source import Source, shots_of
+from anomalydiffusion.core.errors import DataError, MaskError
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.split import few_shot_split
+from anomalydiffusion.generation.shards import Slot, Task
+
+KEY = ("plate", "hole")
+
+
+def _save(path: Path, array: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(array).save(path)
+
+
+def _picture(seed: int, height: int = 90, width: int = 110) -> np.ndarray:
+    return np.random.default_rng(seed).integers(90, 160, (height, width, 3)).astype(np.uint8)
+
+
+def _disc(height: int = 90, width: int = 110, x: int = 50, y: int = 40, radius: int = 9) -> np.ndarray:
+    yy, xx = np.mgrid[:height, :width]
+    return (np.hypot(yy - y, xx - x) < radius).astype(np.uint8) * 255
+
+
+@pytest.fixture
+def split(tmp_path: Path) -> Split:
+    root = tmp_path / "data" / "plate"
+    for i in range(4):
+        _save(root / "train" / "good" / f"{i}.png", _picture(i))
+        _save(root / "test" / "good" / f"{i}.png", _picture(10 + i))
+    for defect in ("hole", "stain"):
+        for i in range(3):
+            seed = 20 + i + 10 * (defect == "stain")
+            _save(root / "test" / defect / f"{i}.png", _picture(seed))
+            _save(root / "ground_truth" / defect / f"{i}_mask.png", _disc(x=30 + seed, radius=6 + i))
+    return few_shot_split(read_folder(tmp_path / "data"))
+
+
+def _task(index: int = 0, key: tuple[str, str] = KEY) -> Task:
+    return Task(slot=Slot(key=key, index=index), attempt=0, seed=100 + index)
+
+
+def test_an_item_follows_from_its_seed_alone(split: Split) -> None:
+    first, second = Source(split, Settings(), None, None), Source(split, Settings(), None, None)
+    backwards = [second.item(_task(i)) for i in (2, 1, 0)][::-1]
+    for one, other in zip([first.item(_task(i)) for i in range(3)], backwards, strict=True):
+        assert one.normal == other.normal and (one.mask.pixels_HW == other.mask.pixels_HW).all()
+    assert {Path(first.item(_task(i)).normal).parent.name for i in range(12)} == {"good"}
+    assert all("train" in first.item(_task(i)).normal for i in range(12))
+
+
+def test_a_normal_that_cannot_be_used_is_named_and_another_taken(split: Split, caplog: pytest.LogCaptureFixture) -> None:
+    whole = [Source(split, Settings(), None, None).item(_task(i)).normal for i in range(8)]
+    broken = Path(whole[0])
+    broken.write_bytes(broken.read_bytes()[:100])
+    source = Source(split, Settings(), None, None)
+    now = [source.item(_task(i)).normal for i in range(8)]
+    assert str(broken) not in now and caplog.text.count(str(broken)) == 1
+    assert all(a == b for a, b in zip(whole, now, strict=True) if a != str(broken))
+    for path in broken.parent.iterdir():
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match=r"changed since the split"):
+        Source(split, Settings(), None, None).item(_task())
+
+
+def test_a_shot_that_was_changed_is_refused(split: Split) -> None:
+    _save(split.shots[0].path, _picture(99))
+    with pytest.raises(DataError, match=r"changed since the split was made"):
+        shots_of(split)
+
+
+def test_own_normals_are_used_and_held_out_ones_refused_also_saved_anew(split: Split, tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    _save(own / "a.png", _picture(50))
+    (own / "._a.png").write_bytes(b"what a Mac leaves behind")
+    assert Source(split, Settings(), own, None).item(_task()).normal == str(own / "a.png")
+    Image.open(split.held_out_normals[0].path).save(own / "b.bmp")
+    with pytest.raises(DataError, match=r"b\.bmp: is held out"):
+        Source(split, Settings(), own, None)
+
+
+def test_own_masks_go_to_their_defect_type_and_to_normals_of_their_size(split: Split, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    _save(folder / "plate" / "hole" / "0.png", _disc(radius=3))
+    with pytest.raises(DataError, match=r"none for plate/stain"):
+        Source(split, Settings(), None, folder).item(_task(key=("plate", "stain")))
+    _save(folder / "plate" / "stain" / "0.png", _disc(radius=15))
+    source = Source(split, Settings(), None, folder)
+    assert source.item(_task()).mask.area < 0.01 < source.item(_task(key=("plate", "stain"))).mask.area
+    own = tmp_path / "own"
+    _save(own / "small.png", _picture(50))
+    _save(own / "large.png", _picture(51, 120, 130))
+    _save(folder / "plate" / "hole" / "1.png", _disc(120, 130))
+    source = Source(split, Settings(), own, folder)
+    assert [Path(source.item(_task(i)).normal).stem for i in range(4)] == ["small", "large"] * 2
+    _save(folder / "plate" / "hole" / "1.png", _disc(33, 44, 20, 20))
+    with pytest.raises(MaskError, match=r"1\.png: no normal image is 44 x 33"):
+        Source(split, Settings(), own, folder).item(_task(1))
+    _save(folder / "plate" / "hole" / "1.png", _disc() * 0)
+    with pytest.raises(MaskError, match=r"1\.png: marks no pixel"):
+        Source(split, Settings(), own, folder).item(_task(1))
+
+
+def test_the_truth_of_held_out_images_is_no_mask_to_draw_on(split: Split) -> None:
+    with pytest.raises(DataError, match=r"held out for testing"):
+        Source(split, Settings(), None, split.held_out[0].mask_path.parents[2] / "ground_truth")

@@ -75,7 +75,8 @@ def test_each_defect_type_with_pairs_gets_a_contact_sheet(run: Path) -> None:
     page = Page(report(run))
     sheets = {path.name: np.asarray(Image.open(path)) for path in (run / "report").glob("*.png")}
     kinds = {(r["product"], r["defect"]) for r in Manifest(run / "manifest.jsonl").records() if r["accepted"]}
-    assert set(sheets) == {f"{product}-{defect}.png" for product, defect in kinds} and page.images
+    assert set(sheets) == {f"{product}-{defect}.png" for product, defect in kinds} | {"overview.png"} and page.images
+    assert len({sheet.shape[1] for sheet in sheets.values()}) == 1  # one column a word, whatever the amplification
     assert all(sheet.shape[2] == 3 and sheet.shape[0] > 160 for sheet in sheets.values())
 
 

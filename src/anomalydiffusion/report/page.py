@@ -11,6 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeGuard
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 CELL = 220  # pixels of a picture's longer side: sharp where five stand side by side on a laptop's screen
 MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
 SHOWN_REASONS = 12
+OVERVIEW = 2  # pairs of each defect type
 BINS = 240  # points of the loss curve
 Record = dict[str, Any]
 
@@ -42,8 +44,9 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
 
     The page needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
     defect type, evenly spaced, fewer where there are so many types that the page would grow heavy; the same pairs go into a
-    contact sheet beside it, `run`/report/<product>-<defect>.png. The training curve and the scores appear where
-    train_log.jsonl and scores.json exist. However large the images are, only those of one pair are in memory at a time.
+    contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type into overview.png. The training
+    curve and the scores appear where train_log.jsonl and scores.json exist. However large the images are, only those of one
+    pair are in memory at a time.
     Raises `RunError` where run.json or the manifest is missing.
     """
     run = Path(run)
@@ -75,6 +78,9 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         commands=[str(line) for line in about.get("commands") or []],
         settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
     )
+    overview = [(f"{kind['product']}/{kind['defect']} {label}", line) for kind in kinds for label, line in kind["sheet"]["first"]]
+    if overview:
+        write_atomic(run / "report" / "overview.png", encode_png(contact_sheet(overview)))
     target = run / "report" / "index.html"
     write_atomic(target, html.encode("utf-8", "replace"))
     return target
@@ -169,7 +175,8 @@ def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None
         del row
     if file and lines:
         write_atomic(file, encode_png(contact_sheet(lines)))
-    return {"pairs": pairs, "of": len(records), "unreadable": len(picks) - len(pairs)}
+    first = [(label, [replace(each, label=each.label.partition(" ×")[0]) for each in line]) for label, line in lines[:OVERVIEW]]
+    return {"pairs": pairs, "first": first, "of": len(records), "unreadable": len(picks) - len(pairs)}
 
 
 def _row(run: Path, record: Record) -> Row | None:

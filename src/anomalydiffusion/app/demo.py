@@ -16,8 +16,9 @@ __all__ = ["demo"]
 
 
 def demo(
-    output: Path | str = "demo-run", *, num: int = 24, max_train_steps: int | None = None, seeds: int = 1, quiet: bool = False
-) -> Path:
+    output: Path | str = "demo-run", *, num: int = 16, max_train_steps: int = 500, evaluate_steps: int = 200, seeds: int = 1,
+    quiet: bool = False,
+) -> Path:  # fmt: skip
     """Run every step once on a CPU, offline; returns the report's path. Typed again, it goes on where it was."""
     output = Path(output)
     data, run = output / "data", output / "run"
@@ -33,7 +34,7 @@ def demo(
     say("3/6 generate", quiet=quiet)
     commands.generate(run, num, quiet=quiet)
     say("4/6 does it help? (a first small check, not a proof)", quiet=quiet)
-    scores = commands.evaluate(run, seeds=seeds, quiet=quiet)
+    scores = commands.evaluate(run, steps=evaluate_steps, seeds=seeds, quiet=quiet)
     for arm, values in scores["arms"].items():
         mean = values["pixel_ap"]["mean"]
         say(f"    {arm}: pixel AP {'undefined' if mean is None else f'{100 * mean:.1f}'} on held-out images", quiet=quiet)

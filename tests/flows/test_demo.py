@@ -1,0 +1,30 @@
+"""The demo runs from nothing to a report with the bundled prior, and typed again it only says so."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalydiffusion.app.demo import demo
+
+
+@pytest.mark.slow
+def test_demo_from_data_to_report(tmp_path: Path) -> None:
+    page = demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True)
+    run = tmp_path / "demo" / "run"
+    assert page == run / "report" / "index.html" and "brick" in page.read_text()
+    records = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
+    kept = [record for record in records if record["accepted"]]
+    assert {(r["product"], r["defect"]) for r in kept} == {("brick", "crack"), ("brick", "hole"), ("gravel", "oil"), ("gravel", "wire")}
+    for record in kept:
+        image, normal = (np.asarray(Image.open(run / record[key]).convert("RGB")).astype(int) for key in ("image", "normal"))
+        mask = np.asarray(Image.open(run / record["mask"])) > 0
+        change = np.abs(image - normal).mean(2)
+        assert change[mask].mean() > 10 * change[~mask].mean()
+    assert sorted(p.name for p in (tmp_path / "demo" / "export").iterdir())[:2] == ["brick", "gravel"]
+    assert set(json.loads((run / "scores.json").read_text())["arms"]) == {"real-only", "ours"}
+    before = (run / "manifest.jsonl").read_bytes()
+    assert demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True) == page
+    assert (run / "manifest.jsonl").read_bytes() == before

@@ -211,6 +211,20 @@ def test_starting_over_waits_until_it_can(trained: Path) -> None:
     assert (stranger / "checkpoints" / "mine.txt").exists()
 
 
+def test_a_prior_is_found_again_from_another_place_and_tiny_is_the_bundled_one(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(trained)
+    (trained / "tiny").mkdir()
+    settings = []
+    for name in ("prior", "tiny"):
+        with monkeypatch.context() as patch:
+            patch.setattr(commands, "load_prior", lambda name, **_: settings.append(name) or pytest.fail("far enough"))
+            with pytest.raises(pytest.fail.Exception, match="far enough"):
+                commands.train(trained / "data", tmp_path / name, prior=name, quiet=True)
+    assert settings == [str(trained / "prior"), "tiny"]
+
+
 def test_a_data_set_may_be_mended_before_anything_was_learned(trained: Path, tmp_path: Path) -> None:
     data = _data(tmp_path / "data")
     mask = sorted((data / "plate" / "ground_truth" / "hole").iterdir())[0]

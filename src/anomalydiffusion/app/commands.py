@@ -80,7 +80,7 @@ def train(
     """
     given: dict[str, Any] = {"prior": prior, "seed": seed, "device": device, "train": {"loop": {"steps": max_train_steps}}}
     settings = resolve(preset, config, **given)
-    if Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
+    if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
     data, output = Path(data), Path(output)
     split = few_shot_split(read_folder(data), products=product, defects=defect)

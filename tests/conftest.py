@@ -15,7 +15,7 @@ def build_prior_folder(folder: Path, family: str = "sd", seed: int = 0) -> Path:
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel
 
-    from anomalydiffusion.training.prior import build_tokenizer
+    from anomalydiffusion.training.denoiser import build_tokenizer
 
     torch.manual_seed(seed)
     vae = AutoencoderKL(

@@ -6,13 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
-from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError
 from anomalydiffusion.data.corpus import CorpusConfig
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.training.autoencoder import AutoencoderConfig
+from anomalydiffusion.training.denoiser import DenoiserConfig, time_steps
 from anomalydiffusion.training.loop import LoopConfig
-from anomalydiffusion.training.prior import DenoiserConfig, PriorConfig, draw_pictures, train_prior
+from anomalydiffusion.training.prior import PriorConfig, draw_pictures, train_prior
 
 LOOP = LoopConfig(steps=2, warmup=0)
 CONFIG = PriorConfig(
@@ -41,6 +43,41 @@ def test_a_prior_is_trained_and_a_second_call_takes_up_what_is_there(tmp_path: P
     with pytest.raises(RunError, match="denoiser: was begun before tokenizers were kept"):
         train_prior(longer, output, work)
     assert not any(str(tmp_path) in path.read_text() for path in output.rglob("*.json"))
+
+
+def test_a_prior_is_gone_on_from_with_its_own_autoencoder_words_and_shapes(tmp_path: Path, small_folder: Path) -> None:
+    train_prior(CONFIG, tmp_path / "first", tmp_path / "first-work")
+    more = replace(CONFIG, seed=5, start=str(tmp_path / "first"), denoiser=replace(CONFIG.denoiser, widths=(64,), vocabulary=999))
+    numbers = train_prior(more, tmp_path / "second", tmp_path / "second-work")
+    first, second = load_prior(str(tmp_path / "first")), load_prior(str(tmp_path / "second"))
+    assert set(numbers) == {"autoencoder"} and numbers["autoencoder"]["psnr"] > 10
+    for part in ("vae", "unet", "text_encoder"):
+        old, new = getattr(first, part).state_dict(), getattr(second, part).state_dict()
+        assert old.keys() == new.keys()
+        assert all(torch.equal(old[key], new[key]) for key in old) == (part == "vae")
+    assert first.vae.config.scaling_factor == second.vae.config.scaling_factor
+    assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
+    with pytest.raises(RunError, match="other settings of start"):
+        train_prior(replace(more, start=""), tmp_path / "third", tmp_path / "second-work")
+    with pytest.raises(PriorError, match="cannot be gone on from"):
+        train_prior(replace(more, start=str(small_folder)), tmp_path / "third", tmp_path / "third-work")
+    assert not (tmp_path / "third-work").exists()
+
+
+def test_time_steps_come_where_shapes_form_and_evenly() -> None:
+    generator = np.random.default_rng(0)
+    evenly, focused = (time_steps(generator, 20_000, 1000, focus) for focus in (0.0, 1.0))
+    assert evenly.min() == 0 and evenly.max() == 999 and abs(evenly.mean() - 499.5) < 10
+    assert focused.min() >= 0 and focused.max() <= 999 and abs(np.median(focused) - 1000 / (1 + np.exp(-0.4))) < 10
+    assert np.mean(focused < 100) < 0.02
+
+
+def test_shares_outside_0_to_1_are_refused_by_name() -> None:
+    for kind, name, value in ((DenoiserConfig, "focus", 1.2), (DenoiserConfig, "floor", 0.0), (CorpusConfig, "camera", -0.1)):
+        with pytest.raises(ConfigError, match=name):
+            kind(**{name: value})
+    with pytest.raises(ConfigError, match="scale"):
+        CorpusConfig(scale=(2.0, 1.0))
 
 
 def test_pictures_of_another_corpus_or_seed_are_not_taken_up(tmp_path: Path) -> None:

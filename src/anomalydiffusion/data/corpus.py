@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
-from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.data.flaws import draw_flaw, draw_shape
 from anomalydiffusion.data.folders import SUFFIXES
@@ -61,7 +63,18 @@ class CorpusConfig:
     drawn: float = 0.5
     shapes: float = 0.06
     flawed: float = 0.5  # share of photographs and drawn materials that get a defect drawn into them
-    grey: float = 0.35  # share of pictures turned to grey: many inspection cameras have no colour
+    scale: tuple[float, float] = (0.5, 2.5)  # side of a photograph's crop over `size`: below 1 it is enlarged, as soft as a camera's
+    grey: float = 0.5  # share of pictures turned to grey: many inspection cameras have no colour
+    camera: float = 0.6  # share of pictures that get a lens's blur, a sensor's noise and JPEG's losses
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1 or self.size < 16:
+            raise ConfigError(f"corpus: pictures = {self.pictures}, size = {self.size}: expected at least 1 picture of 16 pixels")
+        for name in ("drawn", "shapes", "flawed", "grey", "camera"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"corpus: {name} = {getattr(self, name)}: expected a share, 0..1")
+        if not 0 < self.scale[0] <= self.scale[1]:
+            raise ConfigError(f"corpus: scale = {list(self.scale)}: expected two rising numbers above 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,10 +107,10 @@ def load_textures(folder: Path) -> list[tuple[np.ndarray, str]]:
     return out
 
 
-def _crop(generator: np.random.Generator, image: np.ndarray, size: int) -> np.ndarray:
-    """A random square of the image at a random scale, turned and mirrored."""
+def _crop(generator: np.random.Generator, image: np.ndarray, size: int, scale: tuple[float, float]) -> np.ndarray:
+    """A random square of the image, its side `scale` times `size`, brought to `size`, turned and mirrored."""
     short = min(image.shape[:2])
-    side = int(min(short, size * generator.uniform(0.7, 2.5)))
+    side = int(min(short, size * generator.uniform(*scale)))
     top = int(generator.integers(image.shape[0] - side + 1))
     left = int(generator.integers(image.shape[1] - side + 1))
     square = Image.fromarray(image[top : top + side, left : left + side])
@@ -107,11 +120,29 @@ def _crop(generator: np.random.Generator, image: np.ndarray, size: int) -> np.nd
     return np.ascontiguousarray(out[:, ::-1] if generator.random() < 0.5 else out)
 
 
-def _photograph(generator: np.random.Generator, textures: list[tuple[np.ndarray, str]], size: int) -> tuple[np.ndarray, str]:
+def _photograph(
+    generator: np.random.Generator, textures: list[tuple[np.ndarray, str]], size: int, scale: tuple[float, float]
+) -> tuple[np.ndarray, str]:
     image, name = textures[int(generator.integers(len(textures)))]
-    out = _crop(generator, image, size).astype(np.float64)
+    out = _crop(generator, image, size, scale).astype(np.float64)
     out = (out - out.mean()) * generator.uniform(0.4, 1.2) + out.mean() * generator.uniform(0.6, 1.3)
     return np.clip(out + 0.5, 0, 255).astype(np.uint8), name
+
+
+def _camera(generator: np.random.Generator, image_HWC: np.ndarray) -> np.ndarray:
+    """The picture as a camera hands it over: a lens's blur, a sensor's noise, often JPEG's losses.
+
+    Without it fine detail is as strong as the coarse, which game textures and drawings have and photographs of parts have not.
+    """
+    blurred = ndimage.gaussian_filter(image_HWC.astype(np.float64), (sigma := generator.uniform(0.0, 0.9), sigma, 0))
+    noise = ndimage.gaussian_filter(generator.standard_normal(image_HWC.shape[:2]), generator.uniform(0.2, 0.6))
+    noisy = blurred + (generator.uniform(0, 4) * noise / noise.std())[..., None]
+    seen = np.clip(noisy + 0.5, 0, 255).astype(np.uint8)
+    if generator.random() < 0.5:
+        return seen
+    file = io.BytesIO()
+    Image.fromarray(seen).save(file, "JPEG", quality=int(generator.integers(70, 97)))
+    return np.asarray(Image.open(file))
 
 
 def draw_corpus(config: CorpusConfig, textures: list[tuple[np.ndarray, str]], seed: int) -> Iterator[Picture]:
@@ -126,7 +157,7 @@ def draw_corpus(config: CorpusConfig, textures: list[tuple[np.ndarray, str]], se
         if kind < config.shapes + config.drawn or not textures:
             image, name = draw_material(generator, config.size)
         else:
-            image, name = _photograph(generator, textures, config.size)
+            image, name = _photograph(generator, textures, config.size, config.scale)
         if generator.random() < config.grey:
             grey = np.asarray(Image.fromarray(image).convert("L"))
             image, name = np.repeat(grey[..., None], 3, axis=2), f"grey {name}"
@@ -134,4 +165,6 @@ def draw_corpus(config: CorpusConfig, textures: list[tuple[np.ndarray, str]], se
         if generator.random() < config.flawed:
             image, _, flaw = draw_flaw(generator, image)
             caption = f"{flaw} on {name}"
+        if generator.random() < config.camera:
+            image = _camera(generator, image)
         yield Picture(image_HWC=image, caption=caption)

@@ -3,52 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, DDIMScheduler, UNet2DConditionModel
-from tokenizers import Tokenizer
-from tokenizers.models import BPE
-from tokenizers.pre_tokenizers import ByteLevel
-from tokenizers.trainers import BpeTrainer
+from diffusers import AutoencoderDC
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTokenizer
 
 from anomalydiffusion.core.config import digest
-from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.core.errors import DataError, PriorError, RunError
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.runs import replace_folder
-from anomalydiffusion.core.seeds import derive, rng
+from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_textures
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, linear_start, train_autoencoder
-from anomalydiffusion.training.loop import LoopConfig, Progress, latest_checkpoint, run_loop
+from anomalydiffusion.training.denoiser import Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, schedule, train_denoiser, vary
+from anomalydiffusion.training.loop import Progress, latest_checkpoint
 
-__all__ = ["DenoiserConfig", "PriorConfig", "train_prior"]
-
-START, END = "<|startoftext|>", "<|endoftext|>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DenoiserConfig:
-    """Shape and training of the denoiser and the text encoder."""
-
-    widths: tuple[int, ...] = (128, 192, 256)
-    layers_per_block: int = 1
-    head_width: int = 32
-    text_width: int = 192
-    text_layers: int = 3
-    max_tokens: int = 32
-    vocabulary: int = 1500
-    batch_size: int = 32
-    drop_caption: float = 0.1
-    loop: LoopConfig = field(
-        default_factory=lambda: LoopConfig(steps=1_000_000, minutes=50.0, learning_rate=6e-4, warmup=300, weight_decay=0.01, average=0.999)
-    )
+__all__ = ["PriorConfig", "train_prior"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +36,7 @@ class PriorConfig:
 
     seed: int = 0
     textures: str = ""
+    start: str = ""  # a prior to go on from ("tiny", or a folder): its autoencoder is kept, its denoiser and text encoder learn on
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
@@ -99,63 +79,6 @@ def round_trip(vae: AutoencoderDC) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x_BCHW: vae.decode(vae.encode(x_BCHW).latent).sample
 
 
-def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIPTokenizer:
-    """Learn byte-pair merges on the captions, in CLIP's own format."""
-    plain = CLIPTokenizer()
-    tokenizer = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
-    tokenizer.normalizer = plain.backend_tokenizer.normalizer
-    tokenizer.pre_tokenizer = plain.backend_tokenizer.pre_tokenizer
-    alphabet = sorted(ByteLevel.alphabet())
-    trainer = BpeTrainer(
-        vocab_size=size, special_tokens=[START, END], initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
-    )
-    tokenizer.train_from_iterator([*captions, " ".join(alphabet)], trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    merges: list[Any] = [tuple(merge) if isinstance(merge, list) else tuple(merge.split(" ")) for merge in model["merges"]]
-    return CLIPTokenizer(vocab=model["vocab"], merges=merges, model_max_length=max_tokens)
-
-
-class Denoiser(nn.Module):
-    """Denoiser and text encoder as one trainable module."""
-
-    def __init__(self, config: DenoiserConfig, latent_channels: int, grid: int, vocabulary: int, end_id: int, start_id: int) -> None:
-        super().__init__()
-        down = ("CrossAttnDownBlock2D",) * len(config.widths)
-        up = ("CrossAttnUpBlock2D",) * len(config.widths)
-        self.unet = UNet2DConditionModel(
-            sample_size=grid, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=config.widths,
-            layers_per_block=config.layers_per_block, cross_attention_dim=config.text_width, norm_num_groups=32,
-            attention_head_dim=tuple(width // config.head_width for width in config.widths),
-            down_block_types=down, up_block_types=up, use_linear_projection=True,
-        )  # fmt: skip
-        self.text_encoder = CLIPTextModel(CLIPTextConfig(
-            vocab_size=vocabulary, hidden_size=config.text_width, intermediate_size=3 * config.text_width,
-            num_hidden_layers=config.text_layers, num_attention_heads=config.text_width // 32,
-            max_position_embeddings=config.max_tokens, projection_dim=config.text_width,
-            bos_token_id=start_id, eos_token_id=end_id, pad_token_id=end_id,
-        ))  # fmt: skip
-
-
-def vary(caption: str, generator: np.random.Generator, drop: float) -> str:
-    """One of several ways to say a caption: with or without the material, by name or as "an anomaly", or nothing."""
-    if generator.random() < drop:
-        return ""
-    flaw, on, ground = caption.partition(" on ")
-    if not on or flaw.startswith(("a photo", "a binary")):
-        return caption
-    if generator.random() < 0.25:
-        flaw = str(generator.choice(["an anomaly", "a defect"]))
-    said = flaw if generator.random() < 0.3 else f"{flaw} on {ground}"
-    return f"a photo of {said}" if generator.random() < 0.6 else said
-
-
-def _schedule() -> DDIMScheduler:
-    return DDIMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        steps_offset=0, prediction_type="sample", timestep_spacing="trailing", rescale_betas_zero_snr=True,
-    )  # fmt: skip
-
-
 @torch.no_grad()
 def cache_latents(vae: AutoencoderDC, images: np.ndarray, path: Path) -> np.ndarray:
     """Encode every picture once into `path` (N x C x h x w, half precision)."""
@@ -170,35 +93,9 @@ def cache_latents(vae: AutoencoderDC, images: np.ndarray, path: Path) -> np.ndar
     return np.load(path, mmap_mode="r")
 
 
-def train_denoiser(
-    model: Denoiser, latents: np.ndarray, captions: list[str], tokenizer: CLIPTokenizer, scale: float, config: DenoiserConfig,
-    folder: Path, *, seed: int, progress: Progress | None = None,
-) -> nn.Module:  # fmt: skip
-    """Minimise `|| z_0 - f_theta(z_t, t, c) ||^2 / max(1 - a_t, 0.05)` over denoiser and text encoder on cached latents.
-
-    The network answers with the clean latent: with 48 channels and few features it cannot carry the noise through, and
-    samples of a noise- or v-predicting one stay noisy. The weight makes the loss that of v-prediction, but near t = 0.
-    """
-    alphas = _schedule().alphas_cumprod
-    model.unet.to(memory_format=torch.channels_last)
-    ids = {text: torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids) for text in [""]}
-
-    def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
-        generator = rng(seed, "denoiser", step, micro)
-        rows = np.sort(generator.integers(0, len(latents), config.batch_size))
-        clean = torch.from_numpy(latents[rows]).float() * scale
-        words = [vary(captions[row], generator, config.drop_caption) for row in rows]
-        for text in set(words) - set(ids):
-            ids[text] = torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids)
-        t = torch.from_numpy(generator.integers(0, len(alphas), config.batch_size))
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive(seed, "noise", step, micro)))
-        alpha = alphas[t].view(-1, 1, 1, 1)
-        context = model.text_encoder(torch.stack([ids[text] for text in words]))[0]
-        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-        answer = model.unet(noisy, t, encoder_hidden_states=context).sample.float()
-        return {"loss": ((answer - clean).square().flatten(1).mean(1) / (1 - alphas[t]).clamp_min(0.05)).mean()}
-
-    return run_loop(model, objective, config.loop, folder, progress=progress)
+def _kept(images: np.ndarray) -> int:
+    """How many of the last pictures the autoencoder is measured on."""
+    return max(1, min(200, len(images) // 10))
 
 
 def make_autoencoder(
@@ -209,7 +106,7 @@ def make_autoencoder(
     if (done / "config.json").exists():
         _check_origin(work / "vae.digest", made, "[corpus] or [autoencoder]")
         return AutoencoderDC.from_pretrained(done), json.loads((done / "numbers.json").read_text())
-    kept = max(1, min(200, len(images) // 10))
+    kept = _kept(images)
     vae = build_autoencoder(config.autoencoder)
     linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
     numbers = {"linear": measure_autoencoder(round_trip(vae), images[-kept:])}
@@ -251,30 +148,59 @@ def _check_output(output: Path, work: Path) -> None:
         raise DataError(f"{work}: lies in the output, which is replaced at the end; give another --work")
 
 
+def load_start(config: PriorConfig) -> LatentPrior:
+    """The prior to go on from. Raises `PriorError` where it is not one that `train_prior` makes for pictures of this size."""
+    begun = load_prior(config.start)
+    if not isinstance(begun.vae, AutoencoderDC) or begun.prediction_type != "sample" or begun.working_size != config.corpus.size:
+        raise PriorError(
+            f"{config.start}: cannot be gone on from; 'start' takes a prior that 'prior train' made, "
+            f"for pictures of {config.corpus.size} pixels"
+        )
+    return begun
+
+
 def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Train a prior from its recipe into the diffusers folder `output`; `work` keeps what a resumed run needs.
 
-    Returns the autoencoder's measured numbers. The last 200 pictures (at most a tenth) are held out of its training and
-    measured on; but they are crops of the same texture files as the rest, and the denoiser does train on all pictures.
-    Raises `DataError` when `output` holds anything but a prior, `RunError` when `work` comes from other settings.
+    With `config.start` another prior's autoencoder is kept, and its denoiser and text encoder go on learning; then neither
+    [autoencoder] nor the shapes in [denoiser] count. Returns the autoencoder's measured numbers. The last 200 pictures (at
+    most a tenth) are held out of its training and measured on; but they are crops of the same texture files as the rest,
+    and the denoiser does train on all pictures. Raises `DataError` when `output` holds anything but a prior, `RunError` when
+    `work` comes from other settings, `PriorError` on a start that does not fit.
     """
     _check_output(output, work)
     textures = Path(config.textures).expanduser() if config.textures else None
     if textures is not None and not textures.is_dir():
         raise DataError(f"{textures}: no such folder; name the folder of textures with 'textures' in the recipe")
+    begun = load_start(config) if config.start else None
     work.mkdir(parents=True, exist_ok=True)
+    _check_origin(work / "start.digest", begun.digest if begun else "", "start")
+    (work / "start.digest").write_text(begun.digest if begun else "")
     torch.manual_seed(config.seed)
     images, captions = draw_pictures(config, work, textures, progress)
-    vae, numbers = make_autoencoder(config, images, work, progress)
-    latents = cache_latents(vae, images, work / "latents.npy")
-    scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
-    vae.register_to_config(scaling_factor=scale, _name_or_path="")  # a kept one would name the work folder
-    tokenizer = make_tokenizer(config, captions, work)
-    model = Denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, len(tokenizer),
-                     int(tokenizer.eos_token_id), int(tokenizer.bos_token_id))  # fmt: skip
-    model.text_encoder.train()
+    if begun:
+        vae, tokenizer, model = begun.vae, begun.tokenizer, Denoiser(begun.unet, begun.text_encoder).requires_grad_(True)
+        numbers = {"autoencoder": measure_autoencoder(round_trip(vae), images[-_kept(images) :])}
+        latents = cache_latents(vae, images, work / "latents.npy")
+    else:
+        vae, numbers = make_autoencoder(config, images, work, progress)
+        latents = cache_latents(vae, images, work / "latents.npy")
+        scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
+        vae.register_to_config(scaling_factor=scale)
+        tokenizer = make_tokenizer(config, captions, work)
+        model = build_denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, tokenizer)
+    vae.register_to_config(_name_or_path="")  # a kept one would name the work folder
+    model.train()
     best: Any = train_denoiser(
-        model, latents, captions, tokenizer, scale, config.denoiser, work / "denoiser", seed=config.seed, progress=progress
+        model,
+        latents,
+        captions,
+        tokenizer,
+        float(vae.config.scaling_factor),
+        config.denoiser,
+        work / "denoiser",
+        seed=config.seed,
+        progress=progress,
     )
     save_prior(vae, best, tokenizer, output)
     return numbers
@@ -288,7 +214,7 @@ def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output:
             "vae": vae,
             "unet": model.unet,
             "text_encoder": model.text_encoder,
-            "scheduler": _schedule(),
+            "scheduler": schedule(),
             "tokenizer": tokenizer,
         }
         for name, part in parts.items():

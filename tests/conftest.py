@@ -1,12 +1,13 @@
 """Small real things that tests share."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def build_prior_folder(folder: Path, family: str = "sd", seed: int = 0) -> Path:

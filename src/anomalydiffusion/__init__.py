@@ -13,7 +13,7 @@ from anomalydiffusion.core.version import __version__
 _DOOR = {
     "check": "anomalydiffusion.data.check",
     "demo": "anomalydiffusion.app.demo",
-    "evaluate": "anomalydiffusion.app.commands",
+    "evaluate": "anomalydiffusion.app.evaluate",
     "export": "anomalydiffusion.report.export",
     "generate": "anomalydiffusion.app.commands",
     "load_prior": "anomalydiffusion.priors.load",

@@ -1,84 +1,91 @@
-"""The comparison trains, tests on held-out images only, and refuses leaks."""
+"""The comparison trains every arm alike, tests on held-out images only, goes on where it was, and says what it found."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from anomalydiffusion.core.errors import SplitError
-from anomalydiffusion.core.pixels import encode_png, read_image
-from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.data.folders import read_folder
-from anomalydiffusion.data.split import few_shot_split
-from anomalydiffusion.downstream.detectors import image_score, predict, segmenter
-from anomalydiffusion.downstream.evaluate import compare, train_segmenter, verdict
+from anomalydiffusion.downstream.detectors import DetectorConfig
+from anomalydiffusion.downstream.evaluate import METRICS, Comparison, compare
+from anomalydiffusion.downstream.samples import Generated
+from tests.downstream.conftest import write_pairs
+
+QUICK = DetectorConfig(side=64, steps=2, batch_size=4, checks=1)
+LEARNS = replace(QUICK, steps=60, batch_size=8, width=8)
 
 
-def _plate(random: np.random.Generator, defect: bool) -> tuple[np.ndarray, np.ndarray]:
-    image = np.repeat(random.normal(120, 8, (128, 140, 1)), 3, axis=2)
-    mask = np.zeros((128, 140), bool)
-    if defect:
-        y, x = random.integers(10, 100, 2)
-        mask[y : y + 18, x : x + 18] = True
-        image[mask] += 90
-    return np.clip(image, 0, 255).astype(np.uint8), mask
+def redecode(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
+    mask = np.zeros(image_HWC.shape[:2], bool)
+    mask[:8, :8] = True
+    return image_HWC, Mask(pixels_HW=mask, origin="round trip")
 
 
-@pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> Split:
-    root = tmp_path_factory.mktemp("plates")
-    random = np.random.default_rng(0)
-    for part, count in (("train/good", 4), ("test/good", 2), ("test/spot", 6)):
-        for index in range(count):
-            image, mask = _plate(random, part == "test/spot")
-            write_atomic(root / "plate" / part / f"{index}.png", encode_png(image))
-            if mask.any():
-                write_atomic(root / "plate" / "ground_truth" / "spot" / f"{index}_mask.png", encode_png(mask))
-    return few_shot_split(read_folder(root))
+def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
+    split: Split, pairs: list[Generated], plates: Path, tmp_path: Path
+) -> None:
+    heard: list[tuple[int, int, str]] = []
+    comparison = Comparison(detector=QUICK, folder=tmp_path, seeds=(0, 1), baselines=True, controls=True, redecode=redecode,
+                            progress=lambda *said: heard.append(said))  # fmt: skip
+    scores = compare(split, pairs, plates, comparison)
+    assert list(scores["arms"]) == ["real-only", "perlin", "cutpaste", "poisson", "ours", "ours+best", "more-real", "garbage"]
+    for values in scores["arms"].values():
+        assert set(values) == {*METRICS, "gain"} and len(values["pixel_ap"]["values"]) == 2
+        assert 0 <= values["pixel_ap"]["mean"] <= 1
+    assert scores["arms"]["real-only"]["gain"]["values"] == [0, 0]
+    assert set(scores["per_defect"]) == {"plate/spot"} and "not a proof" in scores["verdict"]
+    assert scores["controls"]["counts"] is None and scores["split_digest"] == split.digest
+    assert scores["shortcut"]["arms"]["ours"]["false_positive_rate_redecoded"]["mean"] is not None
+    assert heard[-1][:2] == (2 * 8 * 2, 2 * 8 * 2)
+    json.dumps(scores, allow_nan=False)
+    assert len(list((tmp_path / "maps/plate/ours").iterdir())) == len(split.held_out) // 2 + len(split.held_out_normals)
+
+    lines = (tmp_path / "arms.jsonl").read_text().splitlines()
+    assert len(lines) == 16 and json.loads(lines[5])["best_baseline"] in ("perlin", "cutpaste", "poisson")
+    (tmp_path / "arms.jsonl").write_text("\n".join(lines[:9]) + "\n")
+    assert _without_hours(compare(split, pairs, plates, comparison)) == _without_hours(scores)
+    assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 16
+    other = replace(comparison, detector=replace(QUICK, steps=3), baselines=False, controls=False, seeds=(0,))
+    compare(split, pairs, plates, other)
+    assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 18  # other settings: nothing is taken up
 
 
-def test_both_arms_are_trained_alike_and_reported(split: Split) -> None:
-    random = np.random.default_rng(1)
-    pairs = [(("plate", "spot"), *_plate(random, True)) for _ in range(3)]
-    heard = []
-    scores = compare(split, pairs, steps=3, seeds=(0,), batch_size=4, progress=lambda done, total, what: heard.append((done, total)))
-    assert set(scores["arms"]) == {"real-only", "ours"} and scores["split_digest"] == split.digest
-    assert heard[-1] == (6, 6)
-    assert 0 <= scores["arms"]["ours"]["pixel_ap"]["mean"] <= 1 and "not a proof" in scores["verdict"]
-
-
-def test_leaks_bite(split: Split) -> None:
-    image, mask = _plate(np.random.default_rng(2), True)
-    held = split.held_out[0]
-    with pytest.raises(SplitError, match="held out"):
-        compare(split, [(held.key, image, mask)], steps=1, lineage=[split.sha256[split.held_out_normals[0].path]])
-    copied = read_image(held.path)
-    with pytest.raises(SplitError, match="held out"):
-        compare(split, [(held.key, copied, np.ones(copied.shape[:2], bool))], steps=1)
-
-
-def test_verdicts() -> None:
-    assert verdict([0.1, 0.1, 0.11], [0.5, 0.52, 0.51]).startswith("use it")
-    assert verdict([0.5, 0.52, 0.51], [0.1, 0.1, 0.11]).startswith("do not use it")
-    assert verdict([0.1, 0.5, 0.3], [0.2, 0.4, 0.3]).startswith("no measurable difference")
+def _without_hours(scores: dict) -> dict:
+    return {name: value for name, value in scores.items() if name != "hours"}
 
 
 @pytest.mark.slow
-def test_the_segmenter_learns_bright_squares() -> None:
-    random = np.random.default_rng(3)
-    marked = [(i, Mask(pixels_HW=m, origin="real")) for i, m in (_plate(random, True) for _ in range(4))]
-    model = train_segmenter([marked], [_plate(random, False)[0]], steps=50, seed=0, batch_size=8)
-    image, mask = _plate(np.random.default_rng(9), True)
-    found = predict(model, image)
-    assert found.shape == mask.shape and found[mask].mean() > found[~mask].mean() + 0.3
-    assert image_score(found) > image_score(predict(model, _plate(np.random.default_rng(8), False)[0]))
+def test_good_pairs_teach_and_garbage_is_not_to_be_used(split: Split, plates: Path, tmp_path: Path) -> None:
+    good = compare(split, write_pairs(split, tmp_path / "good", 8), plates,
+                   Comparison(detector=LEARNS, folder=tmp_path / "a", seeds=(0, 1, 2)))  # fmt: skip
+    assert good["arms"]["ours"]["pixel_ap"]["mean"] > 0.8 and not good["verdict"].startswith("do not")
+    bad = compare(split, write_pairs(split, tmp_path / "bad", 8, misplaced=True), plates,
+                  Comparison(detector=LEARNS, folder=tmp_path / "b", seeds=(0, 1, 2)))  # fmt: skip
+    assert bad["verdict"].startswith("do not use it")
 
 
-def test_prediction_of_one_tile_is_the_networks_own() -> None:
-    model = segmenter(0).eval()
-    image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    with torch.no_grad():
-        x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
-        expected = torch.sigmoid(model(x))[0, 0].numpy()
-    np.testing.assert_allclose(predict(model, image), expected, atol=1e-5)
-    assert predict(model, image[:40, :300]).shape == (40, 128)
+def test_what_is_missing_is_said(split: Split, pairs: list[Generated], plates: Path, tmp_path: Path) -> None:
+    comparison = Comparison(detector=QUICK, folder=tmp_path)
+    for broken, words in (
+        (replace(split, held_out=()), "plate: no held-out defect image"),
+        (replace(split, normals=()), "plate: no normal image to train"),
+    ):
+        with pytest.raises(DataError, match=words):
+            compare(broken, pairs, plates, comparison)
+    with pytest.raises(DataError, match="no generated pair"):
+        compare(split, [], plates, comparison)
+    with pytest.raises(DataError, match="no such product"):
+        compare(split, [replace(pairs[0], product="disc")], plates, comparison)
+    with pytest.raises(DataError, match="seeds that differ"):
+        replace(comparison, seeds=(0, 0))
+
+
+def test_without_held_out_normals_image_figures_are_undefined_not_zero(
+    split: Split, pairs: list[Generated], plates: Path, tmp_path: Path
+) -> None:
+    scores = compare(replace(split, held_out_normals=()), pairs, plates, Comparison(detector=QUICK, folder=tmp_path, redecode=redecode))
+    assert scores["arms"]["ours"]["image_auroc"]["mean"] is None and scores["arms"]["ours"]["pixel_ap"]["mean"] is not None
+    assert scores["shortcut"] == {}

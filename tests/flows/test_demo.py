@@ -24,7 +24,7 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
         change = np.abs(image - normal).mean(2)
         assert change[mask].mean() > 10 * change[~mask].mean()
     assert sorted(p.name for p in (tmp_path / "demo" / "export").iterdir())[:2] == ["brick", "gravel"]
-    assert set(json.loads((run / "scores.json").read_text())["arms"]) == {"real-only", "ours"}
+    assert set(json.loads((run / "scores.json").read_text())["localization"]["arms"]) == {"real-only", "ours"}
     before = (run / "manifest.jsonl").read_bytes()
     assert demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True) == page
     assert (run / "manifest.jsonl").read_bytes() == before

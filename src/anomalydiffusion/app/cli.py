@@ -51,10 +51,6 @@ def _root(
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
-def _percent(value: float | None) -> str:
-    return "undefined" if value is None else f"{100 * value:.1f}"
-
-
 def _print(figures: dict[str, Any]) -> None:
     typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
 
@@ -157,20 +153,26 @@ def generate(
 
 @app.command()
 def evaluate(
-    run: Run, steps: Annotated[int, typer.Option("--steps", help="Training steps of each segmenter.")] = 200,
-    seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers.")] = 1,
-    as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+    run: Run, task: Annotated[str, typer.Option("--task", help="localization.")] = "localization",
+    seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers; 3 or more give a verdict.")] = 1,
+    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also what one would do without generation.")] = False,
+    controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also further real defects, and misplaced labels.")] = False,
+    detector: Annotated[str | None, typer.Option("--detector", help="cpu, paper or segformer.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each detector.")] = None,
+    shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Check for learning the decoder, not the defect.")] = True,
+    config: Config = None, device: Device = None, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Train a small segmenter with and without the pairs; test both on held-out real images."""
-    from anomalydiffusion.app import commands
+    """Train the same detector with and without the pairs; test all on held-out real images; say whether they help."""
+    from anomalydiffusion.app.evaluate import evaluate as call
 
-    scores = commands.evaluate(run, steps=steps, seeds=seeds, quiet=quiet)
+    scores = call(run, task=task, seeds=seeds, baselines=baselines, controls=controls, detector=detector, steps=steps,
+                  shortcut=shortcut, config=config, device=device, quiet=quiet)  # fmt: skip
     if as_json:
         _print(scores)
         return
-    for arm, values in scores["arms"].items():
-        typer.echo(f"{arm:10s} " + "  ".join(f"{name} {_percent(value['mean'])}" for name, value in values.items()))
-    typer.echo(scores["verdict"])
+    from anomalydiffusion.app.tables import scores_table
+
+    scores_table(scores)
 
 
 @app.command()

@@ -21,7 +21,7 @@ from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError, GenerationError, MaskError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
-from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
+from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Pair, Split, Verdict
 from anomalydiffusion.data.folders import read_folder
@@ -35,24 +35,24 @@ from anomalydiffusion.quality.gate import check_pair
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import Shots, train_adapter
 
-__all__ = ["evaluate", "generate", "masks", "train"]
+__all__ = ["Key", "generate", "masks", "run_settings", "run_split", "train", "typed"]
 
 Key = tuple[str, str]
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 
 
-def _typed(name: str) -> str:
+def typed(name: str) -> str:
     """The command line as it was typed, or the function's name when called from Python."""
     started = Path(sys.argv[0]).name
     return shlex.join(["anomalydiffusion", *sys.argv[1:]]) if started.startswith("anomalydiffusion") else f"# Python: {name}(...)"
 
 
-def _settings(run: Run, **given: Any) -> Settings:
+def run_settings(run: Run, **given: Any) -> Settings:
     """The run's own settings with what was given on top."""
     return resolve(base=read_toml(run.config), **given)
 
 
-def _split(run: Run) -> Split:
+def run_split(run: Run) -> Split:
     try:
         record = json.loads(run.split.read_text(encoding="utf-8"))
         return from_json(record, Path(record["root"]))
@@ -112,7 +112,7 @@ def train(
         write_atomic(run.split, (json.dumps(to_json(split, data.resolve()), indent=1, ensure_ascii=False) + "\n").encode())
         write_atomic(run.config, to_toml(settings).encode())
         run.update(
-            command=_typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
+            command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
             versions={name: version(name) for name in LIBRARIES},
         )  # fmt: skip
         _learn(run, settings, split.digest, shots, loaded, quiet)
@@ -175,9 +175,9 @@ def generate(
     opened = Run.open(Path(run))
     given = {"prior": prior, "seed": seed, "device": device,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
-    settings = _settings(opened, config=config, **given)
+    settings = run_settings(opened, config=config, **given)
     drawing = Drawing.of(settings, normals, masks)
-    split = _split(opened)
+    split = run_split(opened)
     keys = _chosen(split, product, defect)
     if dry_run:
         say(f"plan: {num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
@@ -192,7 +192,7 @@ def generate(
         source = Source(split, settings, normals, masks)
         if not resume:
             discard(opened, keys)
-        opened.update(command=_typed("generate"))
+        opened.update(command=typed("generate"))
         write_atomic(opened.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
         slots = plan(keys, num)
 
@@ -251,8 +251,8 @@ def masks(run: Path | str, *, num: int = 8, source: str = "warped", product: Seq
     if source != "warped":
         raise ConfigError(f"mask source '{source}' is not known; known: warped")
     opened = Run.open(Path(run))
-    settings = _settings(opened, seed=seed)
-    split = _split(opened)
+    settings = run_settings(opened, seed=seed)
+    split = run_split(opened)
     proposals = Source(split, settings, None, None)
     written = []
     slots = plan(_chosen(split, product, defect), num)
@@ -263,30 +263,6 @@ def masks(run: Path | str, *, num: int = 8, source: str = "warped", product: Seq
         path = opened.masks / slot.key[0] / slot.key[1] / f"{slot.index:06d}.png"
         write_atomic(path, encode_png(item.mask.pixels_HW))
         written.append(path)
-    opened.update(command=_typed("masks"))
+    opened.update(command=typed("masks"))
     say(f"{len(written)} masks in {opened.masks}", quiet=quiet)
     return written
-
-
-def evaluate(run: Path | str, *, steps: int = 200, seeds: int = 1, quiet: bool = False) -> dict[str, Any]:
-    """Train the same small segmenter with and without the accepted pairs, test both on held-out real images.
-
-    Writes RUN/scores.json and returns it.
-    """
-    from anomalydiffusion.downstream.evaluate import compare  # its networks take seconds to import
-
-    opened = Run.open(Path(run))
-    split = _split(opened)
-    records = accepted(Manifest(opened.manifest).records())
-    if not records:
-        raise RunError(f"{opened.folder}: no accepted pairs to evaluate; run 'anomalydiffusion generate {opened.folder} --num 40' first")
-    pairs = [((r["product"], r["defect"]), read_image(opened.folder / r["image"]), read_mask(opened.folder / r["mask"])) for r in records]
-    products = len({shot.product for shot in split.shots})
-    with bar("evaluate", 2 * seeds * steps * products, quiet=quiet) as shown:
-        scores = compare(
-            split, pairs, steps=steps, seeds=range(seeds), progress=lambda done, total, what: shown.at(done, what),
-            lineage=[r["normal_sha256"] for r in records],
-        )  # fmt: skip
-    write_atomic(opened.scores, (json.dumps(scores, indent=1) + "\n").encode())
-    opened.update(command=_typed("evaluate"))
-    return scores

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anomalydiffusion.app import commands
+from anomalydiffusion.app.evaluate import evaluate
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.data.check import check
@@ -34,7 +35,7 @@ def demo(
     say("3/6 generate", quiet=quiet)
     commands.generate(run, num, quiet=quiet)
     say("4/6 does it help? (a first small check, not a proof)", quiet=quiet)
-    scores = commands.evaluate(run, steps=evaluate_steps, seeds=seeds, quiet=quiet)
+    scores = evaluate(run, steps=evaluate_steps, seeds=seeds, quiet=quiet)
     for arm, values in scores["arms"].items():
         mean = values["pixel_ap"]["mean"]
         say(f"    {arm}: pixel AP {'undefined' if mean is None else f'{100 * mean:.1f}'} on held-out images", quiet=quiet)

@@ -9,6 +9,7 @@ from typing import Any
 
 from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.masks.warped import WarpedConfig
 from anomalydiffusion.quality.gate import GateConfig
@@ -34,6 +35,7 @@ class Settings:
     masks: WarpedConfig = field(default_factory=WarpedConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
+    detector: DetectorConfig = field(default_factory=DetectorConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 __all__ = [
-    "AnomalyDiffusionError", "ConfigError", "DataError", "GenerationError", "MaskError", "PriorError", "RunError",
-    "SplitError", "TrainingError",
+    "AnomalyDiffusionError", "ConfigError", "DataError", "ExtractorError", "GenerationError", "MaskError", "PriorError",
+    "RunError", "SplitError", "TrainingError",
 ]  # fmt: skip
 
 
@@ -42,3 +42,7 @@ class TrainingError(AnomalyDiffusionError):
 
 class GenerationError(AnomalyDiffusionError):
     """Pairs could not be made."""
+
+
+class ExtractorError(AnomalyDiffusionError):
+    """A feature extractor's package or weights are missing, damaged or of another kind, or it is not made for the task."""

@@ -127,6 +127,7 @@ class Run:
         self.manifest = folder / "manifest.jsonl"
         self.train_log = folder / "train_log.jsonl"
         self.scores = folder / "scores.json"
+        self.evaluation = folder / "evaluation"
         self.masks = folder / "masks"
 
     @classmethod

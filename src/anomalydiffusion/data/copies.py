@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +17,7 @@ from anomalydiffusion.data.folders import GOOD
 from anomalydiffusion.data.looks import THUMB, Seen
 from anomalydiffusion.data.split import Sides
 
-__all__ = ["Level", "Say", "check_copies", "check_near_copies"]
+__all__ = ["Level", "Say", "check_copies", "check_near_copies", "near_copies"]
 
 Level = Literal["error", "warning", "note"]
 Say = Callable[[Level, Path, str, str], None]
@@ -55,10 +55,12 @@ def _detail(path: Path, size: tuple[int, int]) -> np.ndarray:
     return rest / max(float(np.linalg.norm(rest)), 1e-6)
 
 
-def check_near_copies(sides: Sides, seen: dict[Path, Seen], say: Say) -> None:
-    """Warn of a tested image that is a learned one saved anew: alike as a thumbnail and in its detail."""
-    learned = [path for path in _paths(sides.shots, sides.normals) if not seen[path].fault]
-    tested = [path for path in _paths(sides.held_out, sides.held_out_normals) if not seen[path].fault]
+def near_copies(learned: Sequence[Path], tested: Sequence[Path], seen: Mapping[Path, Seen]) -> Iterator[tuple[Path, Path]]:
+    """(learned, tested) for each tested picture that is a learned one saved anew: alike as a thumbnail and in its detail.
+
+    Files of the same content are left out, `check_copies` has them; so are those that cannot be read.
+    """
+    learned, tested = ([path for path in paths if not seen[path].fault] for paths in (learned, tested))
     if not learned or not tested:
         return
     learned_ND, tested_ND = (np.stack([seen[path].thumb for path in paths]) for paths in (learned, tested))  # type: ignore[misc]
@@ -74,5 +76,11 @@ def check_near_copies(sides: Sides, seen: dict[Path, Seen], say: Say) -> None:
             continue
         size = min(seen[one].size, seen[other].size, key=lambda size: size[0] * size[1])
         if float((_detail(one, size) * _detail(other, size)).sum()) > SAME_DETAIL:
-            say("warning", other, f"nearly the same picture as {one.relative_to(one.parents[2]).as_posix()}, "
-                "which is learned from", "remove one of them, or give both one group in groups.csv")  # fmt: skip
+            yield one, other
+
+
+def check_near_copies(sides: Sides, seen: dict[Path, Seen], say: Say) -> None:
+    """Warn of a tested image that is a learned one saved anew."""
+    for one, other in near_copies(_paths(sides.shots, sides.normals), _paths(sides.held_out, sides.held_out_normals), seen):
+        say("warning", other, f"nearly the same picture as {one.relative_to(one.parents[2]).as_posix()}, "
+            "which is learned from", "remove one of them, or give both one group in groups.csv")  # fmt: skip

@@ -1,227 +1,275 @@
-"""Train the same small segmenter with and without generated pairs and test both on held-out real images."""
+"""Train the same detector on every arm, test all on the same held-out real images, and say whether generated pairs help."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from scipy import stats
-from torch import nn
 
-from anomalydiffusion.core.crops import crop_box, extract
-from anomalydiffusion.core.errors import DataError, SplitError, TrainingError
-from anomalydiffusion.core.pixels import digest_pixels, read_image, to_tensor
-from anomalydiffusion.core.seeds import derive, rng
-from anomalydiffusion.core.types import Mask, Normal, Shot, Split
-from anomalydiffusion.data.folders import load, load_normal
-from anomalydiffusion.downstream.detectors import TILE, image_score, predict, segmenter
-from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.pixels import digest_file, encode_png
+from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.seeds import derive
+from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.downstream.arms import BEST, GARBAGE, MORE, OURS, REAL, arms, pools
+from anomalydiffusion.downstream.baselines import BASELINES
+from anomalydiffusion.downstream.detectors import DetectorConfig, image_score
+from anomalydiffusion.downstream.leaks import guard
+from anomalydiffusion.downstream.localise import Localiser, train_localiser
+from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max, iou, pro
+from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, made_sample, set_apart
+from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
 
-__all__ = ["OURS", "REAL", "Generated", "compare", "train_segmenter", "verdict"]
+__all__ = ["METRICS", "Comparison", "compare"]
 
-Rng = np.random.Generator
-Generated = tuple[tuple[str, str], np.ndarray, np.ndarray]  # (product, defect), image_HWC uint8, mask_HW bool
+METRICS = ("pixel_ap", "pixel_auroc", "pixel_f1_max", "pro", "iou", "image_auroc", "image_ap", "image_f1_max")
+REDECODED = 48  # normal images of a product that are sent through the prior's autoencoder, for training and for testing
+
 Progress = Callable[[int, int, str], None]
-Marked = tuple[np.ndarray, Mask]
-Maps = list[tuple[str, np.ndarray, np.ndarray]]  # defect type ("" = normal), map_HW, truth_HW
-
-REAL, OURS = "real-only", "ours"
-METRICS = ("pixel_ap", "pixel_auroc", "pixel_f1_max", "image_auroc", "image_ap")
-LEARNING_RATE = 3e-3  # AdamW, one cycle
-ENOUGH = 3  # seeds from which a t-interval says something
+Redecode = Callable[[str, np.ndarray, int], tuple[np.ndarray, Mask]]  # product, image, seed -> image, where it was redrawn
+Tested = list[tuple[Sample, np.ndarray, np.ndarray]]  # sample, map_HW, truth_HW
+Record = dict[str, Any]
 
 
-def _guard(split: Split, generated: Sequence[Generated], lineage: Sequence[str]) -> None:
-    """Refuse pairs that saw what they will be tested on: by the hash of a normal's file, or pixel for pixel."""
-    held: list[Shot | Normal] = [*split.held_out, *split.held_out_normals]
-    by_file = {split.sha256[item.path]: item.path for item in held}
-    for digest in lineage:
-        if digest in by_file:
-            raise SplitError(f"{by_file[digest]}: held out, but generated pairs were made on it; generate them on training images")
-    by_pixels = {digest_pixels(read_image(item.path)): item.path for item in held} if generated else {}
-    for (product, defect), image, _ in generated:
-        if (path := by_pixels.get(digest_pixels(image))) is not None:
-            raise SplitError(f"{path}: held out, but a generated {product}/{defect} image is the same picture; remove that pair")
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Comparison:
+    """How to compare; `folder` keeps what is finished, so that a killed comparison goes on."""
+
+    detector: DetectorConfig
+    folder: Path
+    seeds: Sequence[int] = (0,)
+    baselines: bool = False
+    controls: bool = False
+    redecode: Redecode | None = None  # the prior's round trip in a random region; None = not checked
+    progress: Progress = lambda done, total, what: None
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise DataError(f"expected seeds that differ, got {list(self.seeds)}")
 
 
-def _tile(generator: Rng, image: np.ndarray, mask: Mask | None) -> tuple[np.ndarray, np.ndarray]:
-    """A random place of 128 x 128 pixels, with a part of the defect where there is one; mirrored at random."""
-    height, width = image.shape[:2]
-    pixels = mask.pixels_HW if mask else np.zeros((height, width), bool)
-    if mask:
-        y, x = np.argwhere(pixels)[generator.integers(int(pixels.sum()))].tolist()
-    else:
-        y, x = int(generator.integers(height)), int(generator.integers(width))
-    box = crop_box((x, y, x + 1, y + 1), (height, width), 1.0, TILE, (generator.random(), generator.random()))
-    flip_y, flip_x = generator.choice([1, -1], 2).tolist()
-    return extract(image, box)[::flip_y, ::flip_x], extract(pixels, box)[::flip_y, ::flip_x]
+def compare(split: Split, generated: Sequence[Generated], root: Path, comparison: Comparison) -> Record:
+    """Train one detector a product, arm and seed, test it on held-out images, and give the verdict; plain values (JSON).
 
+    All arms have the same network, first weights, gradient steps, seeds, normal images and validation part (a part of the
+    shots, whole groups, and as many normals); with made samples, every other defect view is a made one. Held-out images are only
+    tested on: state and threshold are chosen on the validation part. Without `controls` everything held out is tested on; with
+    them every other group of it goes to `more-real`, and all arms are tested on the rest. Metrics are 0..1, means over products,
+    one value a seed; `per_product` and `per_defect` (that type's images and the held-out normals) have their own verdicts.
+    With `redecode`, half of the normal views of every arm went through the prior's autoencoder in a random region, and
+    `shortcut` tells whether detectors take such regions, on held-out normals, for defects.
 
-def _batch(
-    generator: Rng, pools: Sequence[Sequence[Marked]], normals: Sequence[np.ndarray], size: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Half of the tiles show a defect, from each pool in turn; the others come from normal images."""
-    tiles = []
-    for index in range(size):
-        if index % 2 == 0:
-            pool = pools[index // 2 % len(pools)]
-            tiles.append(_tile(generator, *pool[int(generator.integers(len(pool)))]))
-        else:
-            tiles.append(_tile(generator, normals[int(generator.integers(len(normals)))], None))
-    x_BCHW = torch.cat([to_tensor(image) for image, _ in tiles]).contiguous(memory_format=torch.channels_last)
-    return x_BCHW, torch.from_numpy(np.stack([mask for _, mask in tiles])[:, None].astype(np.float32))
-
-
-def _loss(logits_B1HW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor:
-    """Binary cross entropy + 1 - 2 sum(p m) / (sum p + sum m): the second term keeps small defects from being ignored."""
-    p = torch.sigmoid(logits_B1HW)
-    dice = 1 - (2 * (p * mask_B1HW).sum() + 1) / (p.sum() + mask_B1HW.sum() + 1)
-    return nn.functional.binary_cross_entropy_with_logits(logits_B1HW, mask_B1HW) + dice
-
-
-def train_segmenter(
-    pools: Sequence[Sequence[Marked]], normals: Sequence[np.ndarray], *, steps: int, seed: int, batch_size: int = 8,
-    on_step: Callable[[int], None] = lambda step: None,
-) -> nn.Module:  # fmt: skip
-    """Train a segmenter for `steps` gradient steps of `batch_size` tiles: AdamW, one cycle to 3e-3, cross entropy + Dice.
-
-    Every pool of (uint8 image, mask) gives the same share of the defect tiles, however many pairs it holds. The paper uses the
-    focal loss (gamma 2) and Adam at 1e-4, which needs far more steps. Raises `TrainingError` on a loss that is not finite.
+    Raises `SplitError` on a leak, `DataError` where something needed is missing.
     """
-    model = segmenter(seed).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, total_steps=max(steps, 10) + 1, pct_start=0.25)
-    for step in range(steps):
-        x_BCHW, mask_B1HW = _batch(rng(seed, "tiles", step), pools, normals, batch_size)
-        loss = _loss(model(x_BCHW), mask_B1HW)
-        if not math.isfinite(float(loss.detach())):
-            raise TrainingError(f"segmenter, step {step}: the loss is {float(loss.detach())}; check the images")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        on_step(step + 1)
-    return model
+    guard(split, generated, root)
+    materials = gather(split, generated)
+    order = arms(baselines=comparison.baselines, controls=comparison.controls)
+    ledger = Ledger(comparison.folder / "arms.jsonl", comparison, split.digest, generated)
+    steps = comparison.detector.steps
+    total, done = steps * len(comparison.seeds) * len(order) * len(materials), 0
+    found: dict[tuple[str, str, int], Record] = {}
+    for material in materials:
+        stage = Stage(material, comparison)
+        for seed in comparison.seeds:
+            for arm in order:
+                record = ledger.get(material.product, arm, seed)
+                if record is None:
+
+                    def on_step(step: int, arm: str = arm, seed: int = seed, product: str = material.product, before: int = done) -> None:
+                        comparison.progress(before + step, total, f"{product}, {arm}, seed {seed}")
+
+                    best = _best_baseline(found, material.product, seed) if arm == BEST else ""
+                    record = ledger.add(material.product, arm, seed, stage.run(arm, seed, best, on_step))
+                found[material.product, arm, seed] = record
+                done += steps
+                comparison.progress(done, total, f"{material.product}, {arm}, seed {seed}")
+    return _result(found, materials, order, split, comparison)
 
 
-def _score(maps: Maps) -> dict[str, float]:
-    scores = np.concatenate([scores.ravel() for _, scores, _ in maps])
-    truth = np.concatenate([truth.ravel() for _, _, truth in maps])
-    whole = np.array([image_score(scores) for _, scores, _ in maps])
-    marked = np.array([truth.any() for _, _, truth in maps])
+def _best_baseline(found: Mapping[tuple[str, str, int], Record], product: str, seed: int) -> str:
+    """The baseline with the best figure on the validation part; the first of equals, and where there is no such figure."""
+    figures = {name: found[product, name, seed]["validation_ap"] for name in BASELINES}
+    return max(BASELINES, key=lambda name: -1.0 if figures[name] is None or np.isnan(figures[name]) else figures[name])
+
+
+class Ledger:
+    """One line a finished training; those of other settings, data or pairs do not count."""
+
+    def __init__(self, path: Path, comparison: Comparison, split_digest: str, generated: Sequence[Generated]) -> None:
+        self.lines = Manifest(path)
+        files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
+        pairs = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+        self.facts = {
+            "detector": digest(comparison.detector), "split": split_digest, "pairs": pairs,
+            "controls": comparison.controls, "redecoded": comparison.redecode is not None,
+        }  # fmt: skip
+        self.known = {
+            (line["product"], line["arm"], line["seed"]): line
+            for line in self.lines.records()
+            if all(line.get(name) == value for name, value in self.facts.items())
+        }
+
+    def get(self, product: str, arm: str, seed: int) -> Record | None:
+        return self.known.get((product, arm, seed))
+
+    def add(self, product: str, arm: str, seed: int, figures: Record) -> Record:
+        record = {"product": product, "arm": arm, "seed": seed, **self.facts, **figures}
+        self.lines.append(record)
+        return record
+
+
+class Stage:
+    """One product's material, divided once for all arms and seeds."""
+
+    def __init__(self, material: Material, comparison: Comparison) -> None:
+        self.material, self.comparison = material, comparison
+        self.extra, self.tests = set_apart(material.tests) if comparison.controls else ([], material.tests)
+        self.fitted, validated = hold_back(material.shots, comparison.detector.hold_back)
+        groups = {sample.group for sample in validated}
+        normals = [normal for normal in material.normals if normal.group not in groups]
+        every = max(2, len(normals) // max(1, len(validated)))
+        kept_normals = normals[every - 1 :: every][: len(validated)]
+        self.validation = [*validated, *kept_normals]
+        self.normals = [normal for normal in normals if normal not in kept_normals] or material.normals
+        self.redrawn = self._redecoded(self.normals, 0)
+        self.redrawn_tests = self._redecoded(material.test_normals, 1)
+
+    def _redecoded(self, normals: Sequence[Sample], seed: int) -> list[Sample]:
+        """Normal images with a region from the prior's autoencoder; the mask says where, it is no defect."""
+        if (redecode := self.comparison.redecode) is None:
+            return []
+        chosen = normals[:: max(1, len(normals) // REDECODED)][:REDECODED]
+        made = []
+        for index, normal in enumerate(chosen):
+            image, mask = redecode(self.material.product, normal.read()[0], derive(seed, "redecode", index))
+            made.append(made_sample(f"{normal.name} redecoded", "", image, mask))
+        return made
+
+    def run(self, arm: str, seed: int, best: str, on_step: Callable[[int], None]) -> Record:
+        """Train one arm with one seed and test it."""
+        began = time.monotonic()
+        normals = [self.normals, [made_sample(each.name, "", each.read()[0], None) for each in self.redrawn]]
+        own = derive(seed, "detector", self.material.product)
+        chosen = pools(arm, self.material, self.fitted, self.extra, seed=own, best=best)
+        model = train_localiser(
+            chosen, [pool for pool in normals if pool], self.validation, self.comparison.detector, seed=own, on_step=on_step
+        )
+        tested = list(_tested(model, [*self.tests, *self.material.test_normals]))
+        figures: Record = {"values": _score(tested, model.threshold), "validation_ap": model.validation_ap, "step": model.step}
+        figures["per_defect"] = {
+            defect: _score([one for one in tested if one[0].defect in (defect, "")], model.threshold) for defect in self.material.defects
+        }
+        figures["per_image"] = {sample.name: average_precision(scores, truth) for sample, scores, truth in tested if sample.defect}
+        if self.redrawn_tests:
+            figures["shortcut"] = _shortcut(model, self.redrawn_tests, self.material.test_normals)
+        figures["maps"] = seed == self.comparison.seeds[0] and arm in (REAL, OURS)
+        if figures["maps"]:
+            self._keep_maps(arm, tested)
+        return {**figures, "best_baseline": best, "seconds": round(time.monotonic() - began, 1)}
+
+    def _keep_maps(self, arm: str, tested: Tested) -> None:
+        """The maps of the test images as 8 bit pictures, for people to look at."""
+        for index, (_, scores, _) in enumerate(tested):
+            path = self.comparison.folder / "maps" / self.material.product / arm / f"{index:06d}.png"
+            write_atomic(path, encode_png((scores * 255).astype(np.uint8)))
+
+
+def _tested(model: Localiser, samples: Iterable[Sample]) -> Iterable[tuple[Sample, np.ndarray, np.ndarray]]:
+    for sample in samples:
+        image, mask = sample.read()
+        yield sample, model.predict(image), mask.pixels_HW if mask else np.zeros(image.shape[:2], bool)
+
+
+def _score(tested: Tested, threshold: float) -> dict[str, float]:
+    maps, truths = [scores for _, scores, _ in tested], [truth for _, _, truth in tested]
+    scores_N, truth_N = (np.concatenate([each.ravel() for each in some]) for some in (maps, truths))
+    whole, marked = np.array([image_score(each) for each in maps]), np.array([truth.any() for truth in truths])
+    both = marked.any() and not marked.all()
+    undefined = float("nan")
     return {
-        "pixel_ap": average_precision(scores, truth), "pixel_auroc": auroc(scores, truth), "pixel_f1_max": f1_max(scores, truth),
-        "image_auroc": auroc(whole, marked), "image_ap": average_precision(whole, marked) if not marked.all() else float("nan"),
+        "pixel_ap": average_precision(scores_N, truth_N), "pixel_auroc": auroc(scores_N, truth_N),
+        "pixel_f1_max": f1_max(scores_N, truth_N), "pro": pro(maps, truths),
+        "iou": iou(scores_N >= threshold, truth_N) if np.isfinite(threshold) else undefined,
+        "image_auroc": auroc(whole, marked), "image_ap": average_precision(whole, marked) if both else undefined,
+        "image_f1_max": f1_max(whole, marked) if both else undefined,
     }  # fmt: skip
 
 
-def _summary(values: Sequence[float]) -> dict[str, Any]:
-    """Mean with a 95 % t-interval, or with the range where there are fewer than 3 seeds; None where a value is not defined."""
-    if not np.isfinite(values).all():
-        return {"mean": None, "low": None, "high": None, "values": [v if math.isfinite(v) else None for v in values]}
-    mean, low, high = float(np.mean(values)), min(values), max(values)
-    if len(values) >= ENOUGH:
-        half = float(stats.t.ppf(0.975, len(values) - 1)) * float(stats.sem(values))
-        low, high = mean - half, mean + half
-    return {"mean": mean, "low": low, "high": high, "values": list(values)}
+def _shortcut(model: Localiser, redrawn: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, float]:
+    """Share of pixels above the threshold in regions that only went through the autoencoder, and in untouched normal images."""
+    inside, outside = [], []
+    for sample in redrawn:
+        image, mask = sample.read()
+        inside.append(model.predict(image)[mask.pixels_HW if mask else np.ones(image.shape[:2], bool)])
+    for sample in plain:
+        outside.append(model.predict(sample.read()[0]).ravel())
+    threshold = model.threshold if np.isfinite(model.threshold) else 0.5
+    rates = [float((np.concatenate(some) >= threshold).mean()) for some in (inside, outside)]
+    return {"false_positive_rate_redecoded": rates[0], "false_positive_rate_plain": rates[1]}
 
 
-def verdict(real: Sequence[float], ours: Sequence[float]) -> str:
-    """Say in plain words whether generated pairs raise pixel AP (0..1; one value a seed, in the same order).
-
-    From 3 seeds on by the 95 % t-interval of the paired differences; with fewer the difference alone, marked as no proof.
-    """
-    difference = _summary([b - a for a, b in zip(real, ours, strict=True)])
-    mean, low, high = difference["mean"], difference["low"], difference["high"]
-    if mean is None:
-        return "no verdict: pixel AP is not defined on these held-out images"
-    if len(real) < ENOUGH:
-        seeds = f"{len(real)} seed{'s' * (len(real) > 1)}"
-        return f"pixel AP {mean:+.3f} with generated pairs ({seeds}: not a proof; run evaluate with more seeds)"
-    figures = f"{mean:+.3f} pixel AP [{low:+.3f}, {high:+.3f}], 95 % interval over {len(real)} seeds"
-    if low > 0:
-        return f"use it: {figures}"
-    return f"do not use it: {figures}" if high < 0 else f"no measurable difference: {figures}"
+def _values(
+    found: Mapping[tuple[str, str, int], Record], arm: str, products: Sequence[str], seeds: Sequence[int], *path: str
+) -> list[float]:
+    """One figure a seed: the mean over products."""
+    out = []
+    for seed in seeds:
+        figures = []
+        for product in products:
+            value: Any = found[product, arm, seed]
+            for key in path:
+                value = value[key]
+            figures.append(float("nan") if value is None else float(value))
+        out.append(float(np.mean(figures)))
+    return out
 
 
-def _by_product(split: Split, generated: Sequence[Generated]) -> dict[str, list[list[Marked]]]:
-    """For each product the real pool and the generated one."""
-    pools: dict[str, list[list[Marked]]] = {shot.product: [[], []] for shot in split.shots}
-    for shot in split.shots:
-        pools[shot.product][0].append(load(shot))
-    for (product, defect), image, pixels in generated:
-        if product not in pools:
-            raise DataError(f"generated {product}/{defect}: no such product in the split; known here: {', '.join(pools)}")
-        if image.shape[:2] != pixels.shape:
-            raise DataError(f"generated {product}/{defect}: a mask of {pixels.shape} for an image of {image.shape[:2]}")
-        pools[product][1].append((image, Mask(pixels_HW=pixels, origin="generated")))
-    for product, (_, made) in pools.items():
-        if not made:
-            raise DataError(f"{product}: no generated pair to compare with; generate some first")
-    return pools
-
-
-def compare(
-    split: Split, generated: Sequence[Generated], *, steps: int = 150, seeds: Sequence[int] = (0,), batch_size: int = 8,
-    lineage: Sequence[str] = (), progress: Progress | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Train one segmenter a product on shots + normals ("real-only") and one with generated pairs besides ("ours"); test both.
-
-    Both arms have the same network, first weights, number of steps and seeds; with pairs, every other defect tile is a
-    generated one. Held-out images are only tested on, after the last step: nothing is chosen by them. Figures are means over
-    products, one value a seed; `per_defect` is over the images of that type and the product's held-out normals. `generated`
-    holds ((product, defect), uint8 RGB image, bool mask); `lineage` the SHA-256 of each normal image's file that a pair was
-    made on; `progress` hears (steps done, steps in all, what). The result is made of plain values (JSON).
-
-    Raises `SplitError` where a pair or its normal image is held out, `DataError` on a product without pairs or test images.
-    """
-    if steps < 1 or batch_size < 2 or not seeds or len(set(seeds)) != len(seeds):
-        raise DataError(f"expected steps >= 1, batch_size >= 2, seeds that differ; got {steps}, {batch_size}, {list(seeds)}")
-    _guard(split, generated, lineage)
-    pools = _by_product(split, generated)
-    total, done = steps * len(seeds) * len(pools) * 2, 0
-    found: dict[str, list[dict[str, float]]] = {REAL: [], OURS: []}  # by arm: one mapping a product and seed
-    defects: dict[str, dict[str, list[float]]] = {}
-    for product, (real, made) in pools.items():
-        normals = [load_normal(item) for item in split.normals if item.product == product]
-        tests = [(shot.defect, *load(shot)) for shot in split.held_out if shot.product == product]
-        if not normals or not tests:
-            raise DataError(f"{product}: needs normal images to train on and held-out defect images to test on")
-        good = [load_normal(item) for item in split.held_out_normals if item.product == product]
-        for seed in seeds:
-            for arm, chosen in ((REAL, [real]), (OURS, [real, made])):
-
-                def on_step(step: int, arm: str = arm, product: str = product, before: int = done) -> None:
-                    if progress:
-                        progress(before + step, total, f"{product}, {arm}")
-
-                model = train_segmenter(
-                    chosen, normals, steps=steps, seed=derive(seed, "segmenter", product), batch_size=batch_size, on_step=on_step
-                )
-                done += steps
-                maps: Maps = [(defect, predict(model, image), mask.pixels_HW) for defect, image, mask in tests]
-                maps += [("", predict(model, image), np.zeros(image.shape[:2], bool)) for image in good]
-                found[arm].append(_score(maps))
-                for defect in dict.fromkeys(defect for defect, _, _ in tests):
-                    figure = _score([one for one in maps if one[0] in (defect, "")])["pixel_ap"]
-                    defects.setdefault(f"{product}/{defect}", {}).setdefault(arm, []).append(figure)
-    return _result(found, defects, split, steps, list(seeds))
+def _block(found: Mapping[tuple[str, str, int], Record], order: Sequence[str], products: Sequence[str], seeds: Sequence[int],
+           *path: str) -> Record:  # fmt: skip
+    """The arms' figures with intervals, each arm's pixel AP against real-only, and the verdict on ours."""
+    figures = {arm: {name: _values(found, arm, products, seeds, *path, name) for name in METRICS} for arm in order}
+    real = figures[REAL]["pixel_ap"]
+    return {
+        "verdict": verdict(real, figures[OURS]["pixel_ap"]),
+        "arms": {
+            arm: {**{name: summary(values) for name, values in own.items()}, "gain": difference(real, own["pixel_ap"])}
+            for arm, own in figures.items()
+        },
+    }
 
 
 def _result(
-    found: Mapping[str, Sequence[Mapping[str, float]]], defects: Mapping[str, Mapping[str, list[float]]], split: Split,
-    steps: int, seeds: list[int],
-) -> dict[str, Any]:  # fmt: skip
-    means = {
-        arm: {name: [float(np.mean([row[name] for row in rows[i :: len(seeds)]])) for i in range(len(seeds))] for name in METRICS}
-        for arm, rows in found.items()
+    found: Mapping[tuple[str, str, int], Record], materials: Sequence[Material], order: Sequence[str], split: Split, comparison: Comparison
+) -> Record:
+    seeds, products = list(comparison.seeds), [material.product for material in materials]
+    result = _block(found, order, products, seeds, "values")
+    if comparison.controls:
+        real, more, garbage = (_values(found, arm, products, seeds, "values", "pixel_ap") for arm in (REAL, MORE, GARBAGE))
+        result["controls"] = controls_hold(real, more, garbage)
+    if len(products) > 1:
+        result["per_product"] = {product: _block(found, order, [product], seeds, "values") for product in products}
+    result["per_defect"] = {
+        f"{material.product}/{defect}": _block(found, order, [material.product], seeds, "per_defect", defect)
+        for material in materials
+        for defect in material.defects
     }
+    if comparison.redecode is not None:
+        names = ("false_positive_rate_plain", "false_positive_rate_redecoded")
+        tested = [material.product for material in materials if material.test_normals]
+        result["shortcut"] = {"arms": {
+            arm: {name: summary(_values(found, arm, tested, seeds, "shortcut", name)) for name in names} for arm in order
+        }} if tested else {}  # fmt: skip
+    images = {material.product: len(material.tests) + len(material.test_normals) for material in materials}
     return {
-        "verdict": verdict(means[REAL]["pixel_ap"], means[OURS]["pixel_ap"]),
-        "arms": {arm: {name: _summary(values) for name, values in metrics.items()} for arm, metrics in means.items()},
-        "per_defect": {key: {arm: {"pixel_ap": _summary(v)} for arm, v in arms.items()} for key, arms in defects.items()},
-        "n_test": len(split.held_out) + len(split.held_out_normals), "seeds": seeds, "steps": steps, "split_digest": split.digest,
+        **result, "n_test": sum(images.values()), "n_generated": sum(len(material.generated) for material in materials),
+        "seeds": seeds, "steps": comparison.detector.steps, "network": comparison.detector.network, "split_digest": split.digest,
+        "hours": round(sum(record["seconds"] for record in found.values()) / 3600, 3),
     }  # fmt: skip

@@ -1,13 +1,18 @@
-"""How well scores tell defect from normal: area under ROC, average precision, best F1."""
+"""How well a detector tells defect from normal, finds where a defect is and names its type."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+from scipy import ndimage
 from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score
 
 from anomalydiffusion.core.errors import DataError
 
-__all__ = ["auroc", "average_precision", "f1_max"]
+__all__ = ["accuracy", "auroc", "average_precision", "f1_max", "f1_threshold", "iou", "per_class_accuracy", "pro"]
+
+EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner are of one region
 
 
 def _flat(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,3 +57,97 @@ def f1_max(scores: np.ndarray, truth: np.ndarray) -> float:
     precision, recall, _ = precision_recall_curve(truth, scores)
     total = precision + recall
     return float(np.max(np.divide(2 * precision * recall, total, out=np.zeros_like(total), where=total > 0)))
+
+
+def _steps(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Indices from the highest score to the lowest, and the places in that order where a run of equal scores ends."""
+    order = np.argsort(scores, kind="stable")[::-1]
+    ranked = scores[order]
+    return order, np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
+
+
+def f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    """The threshold that attains `f1_max`, one of the scores: call a defect what scores at least this much.
+
+    The highest where several attain it, so that the fewest items are called defects. NaN where there is no defect.
+    Arrays and errors as in `auroc`. Chosen on the data that it is tested on it flatters: take it from validation data.
+    """
+    scores, truth = _flat(scores, truth)
+    if not truth.any():
+        return float("nan")
+    order, ends = _steps(scores)
+    f1 = 2 * np.cumsum(truth[order])[ends] / (ends + 1 + truth.sum())
+    return float(scores[order[ends[np.argmax(f1)]]])
+
+
+def pro(maps: Sequence[np.ndarray], truths: Sequence[np.ndarray], *, limit: float = 0.3) -> float:
+    """Per-region overlap: how much of each defect is found, a small one counting as much as a large one, 0..1.
+
+    `1 / limit * integral from 0 to limit of PRO(FPR) dFPR`, where PRO is the mean over all regions (8-connected parts of
+    the truths) of the share of the region that scores at least the threshold, and FPR that share of all normal pixels of all
+    images together [Bergmann et al., The MVTec Anomaly Detection Dataset, IJCV 2021]. Exact: every score is a threshold,
+    equal scores move together, and the curve, which starts at (0, 0), is straight between two thresholds and cut at `limit`
+    itself. So the truth as its own map gives 1, a constant map limit / 2, the inverted truth 0.
+
+    `maps`: H x W, any finite numbers, higher = more defect, comparable between images; `truths`: bool of the same shapes,
+    which may differ from image to image. NaN where there is no region or no normal pixel. Raises `DataError` on unlike
+    shapes or numbers, no image, scores not finite, a `limit` outside 0..1.
+    """
+    if len(maps) != len(truths) or not len(maps):
+        raise DataError(f"{len(maps)} maps for {len(truths)} truths: give one map for each")
+    if not 0 < limit <= 1:
+        raise DataError(f"a false positive rate limit of {limit}; expected 0 < limit <= 1")
+    scores, regions, count = [], [], 0
+    for map_HW, truth_HW in zip(maps, truths, strict=True):
+        if np.ndim(map_HW) != 2:
+            raise DataError(f"a map of shape {np.shape(map_HW)}: expected H x W")
+        flat, truth = _flat(map_HW, truth_HW)
+        labels, found = ndimage.label(truth.reshape(np.shape(truth_HW)), EIGHT)
+        scores.append(flat)
+        regions.append(np.where(truth, labels.ravel() + count, 0))
+        count += found
+    region = np.concatenate(regions)
+    sizes = np.bincount(region, minlength=count + 1)
+    if not count or not sizes[0]:
+        return float("nan")
+    order, ends = _steps(np.concatenate(scores))
+    share = 1 / (count * sizes)  # what one pixel of each region adds to the mean overlap
+    share[0] = 0
+    found_by, false_by = np.cumsum(share[region[order]])[ends], np.cumsum(region[order] == 0)[ends]
+    overlap, rate = np.append(0, found_by), np.append(0, false_by) / sizes[0]
+    inside = rate <= limit
+    x, y = np.append(rate[inside], limit), np.append(overlap[inside], np.interp(limit, rate, overlap))
+    return float(np.trapezoid(y, x) / limit)
+
+
+def iou(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union `|A and B| / |A or B|` of two bool arrays of one shape, 0..1; NaN where both mark nothing.
+
+    Raises `DataError` on unlike shapes, and on arrays that are not bool: put a threshold to scores first.
+    """
+    predicted, truth = np.asarray(predicted), np.asarray(truth)
+    if predicted.shape != truth.shape or predicted.dtype != bool or truth.dtype != bool:
+        what = f"{predicted.dtype} of shape {predicted.shape} and {truth.dtype} of shape {truth.shape}"
+        raise DataError(f"intersection over union of {what}: expected two bool arrays of one shape")
+    union = int((predicted | truth).sum())
+    return int((predicted & truth).sum()) / union if union else float("nan")
+
+
+def _right(predicted: Sequence[str], truth: Sequence[str]) -> list[bool]:
+    if len(predicted) != len(truth) or not len(truth):
+        raise DataError(f"{len(predicted)} predicted classes for {len(truth)} items: give one class for each")
+    return [guess == is_ for guess, is_ in zip(predicted, truth, strict=True)]
+
+
+def accuracy(predicted: Sequence[str], truth: Sequence[str]) -> float:
+    """Share of items whose class is named rightly, 0..1. Raises `DataError` on unlike numbers, or none at all."""
+    return float(np.mean(_right(predicted, truth)))
+
+
+def per_class_accuracy(predicted: Sequence[str], truth: Sequence[str]) -> dict[str, float]:
+    """Share of each true class that is named rightly (its recall), 0..1, by name; their mean is the balanced accuracy.
+
+    A class that is only ever predicted has no entry. Errors as in `accuracy`.
+    """
+    right = _right(predicted, truth)
+    return {name: float(np.mean([hit for hit, is_ in zip(right, truth, strict=True) if is_ == name])) for name in sorted(set(truth))}

@@ -24,7 +24,7 @@ from anomalydiffusion.priors.base import Context, Estimate
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import ddim, strided_steps
 
-__all__ = ["GenerateConfig", "Item", "make_pairs"]
+__all__ = ["GenerateConfig", "Item", "make_pairs", "to_levels"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +169,8 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere
     out = []
     for row, item in enumerate(items):
-        sample = _bytes(prior.decode(z[row : row + 1]))
-        decoded = _bytes(prior.decode(normal[row : row + 1]))
+        sample = to_levels(prior.decode(z[row : row + 1]))
+        decoded = to_levels(prior.decode(normal[row : row + 1]))
         measured = adapter.origin.measures.get("/".join(item.key), {}).get("grain", 1.0)
         grain = {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
         out.append(
@@ -180,6 +180,6 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     return out
 
 
-def _bytes(x_1CHW: torch.Tensor) -> np.ndarray:
+def to_levels(x_1CHW: torch.Tensor) -> np.ndarray:
     """-1..1 -> float 0..255, H x W x 3, clipped but not rounded: rounding belongs to the last step."""
     return ((x_1CHW[0].float().cpu() + 1) * 127.5).clamp(0, 255).permute(1, 2, 0).double().numpy()

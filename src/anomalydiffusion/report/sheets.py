@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Box
 
-__all__ = ["Cell", "Row", "amplification", "cells", "contact_sheet", "strength"]
+__all__ = ["Cell", "Row", "amplification", "cells", "contact_sheet", "fitted", "heat", "strength"]
 
 BOX_COLOUR = (229, 57, 53)
 OUTLINE_COLOUR = (0, 200, 255)
@@ -107,16 +107,25 @@ def amplification(strengths: Iterable[float | None]) -> int:
     return int(2 ** np.clip(np.floor(np.log2(255 / max(float(np.median(strong)), 1.0))), 0, 4))
 
 
+def heat(strength_HW: np.ndarray) -> np.ndarray:
+    """Values from 0 (dark) to 1 (bright) as colours, float H x W x 3 in 0..255."""
+    anchors = np.linspace(0, 1, len(HEAT))
+    return np.stack([np.interp(strength_HW, anchors, HEAT[:, channel]) for channel in range(3)], axis=2)
+
+
+def fitted(label: str, image_HWC: np.ndarray, cell: int = 220) -> Cell:
+    """A whole picture, uint8 RGB of any size, as a cell whose longer side is `cell` pixels."""
+    return Cell(label=label, image_HWC=np.asarray(_fit(image_HWC, cell)))
+
+
 def _heat(image_HWC: np.ndarray, normal_HWC: np.ndarray, amplify: int, most: int) -> np.ndarray:
     """|result - normal| times `amplify`, as heat over a pale grey normal; averaged down first where far larger than `most`."""
     difference, normal = Image.fromarray(_difference(image_HWC, normal_HWC)), Image.fromarray(np.ascontiguousarray(normal_HWC))
     if (step := max(normal.size) // most) > 1:
         difference, normal = difference.reduce(step), normal.reduce(step)
     strong = np.clip(np.asarray(difference, np.float32) * amplify / 255, 0, 1)
-    anchors = np.linspace(0, 1, len(HEAT))
-    heat = np.stack([np.interp(strong, anchors, HEAT[:, channel]) for channel in range(3)], axis=2)
     grey = np.asarray(normal, np.float32).mean(2, keepdims=True) * 0.3
-    return np.asarray(np.clip(grey * (1 - strong[..., None]) + heat, 0, 255), np.uint8)
+    return np.asarray(np.clip(grey * (1 - strong[..., None]) + heat(strong), 0, 255), np.uint8)
 
 
 def cells(row: Row, *, cell: int = 160, amplify: int = 1) -> list[Cell]:

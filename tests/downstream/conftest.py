@@ -1,0 +1,72 @@
+"""Grey plates with bright squares: a data set that a detector learns in seconds, on disk, and pairs of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomalydiffusion.core.pixels import digest_file, encode_png
+from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.split import few_shot_split
+from anomalydiffusion.downstream.samples import Generated
+
+SIZE = (64, 72)
+
+
+def plate(random: np.random.Generator, *, defect: bool) -> tuple[np.ndarray, np.ndarray]:
+    """An image, and where its defect is."""
+    image = np.repeat(random.normal(120, 8, (*SIZE, 1)), 3, axis=2)
+    mask = np.zeros(SIZE, bool)
+    if defect:
+        y, x = random.integers(4, 46, 2)
+        mask[y : y + 14, x : x + 14] = True
+        image[mask] += 90
+    return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+def write_plates(root: Path, counts: dict[str, int], seed: int = 0) -> None:
+    """Plates in MVTec layout: part, such as "test/spot", -> how many."""
+    random = np.random.default_rng(seed)
+    for part, count in counts.items():
+        for index in range(count):
+            defect = not part.endswith("good")
+            image, mask = plate(random, defect=defect)
+            write_atomic(root / "plate" / part / f"{index}.png", encode_png(image))
+            if defect:
+                write_atomic(root / "plate" / "ground_truth" / part.split("/")[1] / f"{index}_mask.png", encode_png(mask))
+
+
+def write_pairs(split: Split, folder: Path, count: int, *, misplaced: bool = False, defect: str = "spot") -> list[Generated]:
+    """Pairs on the split's normals; with `misplaced` the label is where the square is not."""
+    random, pairs = np.random.default_rng(77), []
+    for index in range(count):
+        image, mask = plate(random, defect=True)
+        mask = np.roll(mask, (SIZE[0] // 2, SIZE[1] // 2), (0, 1)) if misplaced else mask
+        normal = split.normals[index % len(split.normals)]
+        names = [folder / part / f"{index:06d}.png" for part in ("images", "masks")]
+        for path, array in zip(names, (image, mask), strict=True):
+            write_atomic(path, encode_png(array))
+        pairs.append(Generated(product="plate", defect=defect, image=names[0], mask=names[1], normal=normal.path,
+                               normal_sha256=digest_file(normal.path)))  # fmt: skip
+    return pairs
+
+
+@pytest.fixture(scope="module")
+def plates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("plates")
+    write_plates(root, {"train/good": 6, "test/good": 3, "test/spot": 12})
+    return root
+
+
+@pytest.fixture(scope="module")
+def split(plates: Path) -> Split:
+    return few_shot_split(read_folder(plates))
+
+
+@pytest.fixture(scope="module")
+def pairs(split: Split, tmp_path_factory: pytest.TempPathFactory) -> list[Generated]:
+    return write_pairs(split, tmp_path_factory.mktemp("pairs"), 6)

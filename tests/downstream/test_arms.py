@@ -1,0 +1,50 @@
+"""Each arm is trained on what its name says."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.downstream.arms import arms, baseline_samples, misplaced, pools
+from anomalydiffusion.downstream.samples import Generated, gather
+
+
+def test_arms_come_in_an_order_that_serves_the_last() -> None:
+    assert arms() == ["real-only", "ours"]
+    assert arms(controls=True) == ["real-only", "ours", "more-real", "garbage"]
+    assert arms(baselines=True) == ["real-only", "perlin", "cutpaste", "poisson", "ours", "ours+best"]
+
+
+def test_pools(split: Split, pairs: list[Generated]) -> None:
+    (material,) = gather(split, pairs)
+    fitted, extra = material.shots[:2], material.tests[:3]
+    found = {arm: pools(arm, material, fitted, extra, seed=1, best="cutpaste") for arm in arms(baselines=True, controls=True)}
+    sizes = {arm: [len(pool) for pool in own] for arm, own in found.items()}
+    assert sizes == {"real-only": [2], "perlin": [2, 6], "cutpaste": [2, 6], "poisson": [2, 6], "ours": [2, 6],
+                     "ours+best": [2, 6, 6], "more-real": [5], "garbage": [2, 6]}  # fmt: skip
+    (image, mask), (wrong_image, wrong) = (found[arm][1][0].read() for arm in ("ours", "garbage"))
+    assert np.array_equal(image, wrong_image) and mask is not None and wrong is not None
+    assert wrong.pixels_HW.sum() == mask.pixels_HW.sum() and (wrong.pixels_HW & mask.pixels_HW).sum() <= 0.05 * mask.pixels_HW.sum()
+    assert np.array_equal(misplaced(found["ours"][1][0], seed=1).read()[1].pixels_HW, wrong.pixels_HW)
+
+
+def test_baselines_are_made_of_training_images_and_a_seed(split: Split, pairs: list[Generated]) -> None:
+    (material,) = gather(split, pairs)
+    first, again, other = (baseline_samples("cutpaste", material, material.shots, seed=seed) for seed in (1, 1, 2))
+    assert np.array_equal(first[0].read()[0], again[0].read()[0]) and not np.array_equal(first[0].read()[0], other[0].read()[0])
+    assert [sample.defect for sample in first] == ["spot"] * 6
+    with pytest.raises(DataError, match="plate/spot: no shot is left"):
+        baseline_samples("cutpaste", material, [], seed=1)
+
+
+def test_a_pair_whose_mask_does_not_fit_is_named(split: Split, pairs: list[Generated], tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    from PIL import Image
+
+    Image.new("L", (9, 9), 255).save(tmp_path / "small.png")
+    (material,) = gather(split, [replace(pairs[0], mask=tmp_path / "small.png")])
+    with pytest.raises(DataError, match=r"small\.png"):
+        material.generated[0].read()

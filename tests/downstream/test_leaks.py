@@ -1,0 +1,76 @@
+"""The leak guard bites: a planted copy, a picture saved anew, a group mate, a pair with the wrong ancestor."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomalydiffusion.core.errors import SplitError
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.split import few_shot_split
+from anomalydiffusion.downstream.leaks import guard
+from anomalydiffusion.downstream.samples import Generated
+from tests.downstream.conftest import write_pairs, write_plates
+
+Case = tuple[Split, list[Generated], Path]
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    write_plates(tmp_path, {"train/good": 3, "test/good": 2, "test/spot": 6})
+    split = few_shot_split(read_folder(tmp_path))
+    return split, write_pairs(split, tmp_path / "pairs", 2), tmp_path
+
+
+def test_a_clean_comparison_passes(case: Case) -> None:
+    guard(*case)
+
+
+def test_a_pair_made_on_a_held_out_image(case: Case) -> None:
+    split, pairs, root = case
+    held = split.held_out_normals[0]
+    with pytest.raises(SplitError, match=r"held out, but .*000000.png was made on it"):
+        guard(split, [replace(pairs[0], normal=held.path, normal_sha256=split.sha256[held.path])], root)
+
+
+def test_a_pair_made_on_a_held_out_image_saved_anew(case: Case) -> None:
+    split, pairs, root = case
+    again = root / "again.bmp"
+    Image.open(split.held_out_normals[0].path).save(again)
+    with pytest.raises(SplitError, match=r"nearly the same picture as .*again\.bmp"):
+        guard(split, [replace(pairs[0], normal=again, normal_sha256="unknown")], root)
+
+
+def test_a_held_out_image_among_the_pairs(case: Case) -> None:
+    split, pairs, root = case
+    shutil.copy(split.held_out[0].path, pairs[1].image)
+    with pytest.raises(SplitError, match="is the same file"):
+        guard(split, pairs, root)
+    image = np.asarray(Image.open(split.held_out[0].path)).copy()
+    image[0, 0] += 1
+    Image.fromarray(image).save(pairs[1].image)
+    with pytest.raises(SplitError, match="is nearly the same picture"):
+        guard(split, pairs, root)
+
+
+def test_a_shot_saved_anew_among_the_held_out(case: Case) -> None:
+    split, pairs, root = case
+    image = np.asarray(Image.open(split.shots[0].path)).copy()
+    image[1, 1] += 1
+    Image.fromarray(image).save(split.held_out[0].path)
+    with pytest.raises(SplitError, match="changed since the split was made"):
+        guard(split, pairs, root)
+    with pytest.raises(SplitError, match="nearly the same picture"):
+        guard(few_shot_split(read_folder(root)), pairs, root)
+
+
+def test_a_group_that_was_named_after_the_split(case: Case) -> None:
+    split, pairs, root = case
+    learned, held = (item.path.relative_to(root / "plate").as_posix() for item in (split.normals[0], split.held_out[0]))
+    (root / "plate" / "groups.csv").write_text(f"file,group\n{learned},part-7\n{held},part-7\n")
+    with pytest.raises(SplitError, match=r"shows the same part \(group part-7\)"):
+        guard(split, pairs, root)

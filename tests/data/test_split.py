@@ -241,3 +241,19 @@ def test_copies_across_the_split_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {**GOOD, **numbered("test/d", 6), "test/d/5.png": b"p/test/d/0.png"})
     with pytest.raises(DataError, match=r"same content.*0\.png.*5\.png"):
         few_shot_split(read_folder(root))
+
+
+def test_three_rotations_learn_from_three_different_thirds() -> None:
+    one = product({"d": [f"g{i // 2}" for i in range(18)]}, [("train", "a")])
+    shots = [{shot.path for shot in divide(one, rotation).shots} for rotation in range(3)]
+    assert all(len(some) == 6 for some in shots) and len(set.union(*shots)) == 18
+    assert divide(one, 3) == divide(one) == divide(one, 0)
+
+
+@given(products, st.integers(1, 2))
+def test_a_rotation_keeps_groups_whole(one: Product, rotation: int) -> None:
+    sides = divide(one, rotation)
+    learned, tested = {shot.group for shot in sides.shots}, {shot.group for shot in sides.held_out}
+    assert not learned & tested and {shot.path for shot in (*sides.shots, *sides.held_out)} == {
+        shot.path for name, shots in one.defects.items() if name not in sides.refused for shot in shots
+    }

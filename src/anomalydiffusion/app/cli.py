@@ -101,6 +101,7 @@ def train(
     prior: Annotated[str | None, typer.Option("--prior", help="tiny (bundled), a diffusers folder, or a hub id.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="default or fast.")] = None,
     config: Config = None, seed: Seed = None,
+    rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
     device: Device = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -108,7 +109,8 @@ def train(
     from anomalydiffusion.app import commands
 
     commands.train(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed,
-                   max_train_steps=max_train_steps, device=device, resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
+                   rotation=rotation, max_train_steps=max_train_steps, device=device, resume=resume, dry_run=dry_run,
+                   quiet=quiet)  # fmt: skip
 
 
 @app.command()
@@ -153,20 +155,21 @@ def generate(
 
 @app.command()
 def evaluate(
-    run: Run, task: Annotated[str, typer.Option("--task", help="localization.")] = "localization",
+    run: Run, task: Annotated[str, typer.Option("--task", help="localization or quality.")] = "localization",
     seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers; 3 or more give a verdict.")] = 1,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also what one would do without generation.")] = False,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also further real defects, and misplaced labels.")] = False,
     detector: Annotated[str | None, typer.Option("--detector", help="cpu, paper or segformer.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each detector.")] = None,
     shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Check for learning the decoder, not the defect.")] = True,
+    features: Annotated[str, typer.Option("--features", help="For quality: what looks at the images.")] = "efficientnet-lite0",
     config: Config = None, device: Device = None, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Train the same detector with and without the pairs; test all on held-out real images; say whether they help."""
     from anomalydiffusion.app.evaluate import evaluate as call
 
     scores = call(run, task=task, seeds=seeds, baselines=baselines, controls=controls, detector=detector, steps=steps,
-                  shortcut=shortcut, config=config, device=device, quiet=quiet)  # fmt: skip
+                  shortcut=shortcut, features=features, config=config, device=device, quiet=quiet)  # fmt: skip
     if as_json:
         _print(scores)
         return

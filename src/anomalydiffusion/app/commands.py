@@ -71,19 +71,26 @@ def _chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] |
 def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
-    max_train_steps: int | None = None, device: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    rotation: int | None = None, max_train_steps: int | None = None, device: str | None = None, resume: bool = True,
+    dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
     Raises `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other
     data is not overwritten.
     """
-    given: dict[str, Any] = {"prior": prior, "seed": seed, "device": device, "train": {"loop": {"steps": max_train_steps}}}
+    given: dict[str, Any] = {
+        "prior": prior,
+        "seed": seed,
+        "rotation": rotation,
+        "device": device,
+        "train": {"loop": {"steps": max_train_steps}},
+    }
     settings = resolve(preset, config, **given)
     if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
     data, output = Path(data), Path(output)
-    split = few_shot_split(read_folder(data), products=product, defects=defect)
+    split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
     counts = ", ".join(f"{'/'.join(key)} {sum(shot.key == key for shot in split.shots)}" for key in _chosen(split, None, None))
     say(f"shots: {counts}; {len(split.held_out)} defect images held out; {len(split.normals)} normals", quiet=quiet)
     if dry_run:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +18,27 @@ from anomalydiffusion.app.settings import Settings
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
-from anomalydiffusion.core.pixels import decode_png, encode_png
+from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.seeds import rng
-from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.core.types import Mask, Shot, Split
+from anomalydiffusion.data.folders import load
 from anomalydiffusion.downstream.arms import OURS, REAL, arms
 from anomalydiffusion.downstream.detectors import PRESETS
 from anomalydiffusion.downstream.evaluate import Comparison, Redecode, compare
+from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.samples import Generated, gather
 from anomalydiffusion.generation.roundtrip import redecode
 from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.quality.features import extractor
+from anomalydiffusion.quality.measure import View, measure_quality, view
 from anomalydiffusion.report.sheets import contact_sheet, fitted, heat
 
 __all__ = ["TASKS", "evaluate"]
 
 log = logging.getLogger(__name__)
-TASKS = ("localization",)
+TASKS = ("localization", "quality")
+MOST = 200  # views of a defect type that are measured
 SHOWN = 4  # test images at each end of the sheet
 
 
@@ -70,15 +76,17 @@ def _redecode(run: Run, settings: Settings) -> Redecode | None:
 
 def evaluate(
     run: Path | str, *, task: str = "localization", seeds: int = 1, baselines: bool = False, controls: bool = False,
-    detector: str | None = None, steps: int | None = None, shortcut: bool = True, config: Path | None = None,
-    device: str | None = None, quiet: bool = False,
+    detector: str | None = None, steps: int | None = None, shortcut: bool = True, features: str = "efficientnet-lite0",
+    config: Path | None = None, device: str | None = None, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
-    """Train the same detector with and without the accepted pairs, test both on held-out real images, give a verdict.
+    """Ask on held-out real images what a run's accepted pairs are worth; writes RUN/scores.json and returns this task's scores.
 
-    `baselines` adds what one would do without us (Perlin noise with foreign texture, pasted and blended defects) and ours with
-    the best of them; `controls` adds further real defects and misplaced labels, and says whether the comparison counts.
-    `detector` is one of `PRESETS`. Finished trainings are kept in RUN/evaluation, so a killed call goes on. Writes
-    RUN/scores.json and a sheet of the best and worst test images, and returns the scores.
+    `localization`: train the same detector with and without the pairs, with a verdict. `baselines` adds what one would do
+    without us (Perlin noise with foreign texture, pasted and blended defects) and ours with the best of them; `controls` adds
+    further real defects and misplaced labels, and says whether the comparison counts; `shortcut` looks whether detectors take
+    the prior's autoencoder for a defect. `detector` is one of `PRESETS`. Finished trainings are kept in RUN/evaluation, so a
+    killed call goes on; a sheet of the best and worst test images lies beside them.
+    `quality`: how near the pairs are to real defects, how varied, how well labelled, as `features` (an extractor) sees them.
     """
     if task not in TASKS:
         raise ConfigError(f"--task {task}: known are {', '.join(TASKS)}")
@@ -88,20 +96,57 @@ def evaluate(
         raise ConfigError(f"--detector {detector}: known are {', '.join(PRESETS)}")
     opened = Run.open(Path(run))
     settings = run_settings(opened, config=config, device=device)
-    chosen = settings.detector if detector is None else PRESETS[detector]
-    chosen = chosen if steps is None else replace(chosen, steps=steps)
     split, pairs, root = run_split(opened), _pairs(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
-    total = chosen.steps * seeds * len(arms(baselines=baselines, controls=controls)) * len({shot.product for shot in split.shots})
-    with opened.lock(), bar("evaluate", total, quiet=quiet) as shown:
-        scores = compare(split, pairs, root, Comparison(
-            detector=chosen, folder=opened.evaluation, seeds=range(seeds), baselines=baselines, controls=controls,
-            redecode=_redecode(opened, settings) if shortcut else None, progress=lambda done, total, what: shown.at(done, what),
-        ))  # fmt: skip
+    with opened.lock():
+        if task == "quality":
+            guard(split, pairs, root)
+            scores = {**_quality(split, pairs, features, quiet), "split_digest": split.digest}
+        else:
+            chosen = settings.detector if detector is None else PRESETS[detector]
+            chosen = chosen if steps is None else replace(chosen, steps=steps)
+            total = chosen.steps * seeds * len(arms(baselines=baselines, controls=controls)) * len({shot.product for shot in split.shots})
+            with bar("evaluate", total, quiet=quiet) as shown:
+                scores = compare(split, pairs, root, Comparison(
+                    detector=chosen, folder=opened.evaluation, seeds=range(seeds), baselines=baselines, controls=controls,
+                    redecode=_redecode(opened, settings) if shortcut else None,
+                    progress=lambda done, total, what: shown.at(done, what),
+                ))  # fmt: skip
+            _sheets(opened, split, pairs)
         record = {**_before(opened, split), task: scores}
         write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
-        _sheets(opened, split, pairs, controls)
         opened.update(command=typed("evaluate"))
     return scores
+
+
+def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: bool) -> dict[str, Any]:
+    """The pairs' image scores; at most `MOST` views of a type, evenly spaced."""
+    looked: list[dict[tuple[str, str], list[View]]] = []
+    made: list[list[tuple[tuple[str, str], Callable[[], View]]]] = [
+        [((pair.product, pair.defect), partial(_pair_view, pair)) for pair in pairs],
+        [(shot.key, partial(_shot_view, shot)) for shot in split.shots],
+        [(shot.key, partial(_shot_view, shot)) for shot in split.held_out],
+    ]
+    with bar("look at the images", sum(map(len, made)), quiet=quiet) as shown:
+        done = 0
+        for some in made:
+            views: dict[tuple[str, str], list[View]] = {}
+            for key in dict.fromkeys(key for key, _ in some):
+                own = [read for other, read in some if other == key]
+                views[key] = [own[i]() for i in sorted({round(i) for i in np.linspace(0, len(own) - 1, MOST)})]
+                done += len(own)
+                shown.at(done, "/".join(key))
+            looked.append(views)
+    generated, shots, real = looked
+    return measure_quality(generated, shots, real, extractor(features))
+
+
+def _pair_view(pair: Generated) -> View:
+    normal = read_image(pair.normal) if pair.normal.is_file() else None
+    return view(read_image(pair.image), Mask(pixels_HW=read_mask(pair.mask), origin="generated"), normal)
+
+
+def _shot_view(shot: Shot) -> View:
+    return view(*load(shot))
 
 
 def _before(run: Run, split: Split) -> dict[str, Any]:
@@ -114,7 +159,7 @@ def _before(run: Run, split: Split) -> dict[str, Any]:
     return {name: own for name, own in known if isinstance(own, dict) and own.get("split_digest") == split.digest}
 
 
-def _sheets(run: Run, split: Split, pairs: Sequence[Generated], controls: bool) -> None:
+def _sheets(run: Run, split: Split, pairs: Sequence[Generated]) -> None:
     """For each product, the test images on which ours gains and loses most against real-only: image, truth and both maps."""
     lines_by_product: dict[str, list[dict[str, Any]]] = {}
     for line in Manifest(run.evaluation / "arms.jsonl").records():

@@ -30,6 +30,7 @@ class Settings:
     preset: str = "default"
     prior: str = "tiny"
     seed: int = 0
+    rotation: int = 0  # thirds by which each defect type's groups are turned before its shots are taken
     device: str = "cpu"
     train: TrainConfig = field(default_factory=TrainConfig)
     masks: WarpedConfig = field(default_factory=WarpedConfig)

@@ -12,28 +12,49 @@ from rich.table import Column, Table
 
 __all__ = ["scores_table"]
 
-SHOWN = {
-    "pixel_ap": "pixel\nAP", "gain": "against\nreal-only", "pixel_auroc": "pixel\nAUROC", "pixel_f1_max": "pixel\nF1-max", "pro": "PRO",
-    "iou": "IoU", "image_auroc": "image\nAUROC", "image_ap": "image\nAP",
+NAMES = {  # figure -> heading, factor, decimals
+    "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
+    "pixel_f1_max": ("pixel\nF1-max", 100, 1), "pro": ("PRO", 100, 1), "iou": ("IoU", 100, 1), "image_auroc": ("image\nAUROC", 100, 1),
+    "image_ap": ("image\nAP", 100, 1), "accuracy": ("accuracy", 100, 1), "balanced_accuracy": ("balanced\naccuracy", 100, 1),
+    "kid": ("KID\nx 1000", 1000, 1), "inception_score": ("IS", 1, 2), "ic_lpips": ("IC-LPIPS", 1, 3),
+    "similarity": ("similarity\nto real", 1, 3), "mask_agreement": ("mask\nagreement", 1, 2),
 }  # fmt: skip
 
 
-def _figure(summary: Mapping[str, Any], signed: bool) -> str:
-    """A figure in hundredths, its interval behind it where there is one."""
+def _figure(name: str, summary: Mapping[str, Any]) -> str:
+    """A figure in its unit, its interval behind it where there is one."""
     if summary["mean"] is None:
-        return "undefined"
-    sign = "+" if signed else ""
-    mean, low, high = (f"{100 * summary[name]:{sign}.1f}" for name in ("mean", "low", "high"))
-    return mean if len(summary["values"]) < 2 else f"{mean} [{low}, {high}]"
+        return "-"
+    _, factor, decimals = NAMES[name]
+    sign = "+" if name == "gain" else ""
+    mean, low, high = (f"{factor * summary[part]:{sign}.{decimals}f}" for part in ("mean", "low", "high"))
+    return mean if low == high else f"{mean} [{low}, {high}]"
+
+
+def _table(first: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
+    shown = [name for name in NAMES if any(name in values for values in arms.values())]
+    table = Table(
+        Column(first, no_wrap=True), *(NAMES[name][0] for name in shown), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    for arm, values in arms.items():
+        table.add_row(arm, *("" if (arm, name) == ("real-only", "gain") else _figure(name, values[name]) for name in shown))
+    return table
+
+
+def _quality_table(console: Console, scores: Mapping[str, Any]) -> None:
+    rows = {f"{key}, {arm}": values for key, block in scores["per_defect"].items() for arm, values in block["arms"].items()}
+    console.print(_table("images", rows))
+    console.print(f"features of {scores['extractor']}, crops of {scores['view']} pixels around each defect; \"real\" reads the others: "
+                  f"shots against held-out images; split {scores['split_digest']}", markup=False, soft_wrap=True)  # fmt: skip
 
 
 def scores_table(scores: Mapping[str, Any]) -> None:
     """Print the arms' figures, what the controls and the shortcut check say, and the verdicts."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
-    table = Table(Column("trained on", no_wrap=True), *SHOWN.values(), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for arm, values in scores["arms"].items():
-        table.add_row(arm, *("" if arm == "real-only" and name == "gain" else _figure(values[name], name == "gain") for name in SHOWN))
-    console.print(table)
+    if "verdict" not in scores:
+        _quality_table(console, scores)
+        return
+    console.print(_table("trained on", scores["arms"]))
     console.print(
         f"{scores['n_test']} held-out images, {scores['n_generated']} generated pairs, {len(scores['seeds'])} seed(s), "
         f"{scores['network']} for {scores['steps']} steps; split {scores['split_digest']}",

@@ -59,7 +59,15 @@ def _refusal(product: Product, defect: str) -> str:
     return f"{where}: its groups also show other defect types, which leaves one side empty; add images of other parts {remedy}"
 
 
-def divide(product: Product) -> Sides:
+def _turned(shots: Sequence[Shot], rotation: int) -> list[Shot]:
+    """The images of one defect type with their groups' order turned on by `rotation` thirds."""
+    groups = list(dict.fromkeys(shot.group for shot in shots))
+    first = round(len(groups) * (rotation % SHARE) / SHARE)
+    place = {group: index for index, group in enumerate([*groups[first:], *groups[:first]])}
+    return sorted(shots, key=lambda shot: place[shot.group])
+
+
+def divide(product: Product, rotation: int = 0) -> Sides:
     """Divide one product. A group never stands on both sides, whichever defect types and normal images it has.
 
     Defect types in natural order; in each, groups in the natural order of their first file. A group that an earlier type
@@ -67,16 +75,18 @@ def divide(product: Product) -> Sides:
     all, with those placed before; the first group that is too large ends them. Where that gives no shot, the smallest group
     (the first of equals) is the shots. A type whose groups were all placed on one side before is dealt first, and all begins
     anew; if that does not help, it is refused. Without groups these are the first floor(n / 3) images, 1 of 2.
+    `rotation` 1 and 2 begin each type's order a third and two thirds on: other shots, for judging how much is the split's luck.
 
     Normals: train/good, save the images of a held-out group, which are held out. Held-out normals: test/good, save the
     images of a group that is learned from, which stand nowhere.
     """
     order = [name for name, shots in product.defects.items() if len({shot.group for shot in shots}) > 1]
     refused = {name: _refusal(product, name) for name in product.defects if name not in order}
+    dealt_from = {name: _turned(shots, rotation) for name, shots in product.defects.items()}
     hurried: set[str] = set()
     while True:
         learned: dict[str, bool] = {}
-        stuck = next((name for name in order if not _deal(product.defects[name], learned)), None)
+        stuck = next((name for name in order if not _deal(dealt_from[name], learned)), None)
         if stuck is None:
             break
         order.remove(stuck)
@@ -104,10 +114,12 @@ def _check_known(asked: Iterable[str], known: Iterable[str], what: str) -> None:
             raise SplitError(f"no {what} '{name}' with masked images; known here: {', '.join(names) or 'none'}")
 
 
-def few_shot_split(data: DefectSet, *, products: Sequence[str] | None = None, defects: Sequence[str] | None = None) -> Split:
+def few_shot_split(
+    data: DefectSet, *, products: Sequence[str] | None = None, defects: Sequence[str] | None = None, rotation: int = 0
+) -> Split:  # fmt: skip
     """Split `data`: of each defect type the first floor(n / 3) images are shots, the rest is held out; `divide` has the rule.
 
-    `products` and `defects` choose what takes part (all, if None or empty); they never change an image's side.
+    `products` and `defects` choose what takes part (all, if None or empty); they never change an image's side; `rotation` does.
     Raises `SplitError` on unknown names, a defect type that cannot be divided and a product without normal images, and
     `DataError` on a broken groups.csv, an unreadable file and the same content on both sides.
     """
@@ -124,7 +136,7 @@ def few_shot_split(data: DefectSet, *, products: Sequence[str] | None = None, de
             continue
         folder = data.root / product.name
         read_groups(folder if folder.is_dir() else data.root)  # a broken one would silently part the groups
-        sides = divide(product)
+        sides = divide(product, rotation)
         for name in chosen:
             if name in sides.refused:
                 raise SplitError(sides.refused[name])

@@ -1,0 +1,134 @@
+"""Scores of a set of generated defects against real ones, and of real ones against real ones to read them by."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.quality.features import FeatureExtractor
+from anomalydiffusion.quality.scores import (
+    inception_score,
+    intra_cluster_distance,
+    kid,
+    mask_agreement,
+    masked_features,
+    masked_similarity,
+    perceptual_distance,
+)  # fmt: skip
+
+__all__ = ["View", "measure_quality", "view"]
+
+SIDE = 128  # pixels of a view
+RATIO, LEAST = 2.0, 64  # a view's side over the longer side of the defect's box, and its least in the image's own pixels
+SUBSETS = 50
+FEWEST = 4  # images on a side from which KID is measured
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class View:
+    """A defect and its surroundings, SIDE x SIDE; `agreement` how well its label covers what changed, NaN for a real one."""
+
+    image_HWC: np.ndarray
+    mask: Mask
+    agreement: float = math.nan
+
+
+def view(image_HWC: np.ndarray, mask: Mask, normal_HWC: np.ndarray | None = None) -> View:
+    """Look at a defect: a square twice as long as its box, at least 64 pixels, brought to 128.
+
+    With the normal image that a pair was made on, `scores.mask_agreement` of the whole pair is taken down too.
+    """
+    box = crop_box(mask.box, mask.pixels_HW.shape, RATIO, LEAST)
+    pixels = resize(extract(mask.pixels_HW, box), SIDE)
+    agreement = math.nan if normal_HWC is None else mask_agreement(image_HWC, normal_HWC, mask)
+    return View(image_HWC=resize(extract(image_HWC, box), SIDE), mask=Mask(pixels_HW=pixels, origin=mask.origin), agreement=agreement)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Features:
+    pooled: torch.Tensor
+    probabilities: torch.Tensor
+    maps: list[torch.Tensor]
+    masked: torch.Tensor
+
+    @classmethod
+    def of(cls, views: Sequence[View], extractor: FeatureExtractor) -> _Features:
+        images = [each.image_HWC for each in views]
+        maps = extractor.maps(images)
+        return cls(pooled=extractor.pooled(images), probabilities=extractor.probabilities(images), maps=maps,
+                   masked=masked_features(maps, [each.mask for each in views]))  # fmt: skip
+
+
+def _plain(mean: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
+    values = [mean, mean if low is None else low, mean if high is None else high]
+    return dict(zip(("mean", "low", "high"), [v if math.isfinite(v) else None for v in values], strict=True))
+
+
+def _scores(
+    some: _Features, shots: _Features, real: _Features, extractor: FeatureExtractor, agreements: Sequence[float], seed: int
+) -> dict[str, Any]:
+    """All scores of one set. A figure that too few images leave undefined is None."""
+    fewest = min(len(some.pooled), len(real.pooled))
+    near, spread = (
+        kid(some.pooled, real.pooled, subset_size=max(2, fewest // 2), subsets=SUBSETS, seed=seed) if fewest >= FEWEST else (math.nan,) * 2
+    )
+    to_shots, pairwise = (perceptual_distance(some.maps, maps, extractor.layer_weights) for maps in (shots.maps, some.maps))
+    alike = masked_similarity(some.masked, real.masked)
+    agreed = [each for each in agreements if math.isfinite(each)]
+    return {
+        "kid": _plain(near, near - spread, near + spread),
+        "inception_score": _plain(inception_score(some.probabilities, 1)[0]),
+        "ic_lpips": _plain(intra_cluster_distance(to_shots, pairwise)),
+        "similarity": _plain(float(alike.mean()), *np.percentile(alike.numpy(), [10, 90]).tolist()),
+        "mask_agreement": _plain(*([float(np.mean(agreed)), *np.percentile(agreed, [10, 90]).tolist()] if agreed else [math.nan])),
+    }
+
+
+def measure_quality(
+    generated: Mapping[Key, Sequence[View]], shots: Mapping[Key, Sequence[View]], real: Mapping[Key, Sequence[View]],
+    extractor: FeatureExtractor, *, seed: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure each defect type's generated views, and its held-out real ones as if they had been generated.
+
+    `kid` against the held-out real views (for the row "real" the shots against them), its band one standard deviation over
+    subsets; `inception_score`; `ic_lpips` around the shots; `similarity` of what lies under the masks to the nearest held-out
+    real defect, its band the 10th to 90th percentile; `mask_agreement`, likewise. "arms" is the mean over types. Which extractor
+    made the figures stands beside them: figures of different extractors, or of other views than these crops, do not compare.
+    Nothing is chosen by any of this. Types without generated, shot or real views are left out.
+    """
+    per_defect: dict[str, Any] = {}
+    for key in sorted(key for key in generated if generated[key] and shots.get(key) and real.get(key)):
+        own, few, held = (_Features.of(some[key], extractor) for some in (generated, shots, real))
+        per_defect["/".join(key)] = {
+            "n_generated": len(generated[key]), "n_real": len(real[key]),
+            "arms": {
+                "ours": _scores(own, few, held, extractor, [each.agreement for each in generated[key]], seed),
+                "real": {**_scores(held, few, held, extractor, [], seed), **_between(few, held, extractor, seed)},
+            },
+        }  # fmt: skip
+    return {"arms": {arm: _mean([block["arms"][arm] for block in per_defect.values()]) for arm in ("ours", "real") if per_defect},
+            "per_defect": per_defect, "extractor": extractor.name, "view": SIDE}  # fmt: skip
+
+
+def _between(few: _Features, held: _Features, extractor: FeatureExtractor, seed: int) -> dict[str, Any]:
+    """What shots score against the held-out: the figures that a set cannot have against itself."""
+    found = _scores(few, few, held, extractor, [], seed)
+    return {name: found[name] for name in ("kid", "similarity")}
+
+
+def _mean(blocks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The mean over defect types of each figure, its band left out; None where one type has none."""
+    out = {}
+    for name in blocks[0]:
+        values = [block[name]["mean"] for block in blocks]
+        out[name] = _plain(math.nan if any(value is None for value in values) else float(np.mean(values)))
+    return out

@@ -1,0 +1,48 @@
+"""A set of images is measured against real ones; what is like them scores so."""
+
+import json
+
+import numpy as np
+
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.quality.features import extractor
+from anomalydiffusion.quality.measure import SIDE, View, measure_quality, view
+
+
+def look(seed: int, *, bright: bool) -> View:
+    random = np.random.default_rng(seed)
+    normal = np.repeat(random.normal(120, 6, (90, 100, 1)), 3, 2).clip(0, 255).astype(np.uint8)
+    mask = np.zeros((90, 100), bool)
+    y, x = random.integers(10, 60, 2)
+    mask[y : y + 16, x : x + 16] = True
+    image = normal.copy()
+    image[mask] = 250 if bright else 5
+    return view(image, Mask(pixels_HW=mask, origin="file"), normal)
+
+
+def test_like_defects_are_near_and_unlike_ones_far() -> None:
+    key, net = ("p", "spot"), extractor("efficientnet-lite0")
+    shots, real, alike = ([look(start + i, bright=True) for i in range(count)] for start, count in ((0, 3), (10, 8), (20, 8)))
+    unlike = [look(30 + i, bright=False) for i in range(8)]
+    near, far = (measure_quality({key: some}, {key: shots}, {key: real}, net)["per_defect"]["p/spot"]["arms"] for some in (alike, unlike))
+    assert near["ours"]["kid"]["mean"] < far["ours"]["kid"]["mean"]
+    assert near["ours"]["similarity"]["mean"] > far["ours"]["similarity"]["mean"] + 0.05
+    assert near["ours"]["mask_agreement"]["mean"] > 0.9 and near["real"]["mask_agreement"]["mean"] is None
+    assert near["real"]["similarity"]["mean"] < 1.0  # shots against held-out, never an image against itself
+
+
+def test_too_few_images_leave_figures_undefined_and_types_without_images_out() -> None:
+    key, net = ("p", "spot"), extractor("efficientnet-lite0")
+    found = measure_quality(
+        {key: [look(0, bright=True)], ("p", "none"): []}, {key: [look(1, bright=True)]}, {key: [look(2, bright=True)]}, net
+    )
+    assert list(found["per_defect"]) == ["p/spot"] and found["extractor"] == "efficientnet-lite0"
+    assert found["arms"]["ours"]["kid"]["mean"] is None and found["arms"]["ours"]["similarity"]["mean"] is not None
+    json.dumps(found, allow_nan=False)
+    assert measure_quality({}, {}, {}, net)["arms"] == {}
+
+
+def test_a_view_is_a_square_around_the_defect() -> None:
+    seen = look(4, bright=True)
+    assert seen.image_HWC.shape == (SIDE, SIDE, 3) and seen.mask.pixels_HW.shape == (SIDE, SIDE)
+    assert 0.03 < seen.mask.area < 0.3

@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from anomalydiffusion.app.cli import app
 from anomalydiffusion.app.demo import demo
 
 
@@ -25,6 +27,13 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
         assert change[mask].mean() > 10 * change[~mask].mean()
     assert sorted(p.name for p in (tmp_path / "demo" / "export").iterdir())[:2] == ["brick", "gravel"]
     assert set(json.loads((run / "scores.json").read_text())["localization"]["arms"]) == {"real-only", "ours"}
+    assert (run / "evaluation" / "brick.png").is_file() and "Test images of brick" in page.read_text()
+    printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "quality", "--quiet"])
+    assert printed.exit_code == 0 and "mask" in printed.output and "brick/crack, ours" in printed.output, printed.output
+    assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
+    printed = CliRunner().invoke(app, ["evaluate", str(run), "--steps", "4", "--quiet"])
+    assert printed.exit_code == 0 and "not a proof" in printed.output and "shortcut:" in printed.output, printed.output
+    assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
     before = (run / "manifest.jsonl").read_bytes()
     assert demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True) == page
     assert (run / "manifest.jsonl").read_bytes() == before

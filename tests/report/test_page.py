@@ -109,6 +109,17 @@ def test_scores_become_a_table_with_intervals_and_a_verdict(run: Path) -> None:
     assert "Data pixel ap pro real-only 31.2 28.0 – 34.5 – generated + real 41.7 70.0 seeds 0, 1" in page.text
 
 
+def test_the_head_of_the_page_tells_each_tasks_verdict_and_not_every_types(run: Path) -> None:
+    arms = {"real-only": {"pixel_ap": 0.3}, "ours": {"pixel_ap": 0.4}}
+    block = {"arms": arms, "verdict": "It helps.", "per_defect": {"tile/crack": {"arms": arms, "verdict": "Not here."}}}
+    (run / "scores.json").write_text(json.dumps({"localization": block}))
+    (run / "evaluation").mkdir()
+    Image.new("RGB", (40, 20), "red").save(run / "evaluation" / "tile.png")
+    page = Page(report(run))
+    assert page.text.count("It helps.") == 2 and page.text.count("Not here.") == 1
+    assert "tile · test images on which generated pairs gain most" in page.text
+
+
 @pytest.mark.parametrize("content", ["", "[]", '{"arms": 3}', '{"arms": {"a": {}}}', '{"arms": {"a": {"m": {"mean": NaN}}}}'])
 def test_strange_scores_do_no_harm(run: Path, content: str) -> None:
     (run / "scores.json").write_text(content)

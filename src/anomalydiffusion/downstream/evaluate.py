@@ -2,61 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from anomalydiffusion.core.config import digest
-from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.manifest import Manifest
-from anomalydiffusion.core.pixels import digest_file, encode_png
+from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.seeds import derive
-from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.downstream.arms import BEST, GARBAGE, MORE, OURS, REAL, arms, pools
-from anomalydiffusion.downstream.baselines import BASELINES
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.downstream.arms import GARBAGE, MORE, OURS, REAL, arms, pools
+from anomalydiffusion.downstream.comparison import (
+    LOCALIZATION, Comparison, Found, Ledger, Record, Redecode, block, closing, run_arms, values,
+)  # fmt: skip
 from anomalydiffusion.downstream.detectors import DetectorConfig, image_score
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.localise import Localiser, train_localiser
 from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max, iou, pro
 from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, made_sample, set_apart
-from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
+from anomalydiffusion.downstream.verdict import controls_hold, summary
 
-__all__ = ["METRICS", "Comparison", "compare"]
+__all__ = ["METRICS", "Comparison", "Redecode", "compare"]
 
 METRICS = ("pixel_ap", "pixel_auroc", "pixel_f1_max", "pro", "iou", "image_auroc", "image_ap", "image_f1_max")
 REDECODED = 48  # normal images of a product that are sent through the prior's autoencoder, for training and for testing
 
-Progress = Callable[[int, int, str], None]
-Redecode = Callable[[str, np.ndarray, int], tuple[np.ndarray, Mask]]  # product, image, seed -> image, where it was redrawn
 Tested = list[tuple[Sample, np.ndarray, np.ndarray]]  # sample, map_HW, truth_HW
-Record = dict[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Comparison:
-    """How to compare; `folder` keeps what is finished, so that a killed comparison goes on."""
-
-    detector: DetectorConfig
-    folder: Path
-    seeds: Sequence[int] = (0,)
-    baselines: bool = False
-    controls: bool = False
-    redecode: Redecode | None = None  # the prior's round trip in a random region; None = not checked
-    progress: Progress = lambda done, total, what: None
-
-    def __post_init__(self) -> None:
-        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
-            raise DataError(f"expected seeds that differ, got {list(self.seeds)}")
-
-
-def compare(split: Split, generated: Sequence[Generated], root: Path, comparison: Comparison) -> Record:
+def compare(split: Split, generated: Sequence[Generated], root: Path, comparison: Comparison[DetectorConfig]) -> Record:
     """Train one detector a product, arm and seed, test it on held-out images, and give the verdict; plain values (JSON).
 
     All arms have the same network, first weights, gradient steps, seeds, normal images and validation part (a part of the
@@ -72,64 +48,15 @@ def compare(split: Split, generated: Sequence[Generated], root: Path, comparison
     guard(split, generated, root)
     materials = gather(split, generated)
     order = arms(baselines=comparison.baselines, controls=comparison.controls)
-    ledger = Ledger(comparison.folder / "arms.jsonl", comparison, split.digest, generated)
-    steps = comparison.detector.steps
-    total, done = steps * len(comparison.seeds) * len(order) * len(materials), 0
-    found: dict[tuple[str, str, int], Record] = {}
-    for material in materials:
-        stage = Stage(material, comparison)
-        for seed in comparison.seeds:
-            for arm in order:
-                record = ledger.get(material.product, arm, seed)
-                if record is None:
-
-                    def on_step(step: int, arm: str = arm, seed: int = seed, product: str = material.product, before: int = done) -> None:
-                        comparison.progress(before + step, total, f"{product}, {arm}, seed {seed}")
-
-                    best = _best_baseline(found, material.product, seed) if arm == BEST else ""
-                    record = ledger.add(material.product, arm, seed, stage.run(arm, seed, best, on_step))
-                found[material.product, arm, seed] = record
-                done += steps
-                comparison.progress(done, total, f"{material.product}, {arm}, seed {seed}")
+    ledger = Ledger(comparison.folder / "arms.jsonl", LOCALIZATION, comparison, split.digest, generated)
+    found = run_arms(materials, order, comparison, ledger, partial(Stage, comparison=comparison), "validation_ap")
     return _result(found, materials, order, split, comparison)
-
-
-def _best_baseline(found: Mapping[tuple[str, str, int], Record], product: str, seed: int) -> str:
-    """The baseline with the best figure on the validation part; the first of equals, and where there is no such figure."""
-    figures = {name: found[product, name, seed]["validation_ap"] for name in BASELINES}
-    return max(BASELINES, key=lambda name: -1.0 if figures[name] is None or np.isnan(figures[name]) else figures[name])
-
-
-class Ledger:
-    """One line a finished training; those of other settings, data or pairs do not count."""
-
-    def __init__(self, path: Path, comparison: Comparison, split_digest: str, generated: Sequence[Generated]) -> None:
-        self.lines = Manifest(path)
-        files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
-        pairs = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
-        self.facts = {
-            "detector": digest(comparison.detector), "split": split_digest, "pairs": pairs,
-            "controls": comparison.controls, "redecoded": comparison.redecode is not None,
-        }  # fmt: skip
-        self.known = {
-            (line["product"], line["arm"], line["seed"]): line
-            for line in self.lines.records()
-            if all(line.get(name) == value for name, value in self.facts.items())
-        }
-
-    def get(self, product: str, arm: str, seed: int) -> Record | None:
-        return self.known.get((product, arm, seed))
-
-    def add(self, product: str, arm: str, seed: int, figures: Record) -> Record:
-        record = {"product": product, "arm": arm, "seed": seed, **self.facts, **figures}
-        self.lines.append(record)
-        return record
 
 
 class Stage:
     """One product's material, divided once for all arms and seeds."""
 
-    def __init__(self, material: Material, comparison: Comparison) -> None:
+    def __init__(self, material: Material, comparison: Comparison[DetectorConfig]) -> None:
         self.material, self.comparison = material, comparison
         self.extra, self.tests = set_apart(material.tests) if comparison.controls else ([], material.tests)
         self.fitted, validated = hold_back(material.shots, comparison.detector.hold_back)
@@ -216,43 +143,15 @@ def _shortcut(model: Localiser, redrawn: Sequence[Sample], plain: Sequence[Sampl
     return {"false_positive_rate_redecoded": rates[0], "false_positive_rate_plain": rates[1]}
 
 
-def _values(
-    found: Mapping[tuple[str, str, int], Record], arm: str, products: Sequence[str], seeds: Sequence[int], *path: str
-) -> list[float]:
-    """One figure a seed: the mean over products."""
-    out = []
-    for seed in seeds:
-        figures = []
-        for product in products:
-            value: Any = found[product, arm, seed]
-            for key in path:
-                value = value[key]
-            figures.append(float("nan") if value is None else float(value))
-        out.append(float(np.mean(figures)))
-    return out
+def _block(found: Found, order: Sequence[str], products: Sequence[str], seeds: Sequence[int], *path: str) -> Record:
+    return block(found, order, products, seeds, *path, metrics=METRICS, what="pixel AP")
 
 
-def _block(found: Mapping[tuple[str, str, int], Record], order: Sequence[str], products: Sequence[str], seeds: Sequence[int],
-           *path: str) -> Record:  # fmt: skip
-    """The arms' figures with intervals, each arm's pixel AP against real-only, and the verdict on ours."""
-    figures = {arm: {name: _values(found, arm, products, seeds, *path, name) for name in METRICS} for arm in order}
-    real = figures[REAL]["pixel_ap"]
-    return {
-        "verdict": verdict(real, figures[OURS]["pixel_ap"]),
-        "arms": {
-            arm: {**{name: summary(values) for name, values in own.items()}, "gain": difference(real, own["pixel_ap"])}
-            for arm, own in figures.items()
-        },
-    }
-
-
-def _result(
-    found: Mapping[tuple[str, str, int], Record], materials: Sequence[Material], order: Sequence[str], split: Split, comparison: Comparison
-) -> Record:
+def _result(found: Found, materials: Sequence[Material], order: Sequence[str], split: Split, comparison: Comparison) -> Record:
     seeds, products = list(comparison.seeds), [material.product for material in materials]
     result = _block(found, order, products, seeds, "values")
     if comparison.controls:
-        real, more, garbage = (_values(found, arm, products, seeds, "values", "pixel_ap") for arm in (REAL, MORE, GARBAGE))
+        real, more, garbage = (values(found, arm, products, seeds, "values", "pixel_ap") for arm in (REAL, MORE, GARBAGE))
         result["controls"] = controls_hold(real, more, garbage)
     if len(products) > 1:
         result["per_product"] = {product: _block(found, order, [product], seeds, "values") for product in products}
@@ -265,11 +164,10 @@ def _result(
         names = ("false_positive_rate_plain", "false_positive_rate_redecoded")
         tested = [material.product for material in materials if material.test_normals]
         result["shortcut"] = {"arms": {
-            arm: {name: summary(_values(found, arm, tested, seeds, "shortcut", name)) for name in names} for arm in order
+            arm: {name: summary(values(found, arm, tested, seeds, "shortcut", name)) for name in names} for arm in order
         }} if tested else {}  # fmt: skip
     images = {material.product: len(material.tests) + len(material.test_normals) for material in materials}
     return {
         **result, "n_test": sum(images.values()), "n_generated": sum(len(material.generated) for material in materials),
-        "seeds": seeds, "steps": comparison.detector.steps, "network": comparison.detector.network, "split_digest": split.digest,
-        "hours": round(sum(record["seconds"] for record in found.values()) / 3600, 3),
+        **closing(found, split, comparison),
     }  # fmt: skip

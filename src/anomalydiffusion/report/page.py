@@ -73,6 +73,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         totals=_totals(records, len(kinds)),
         reasons=_reasons(records),
         scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
+        tested=[(path.stem, _uri(read_image(path))) for path in sorted((run / "evaluation").glob("*.png"))],
         curves=_curves(run / "train_log.jsonl"),
         origin=_origin(about, records),
         commands=[str(line) for line in about.get("commands") or []],

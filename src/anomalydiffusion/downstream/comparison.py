@@ -1,0 +1,180 @@
+"""What every comparison shares: its settings, the ledger of finished trainings, the way through the arms, figures of several seeds."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.pixels import digest_file
+from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.downstream.arms import BEST, OURS, REAL
+from anomalydiffusion.downstream.baselines import BASELINES
+from anomalydiffusion.downstream.samples import Generated, Material
+from anomalydiffusion.downstream.verdict import difference, summary, verdict
+
+__all__ = [
+    "CLASSIFICATION",
+    "LOCALIZATION",
+    "Comparison",
+    "Found",
+    "Ledger",
+    "Record",
+    "Redecode",
+    "block",
+    "closing",
+    "run_arms",
+    "values",
+]
+
+LOCALIZATION, CLASSIFICATION = "localization", "classification"  # the tasks, as the ledger names them
+
+Progress = Callable[[int, int, str], None]
+Redecode = Callable[[str, np.ndarray, int], tuple[np.ndarray, Mask]]  # product, image, seed -> image, where it was redrawn
+Record = dict[str, Any]
+Found = Mapping[tuple[str, str, int], Record]  # product, arm, seed -> what its training gave
+
+
+class Recipe(Protocol):
+    """What a comparison must know of what it trains, whichever it is."""
+
+    @property
+    def network(self) -> str: ...
+    @property
+    def steps(self) -> int: ...
+    @property
+    def hold_back(self) -> int: ...
+
+
+R = TypeVar("R", bound=Recipe)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Comparison(Generic[R]):
+    """How to compare; `folder` keeps what is finished, so that a killed comparison goes on."""
+
+    detector: R  # what is trained on every arm: a DetectorConfig for `compare`, a ClassifierConfig for `compare_classes`
+    folder: Path
+    seeds: Sequence[int] = (0,)
+    baselines: bool = False
+    controls: bool = False
+    redecode: Redecode | None = None  # the prior's round trip in a random region; None = not checked
+    progress: Progress = lambda done, total, what: None
+
+    def __post_init__(self) -> None:
+        if not self.seeds or len(set(self.seeds)) != len(self.seeds):
+            raise DataError(f"expected seeds that differ, got {list(self.seeds)}")
+
+
+class Ledger:
+    """One line a finished training; those of another task, of other settings, data or pairs do not count."""
+
+    def __init__(self, path: Path, task: str, comparison: Comparison, split_digest: str, generated: Sequence[Generated]) -> None:
+        self.lines = Manifest(path)
+        files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
+        pairs = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+        self.facts = {
+            "task": task, "detector": digest(comparison.detector), "split": split_digest, "pairs": pairs,
+            "controls": comparison.controls, "redecoded": comparison.redecode is not None,
+        }  # fmt: skip
+        self.known = {
+            (line["product"], line["arm"], line["seed"]): line
+            for line in ({"task": LOCALIZATION, **line} for line in self.lines.records())  # a line that names none is an old one
+            if all(line.get(name) == value for name, value in self.facts.items())
+        }
+
+    def get(self, product: str, arm: str, seed: int) -> Record | None:
+        return self.known.get((product, arm, seed))
+
+    def add(self, product: str, arm: str, seed: int, figures: Record) -> Record:
+        record = {"product": product, "arm": arm, "seed": seed, **self.facts, **figures}
+        self.lines.append(record)
+        return record
+
+
+class Stage(Protocol):
+    """One product's material, divided once for all arms and seeds."""
+
+    def run(self, arm: str, seed: int, best: str, on_step: Callable[[int], None]) -> Record:
+        """Train one arm with one seed and test it; `best` names the best baseline where the arm needs it."""
+
+
+def run_arms(
+    materials: Sequence[Material], order: Sequence[str], comparison: Comparison, ledger: Ledger, stage: Callable[[Material], Stage],
+    figure: str,
+) -> Found:  # fmt: skip
+    """Train every product, seed and arm that the ledger does not know; `figure` is what the best baseline is chosen by, a record's key."""
+    steps = comparison.detector.steps
+    total, done = steps * len(comparison.seeds) * len(order) * len(materials), 0
+    found: dict[tuple[str, str, int], Record] = {}
+    for material in materials:
+        own = stage(material)
+        for seed in comparison.seeds:
+            for arm in order:
+                record = ledger.get(material.product, arm, seed)
+                if record is None:
+
+                    def on_step(step: int, arm: str = arm, seed: int = seed, product: str = material.product, before: int = done) -> None:
+                        comparison.progress(before + step, total, f"{product}, {arm}, seed {seed}")
+
+                    best = _best_baseline(found, order, material.product, seed, figure) if arm == BEST else ""
+                    record = ledger.add(material.product, arm, seed, own.run(arm, seed, best, on_step))
+                found[material.product, arm, seed] = record
+                done += steps
+                comparison.progress(done, total, f"{material.product}, {arm}, seed {seed}")
+    return found
+
+
+def _best_baseline(found: Found, order: Sequence[str], product: str, seed: int, figure: str) -> str:
+    """The baseline with the best figure on the validation part; the first of equals, and where there is no such figure."""
+    figures = {name: found[product, name, seed][figure] for name in BASELINES if name in order}
+    return max(figures, key=lambda name: -1.0 if figures[name] is None or np.isnan(figures[name]) else figures[name])
+
+
+def values(found: Found, arm: str, products: Sequence[str], seeds: Sequence[int], *path: str) -> list[float]:
+    """One figure a seed: the mean over products of what stands at `path` in the records."""
+    out = []
+    for seed in seeds:
+        figures = []
+        for product in products:
+            value: Any = found[product, arm, seed]
+            for key in path:
+                value = value[key]
+            figures.append(float("nan") if value is None else float(value))
+        out.append(float(np.mean(figures)))
+    return out
+
+
+def block(
+    found: Found, order: Sequence[str], products: Sequence[str], seeds: Sequence[int], *path: str, metrics: Sequence[str], what: str
+) -> Record:
+    """The arms' figures with intervals, each arm's gain against real-only, and the verdict on ours.
+
+    Gain and verdict are about the first of `metrics`, which the verdict calls `what`; `path` leads to the figures in a record.
+    """
+    figures = {arm: {name: values(found, arm, products, seeds, *path, name) for name in metrics} for arm in order}
+    main = metrics[0]
+    real = figures[REAL][main]
+    return {
+        "verdict": verdict(real, figures[OURS][main], what),
+        "arms": {
+            arm: {**{name: summary(each) for name, each in own.items()}, "gain": difference(real, own[main])}
+            for arm, own in figures.items()
+        },
+    }
+
+
+def closing(found: Found, split: Split, comparison: Comparison) -> Record:
+    """What was compared and how long it took, for the end of a result."""
+    return {
+        "seeds": list(comparison.seeds), "steps": comparison.detector.steps, "network": comparison.detector.network,
+        "split_digest": split.digest, "hours": round(sum(record["seconds"] for record in found.values()) / 3600, 3),
+    }  # fmt: skip

@@ -15,8 +15,17 @@ from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.downstream.arms import GARBAGE, MORE, OURS, REAL, arms, pools
 from anomalydiffusion.downstream.comparison import (
-    LOCALIZATION, Comparison, Found, Ledger, Record, Redecode, block, closing, run_arms, values,
-)  # fmt: skip
+    LOCALIZATION,
+    Comparison,
+    Found,
+    Ledger,
+    Record,
+    Redecode,
+    block,
+    closing,
+    run_arms,
+    values,
+)
 from anomalydiffusion.downstream.detectors import DetectorConfig, image_score
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.localise import Localiser, train_localiser
@@ -96,7 +105,7 @@ class Stage:
         }
         figures["per_image"] = {sample.name: average_precision(scores, truth) for sample, scores, truth in tested if sample.defect}
         if self.redrawn_tests:
-            figures["shortcut"] = _shortcut(model, self.redrawn_tests, self.material.test_normals)
+            figures["shortcut"] = _shortcut(model, self.redrawn_tests, tested)
         figures["maps"] = seed == self.comparison.seeds[0] and arm in (REAL, OURS)
         if figures["maps"]:
             self._keep_maps(arm, tested)
@@ -130,14 +139,12 @@ def _score(tested: Tested, threshold: float) -> dict[str, float]:
     }  # fmt: skip
 
 
-def _shortcut(model: Localiser, redrawn: Sequence[Sample], plain: Sequence[Sample]) -> dict[str, float]:
+def _shortcut(model: Localiser, redrawn: Sequence[Sample], tested: Tested) -> dict[str, float]:
     """Share of pixels above the threshold in regions that only went through the autoencoder, and in untouched normal images."""
-    inside, outside = [], []
+    inside, outside = [], [scores.ravel() for sample, scores, _ in tested if not sample.defect]
     for sample in redrawn:
         image, mask = sample.read()
         inside.append(model.predict(image)[mask.pixels_HW if mask else np.ones(image.shape[:2], bool)])
-    for sample in plain:
-        outside.append(model.predict(sample.read()[0]).ravel())
     threshold = model.threshold if np.isfinite(model.threshold) else 0.5
     rates = [float((np.concatenate(some) >= threshold).mean()) for some in (inside, outside)]
     return {"false_positive_rate_redecoded": rates[0], "false_positive_rate_plain": rates[1]}

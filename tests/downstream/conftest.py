@@ -1,4 +1,4 @@
-"""Grey plates with bright squares: a data set that a detector learns in seconds, on disk, and pairs of it."""
+"""Grey plates with bright squares (spot) or dark discs (pit): data that is learned in seconds, on disk, and pairs of it."""
 
 from __future__ import annotations
 
@@ -17,40 +17,44 @@ from anomalydiffusion.downstream.samples import Generated
 SIZE = (64, 72)
 
 
-def plate(random: np.random.Generator, *, defect: bool) -> tuple[np.ndarray, np.ndarray]:
+def plate(random: np.random.Generator, *, defect: bool, kind: str = "spot") -> tuple[np.ndarray, np.ndarray]:
     """An image, and where its defect is."""
     image = np.repeat(random.normal(120, 8, (*SIZE, 1)), 3, axis=2)
     mask = np.zeros(SIZE, bool)
     if defect:
         y, x = random.integers(4, 46, 2)
-        mask[y : y + 14, x : x + 14] = True
-        image[mask] += 90
+        down, across = np.mgrid[:14, :14] - 6.5
+        mask[y : y + 14, x : x + 14] = (down**2 + across**2 < 49) | (kind != "pit")
+        image[mask] += -90 if kind == "pit" else 90
     return np.clip(image, 0, 255).astype(np.uint8), mask
 
 
-def write_plates(root: Path, counts: dict[str, int], seed: int = 0) -> None:
+def write_plates(root: Path, counts: dict[str, int], seed: int = 0, product: str = "plate") -> None:
     """Plates in MVTec layout: part, such as "test/spot", -> how many."""
     random = np.random.default_rng(seed)
     for part, count in counts.items():
         for index in range(count):
-            defect = not part.endswith("good")
-            image, mask = plate(random, defect=defect)
-            write_atomic(root / "plate" / part / f"{index}.png", encode_png(image))
+            defect, kind = not part.endswith("good"), part.split("/")[1]
+            image, mask = plate(random, defect=defect, kind=kind)
+            write_atomic(root / product / part / f"{index}.png", encode_png(image))
             if defect:
-                write_atomic(root / "plate" / "ground_truth" / part.split("/")[1] / f"{index}_mask.png", encode_png(mask))
+                write_atomic(root / product / "ground_truth" / kind / f"{index}_mask.png", encode_png(mask))
 
 
-def write_pairs(split: Split, folder: Path, count: int, *, misplaced: bool = False, defect: str = "spot") -> list[Generated]:
-    """Pairs on the split's normals; with `misplaced` the label is where the square is not."""
+def write_pairs(
+    split: Split, folder: Path, count: int, *, misplaced: bool = False, defect: str = "spot", product: str = "plate"
+) -> list[Generated]:
+    """Pairs on the split's normals; with `misplaced` the label is where the defect is not."""
     random, pairs = np.random.default_rng(77), []
+    normals = [normal for normal in split.normals if normal.product == product]
     for index in range(count):
-        image, mask = plate(random, defect=True)
+        image, mask = plate(random, defect=True, kind=defect)
         mask = np.roll(mask, (SIZE[0] // 2, SIZE[1] // 2), (0, 1)) if misplaced else mask
-        normal = split.normals[index % len(split.normals)]
+        normal = normals[index % len(normals)]
         names = [folder / part / f"{index:06d}.png" for part in ("images", "masks")]
         for path, array in zip(names, (image, mask), strict=True):
             write_atomic(path, encode_png(array))
-        pairs.append(Generated(product="plate", defect=defect, image=names[0], mask=names[1], normal=normal.path,
+        pairs.append(Generated(product=product, defect=defect, image=names[0], mask=names[1], normal=normal.path,
                                normal_sha256=digest_file(normal.path)))  # fmt: skip
     return pairs
 

@@ -19,6 +19,8 @@ def test_every_fourth_group_is_held_back_or_the_last() -> None:
     assert {s.group for s in validated} == {"3", "7"} and len(fitted) == 12
     fitted, validated = hold_back(samples(("a", "1"), ("a", "2"), ("b", "3"), ("b", "1")), 4)
     assert {s.group for s in validated} == {"2"} and {s.defect for s in fitted} == {"a", "b"}
+    fitted, validated = hold_back(samples(("a", "2"), *[("a", "1")] * 3, ("b", "1")), 4)
+    assert {s.group for s in validated} == {"2"}  # the last group of each type must stay
     fitted, validated = hold_back(samples(*[("a", "one")] * 8), 4)
     assert len(fitted) == 6 and len(validated) == 2
     assert hold_back(samples(("a", "one")), 4)[1] == []

@@ -155,11 +155,11 @@ def generate(
 
 @app.command()
 def evaluate(
-    run: Run, task: Annotated[str, typer.Option("--task", help="localization or quality.")] = "localization",
+    run: Run, task: Annotated[str, typer.Option("--task", help="localization, classification or quality.")] = "localization",
     seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers; 3 or more give a verdict.")] = 1,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also what one would do without generation.")] = False,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also further real defects, and misplaced labels.")] = False,
-    detector: Annotated[str | None, typer.Option("--detector", help="cpu, paper or segformer.")] = None,
+    detector: Annotated[str | None, typer.Option("--detector", help="cpu, paper or segformer; cpu or paper for classification.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each detector.")] = None,
     shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Check for learning the decoder, not the defect.")] = True,
     features: Annotated[str, typer.Option("--features", help="For quality: what looks at the images.")] = "efficientnet-lite0",

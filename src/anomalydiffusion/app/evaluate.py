@@ -23,9 +23,11 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Shot, Split
 from anomalydiffusion.data.folders import load
+from anomalydiffusion.downstream import classifiers, detectors
 from anomalydiffusion.downstream.arms import OURS, REAL, arms
-from anomalydiffusion.downstream.detectors import PRESETS
-from anomalydiffusion.downstream.evaluate import Comparison, Redecode, compare
+from anomalydiffusion.downstream.classify import class_arms, compare_classes
+from anomalydiffusion.downstream.comparison import Comparison, Redecode
+from anomalydiffusion.downstream.evaluate import compare
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.samples import Generated, gather
 from anomalydiffusion.generation.roundtrip import redecode
@@ -37,7 +39,7 @@ from anomalydiffusion.report.sheets import contact_sheet, fitted, heat
 __all__ = ["TASKS", "evaluate"]
 
 log = logging.getLogger(__name__)
-TASKS = ("localization", "quality")
+TASKS = ("localization", "classification", "quality")
 MOST = 200  # views of a defect type that are measured
 SHOWN = 4  # test images at each end of the sheet
 
@@ -86,14 +88,16 @@ def evaluate(
     further real defects and misplaced labels, and says whether the comparison counts; `shortcut` looks whether detectors take
     the prior's autoencoder for a defect. `detector` is one of `PRESETS`. Finished trainings are kept in RUN/evaluation, so a
     killed call goes on; a sheet of the best and worst test images lies beside them.
+    `classification`: the same question for telling the defect types of a product apart, given where the defect is.
     `quality`: how near the pairs are to real defects, how varied, how well labelled, as `features` (an extractor) sees them.
     """
     if task not in TASKS:
         raise ConfigError(f"--task {task}: known are {', '.join(TASKS)}")
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
-    if detector is not None and detector not in PRESETS:
-        raise ConfigError(f"--detector {detector}: known are {', '.join(PRESETS)}")
+    presets: dict[str, Any] = {"localization": detectors.PRESETS, "classification": classifiers.PRESETS}.get(task, {})
+    if detector is not None and detector not in presets:
+        raise ConfigError(f"--detector {detector}: known for {task} are {', '.join(presets) or 'none'}")
     opened = Run.open(Path(run))
     settings = run_settings(opened, config=config, device=device)
     split, pairs, root = run_split(opened), _pairs(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
@@ -102,16 +106,18 @@ def evaluate(
             guard(split, pairs, root)
             scores = {**_quality(split, pairs, features, quiet), "split_digest": split.digest}
         else:
-            chosen = settings.detector if detector is None else PRESETS[detector]
+            chosen = presets[detector] if detector else {"localization": settings.detector, "classification": settings.classifier}[task]
             chosen = chosen if steps is None else replace(chosen, steps=steps)
-            total = chosen.steps * seeds * len(arms(baselines=baselines, controls=controls)) * len({shot.product for shot in split.shots})
+            call, named = (compare, arms) if task == "localization" else (compare_classes, class_arms)
+            total = chosen.steps * seeds * len(named(baselines=baselines, controls=controls)) * len({shot.product for shot in split.shots})
             with bar("evaluate", total, quiet=quiet) as shown:
-                scores = compare(split, pairs, root, Comparison(
+                scores = call(split, pairs, root, Comparison(
                     detector=chosen, folder=opened.evaluation, seeds=range(seeds), baselines=baselines, controls=controls,
-                    redecode=_redecode(opened, settings) if shortcut else None,
+                    redecode=_redecode(opened, settings) if shortcut and task == "localization" else None,
                     progress=lambda done, total, what: shown.at(done, what),
                 ))  # fmt: skip
-            _sheets(opened, split, pairs)
+            if task == "localization":
+                _sheets(opened, split, pairs)
         record = {**_before(opened, split), task: scores}
         write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
         opened.update(command=typed("evaluate"))

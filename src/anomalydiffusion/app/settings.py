@@ -9,6 +9,7 @@ from typing import Any
 
 from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.downstream.classifiers import ClassifierConfig
 from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.masks.warped import WarpedConfig
@@ -37,6 +38,7 @@ class Settings:
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

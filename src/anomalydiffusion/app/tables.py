@@ -56,7 +56,7 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         return
     console.print(_table("trained on", scores["arms"]))
     console.print(
-        f"{scores['n_test']} held-out images, {scores['n_generated']} generated pairs, {len(scores['seeds'])} seed(s), "
+        f"{scores['n_test']} held-out images tested, {scores['n_generated']} generated pairs, {len(scores['seeds'])} seed(s), "
         f"{scores['network']} for {scores['steps']} steps; split {scores['split_digest']}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
@@ -67,7 +67,8 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         if plain is not None and redecoded is not None:
             console.print(f"shortcut: {100 * redecoded:.2f} % of normal pixels that went through the autoencoder are taken for "
                           f"a defect, {100 * plain:.2f} % of untouched ones", markup=False, soft_wrap=True)  # fmt: skip
-    blocks = {**scores.get("per_product", {}), **(scores["per_defect"] if len(scores["per_defect"]) > 1 else {})}
+    types = scores.get("per_defect", scores.get("per_class", {}))
+    blocks = {**scores.get("per_product", {}), **(types if len(types) > 1 else {})}
     for name, block in blocks.items():
         console.print(f"{name}: {block['verdict']}", markup=False, soft_wrap=True)
     console.print(scores["verdict"], markup=False, soft_wrap=True, style="bold")

@@ -173,8 +173,8 @@ def _result(found: Found, materials: Sequence[Material], order: Sequence[str], s
         result["shortcut"] = {"arms": {
             arm: {name: summary(values(found, arm, tested, seeds, "shortcut", name)) for name in names} for arm in order
         }} if tested else {}  # fmt: skip
-    images = {material.product: len(material.tests) + len(material.test_normals) for material in materials}
+    tests = sum(len(set_apart(material.tests)[1] if comparison.controls else material.tests) for material in materials)
     return {
-        **result, "n_test": sum(images.values()), "n_generated": sum(len(material.generated) for material in materials),
+        **result, "n_test": tests + sum(len(material.test_normals) for material in materials), "n_generated": sum(len(material.generated) for material in materials),
         **closing(found, split, comparison),
     }  # fmt: skip

@@ -119,7 +119,8 @@ def hold_back(samples: Sequence[Sample], every: int) -> tuple[list[Sample], list
     """(fitted, validated): of each defect type every `every`-th group is held back for validation, no part showing on both sides.
 
     Of fewer groups than `every` the last one is. A group stays where holding it back would leave a defect type nothing to be
-    fitted on. Where no group can go, every `every`-th image of a type goes (photographs of one part are then on both sides).
+    fitted on; where all of these stay, one that can go is taken. Where none can, every `every`-th image of a type goes
+    (photographs of one part are then on both sides).
     """
     defects = list(dict.fromkeys(sample.defect for sample in samples))
     back: set[str] = set()
@@ -132,6 +133,8 @@ def hold_back(samples: Sequence[Sample], every: int) -> tuple[list[Sample], list
         for group in groups[every - 1 :: every] or groups[-1:]:
             if leaves_some(back | {group}):
                 back.add(group)
+    if not back:
+        back = set([group for group in _by_group(samples) if leaves_some({group})][-1:])
     if back:
         return [s for s in samples if s.group not in back], [s for s in samples if s.group in back]
     by_defect = [[sample for sample in samples if sample.defect == defect] for defect in defects]

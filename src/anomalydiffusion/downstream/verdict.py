@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -50,8 +50,10 @@ def verdict(real: Sequence[float], ours: Sequence[float], what: str = "pixel AP"
     return f"do not use it: {figures}" if high < 0 else f"no measurable difference: {figures}"
 
 
-def controls_hold(real: Sequence[float], more: Sequence[float], garbage: Sequence[float]) -> Mapping[str, Any]:
-    """Whether a comparison could have shown anything: more real defects must help beyond chance, misplaced labels must not.
+def controls_hold(
+    real: Sequence[float], more: Sequence[float], garbage: Sequence[float], wrong: str = "misplaced labels"
+) -> dict[str, Any]:  # fmt: skip
+    """Whether a comparison could have shown anything: more real defects must help beyond chance, `wrong` ones must not.
 
     All three have one value a seed, in the same order. `counts` is None with fewer than 3 seeds or undefined figures.
     """
@@ -62,7 +64,7 @@ def controls_hold(real: Sequence[float], more: Sequence[float], garbage: Sequenc
     if up["low"] <= 0:
         faults.append("further real defects did not help measurably, so this protocol cannot tell good data from bad")
     if down["low"] > 0:
-        faults.append("misplaced labels helped, so this protocol rewards more than good labels")
+        faults.append(f"{wrong} helped, so this protocol rewards more than good labels")
     says = (
         "the comparison does not count: " + "; ".join(faults)
         if faults

@@ -158,7 +158,7 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(data: Data, t
     assert list(scores["per_class"]) == ["plate/pit", "plate/spot"] and "per_product" not in scores
     means = [scores["per_class"][f"plate/{kind}"]["arms"]["ours"]["accuracy"]["mean"] for kind in KINDS]
     assert np.mean(means) == pytest.approx(scores["arms"]["ours"]["balanced_accuracy"]["mean"])
-    assert scores["controls"]["counts"] is None and "shuffled" in scores["controls"]
+    assert scores["controls"]["counts"] is None and "wrong" in scores["controls"]
     assert scores["n_test"] == len(split.held_out) // 2 and scores["n_generated"] == 8
     assert (scores["network"], scores["steps"], scores["seeds"], scores["split_digest"]) == ("small", 2, [0, 1], split.digest)
     assert heard[-1][:2] == (2 * 7 * 2, 2 * 7 * 2)

@@ -34,6 +34,8 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["evaluate", str(run), "--steps", "4", "--quiet"])
     assert printed.exit_code == 0 and "not a proof" in printed.output and "shortcut:" in printed.output, printed.output
     assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
+    printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "classification", "--steps", "4", "--quiet"])
+    assert printed.exit_code == 0 and "accuracy" in printed.output and "brick/hole" in printed.output, printed.output
     before = (run / "manifest.jsonl").read_bytes()
     assert demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True) == page
     assert (run / "manifest.jsonl").read_bytes() == before

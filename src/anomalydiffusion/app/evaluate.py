@@ -95,7 +95,8 @@ def evaluate(
         raise ConfigError(f"--task {task}: known are {', '.join(TASKS)}")
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
-    presets: dict[str, Any] = {"localization": detectors.PRESETS, "classification": classifiers.PRESETS}.get(task, {})
+    known: dict[str, dict[str, Any]] = {"localization": {**detectors.PRESETS}, "classification": {**classifiers.PRESETS}}
+    presets = known.get(task, {})
     if detector is not None and detector not in presets:
         raise ConfigError(f"--detector {detector}: known for {task} are {', '.join(presets) or 'none'}")
     opened = Run.open(Path(run))
@@ -106,9 +107,10 @@ def evaluate(
             guard(split, pairs, root)
             scores = {**_quality(split, pairs, features, quiet), "split_digest": split.digest}
         else:
-            chosen = presets[detector] if detector else {"localization": settings.detector, "classification": settings.classifier}[task]
-            chosen = chosen if steps is None else replace(chosen, steps=steps)
-            call, named = (compare, arms) if task == "localization" else (compare_classes, class_arms)
+            own: Any = settings.detector if task == "localization" else settings.classifier
+            chosen = replace(presets[detector] if detector else own, **({} if steps is None else {"steps": steps}))
+            call: Any = compare if task == "localization" else compare_classes
+            named = arms if task == "localization" else class_arms
             total = chosen.steps * seeds * len(named(baselines=baselines, controls=controls)) * len({shot.product for shot in split.shots})
             with bar("evaluate", total, quiet=quiet) as shown:
                 scores = call(split, pairs, root, Comparison(

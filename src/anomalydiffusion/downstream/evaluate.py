@@ -175,6 +175,8 @@ def _result(found: Found, materials: Sequence[Material], order: Sequence[str], s
         }} if tested else {}  # fmt: skip
     tests = sum(len(set_apart(material.tests)[1] if comparison.controls else material.tests) for material in materials)
     return {
-        **result, "n_test": tests + sum(len(material.test_normals) for material in materials), "n_generated": sum(len(material.generated) for material in materials),
+        **result,
+        "n_test": tests + sum(len(material.test_normals) for material in materials),
+        "n_generated": sum(len(material.generated) for material in materials),
         **closing(found, split, comparison),
-    }  # fmt: skip
+    }

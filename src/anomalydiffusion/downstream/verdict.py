@@ -59,7 +59,7 @@ def controls_hold(
     """
     up, down = difference(real, more), difference(real, garbage)
     if len(real) < ENOUGH or up["mean"] is None or down["mean"] is None:
-        return {"counts": None, "says": f"the controls need {ENOUGH} seeds", "more_real": up, "garbage": down}
+        return {"counts": None, "says": f"the controls need {ENOUGH} seeds", "more_real": up, "wrong": down}
     faults = []
     if up["low"] <= 0:
         faults.append("further real defects did not help measurably, so this protocol cannot tell good data from bad")
@@ -70,4 +70,4 @@ def controls_hold(
         if faults
         else "the comparison counts: more real defects help, garbage does not"
     )
-    return {"counts": not faults, "says": says, "more_real": up, "garbage": down}
+    return {"counts": not faults, "says": says, "more_real": up, "wrong": down}

@@ -57,6 +57,7 @@ def test_a_prior_is_gone_on_from_with_its_own_autoencoder_words_and_shapes(tmp_p
         assert all(torch.equal(old[key], new[key]) for key in old) == (part == "vae")
     assert first.vae.config.scaling_factor == second.vae.config.scaling_factor
     assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
+    assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "second").rglob("*.json"))
     with pytest.raises(RunError, match="other settings of start"):
         train_prior(replace(more, start=""), tmp_path / "third", tmp_path / "second-work")
     with pytest.raises(PriorError, match="cannot be gone on from"):

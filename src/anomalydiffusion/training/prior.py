@@ -189,7 +189,8 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
         vae.register_to_config(scaling_factor=scale)
         tokenizer = make_tokenizer(config, captions, work)
         model = build_denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, tokenizer)
-    vae.register_to_config(_name_or_path="")  # a kept one would name the work folder
+    for part in (vae, model.unet):
+        part.register_to_config(_name_or_path="")  # a kept one would name the folder that it was read from
     model.train()
     best: Any = train_denoiser(
         model,

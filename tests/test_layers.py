@@ -65,10 +65,22 @@ def test_the_door_is_lazy() -> None:
     assert out.stdout.strip() == "[]"
 
 
+def test_commands_stay_callable_when_floors_of_their_name_are_imported(tmp_path: Path) -> None:
+    import anomalydiffusion
+    import anomalydiffusion.masks.geometry
+    import anomalydiffusion.report.page as page
+    from anomalydiffusion.core.errors import RunError
+
+    for command in (anomalydiffusion.report, anomalydiffusion.masks):
+        with pytest.raises(RunError, match="run"):
+            command(tmp_path / "nothing")
+    assert page.report and anomalydiffusion.masks.geometry.accept
+
+
 def test_public_names_exist() -> None:
     import anomalydiffusion
 
     for name in anomalydiffusion.__all__:
-        assert getattr(anomalydiffusion, name) is not None
+        assert name == "__version__" or callable(getattr(anomalydiffusion, name)), name
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = anomalydiffusion.nonsense

@@ -5,7 +5,9 @@ Names are handed on lazily: importing this package, and `anomalydiffusion --help
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 from anomalydiffusion.core.version import __version__
@@ -34,3 +36,23 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+class _Command(ModuleType):
+    """A floor that has a command's name, `masks` or `report`: calling it calls the command."""
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        name = self.__name__.rpartition(".")[2]
+        return getattr(import_module(_DOOR[name]), name)(*args, **options)
+
+
+class _Door(ModuleType):
+    """This package: importing a floor puts it in the place of the command of its name, so it must be callable."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _DOOR and isinstance(value, ModuleType):
+            value.__class__ = _Command
+        super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Door

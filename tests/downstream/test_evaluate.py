@@ -41,7 +41,8 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     assert scores["shortcut"]["arms"]["ours"]["false_positive_rate_redecoded"]["mean"] is not None
     assert heard[-1][:2] == (2 * 8 * 2, 2 * 8 * 2)
     json.dumps(scores, allow_nan=False)
-    assert len(list((tmp_path / "maps/plate/ours").iterdir())) == len(split.held_out) // 2 + len(split.held_out_normals)
+    (maps,) = (tmp_path / "maps/plate").glob("ours-*-controls")
+    assert len(list(maps.iterdir())) == len(split.held_out) // 2 + len(split.held_out_normals)
 
     lines = (tmp_path / "arms.jsonl").read_text().splitlines()
     assert len(lines) == 16 and json.loads(lines[5])["best_baseline"] in ("perlin", "cutpaste", "poisson")

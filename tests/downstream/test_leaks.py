@@ -74,3 +74,14 @@ def test_a_group_that_was_named_after_the_split(case: Case) -> None:
     (root / "plate" / "groups.csv").write_text(f"file,group\n{learned},part-7\n{held},part-7\n")
     with pytest.raises(SplitError, match=r"shows the same part \(group part-7\)"):
         guard(split, pairs, root)
+
+
+def test_a_group_mate_whose_name_is_written_in_another_form(case: Case) -> None:
+    split, pairs, root = case
+    composed, decomposed = "r\u00fcckseite.png", "ru\u0308ckseite.png"
+    fresh = root / "plate" / "train" / "good" / decomposed
+    shutil.copy(split.normals[0].path, fresh)
+    held = split.held_out[0].path.relative_to(root / "plate").as_posix()
+    (root / "plate" / "groups.csv").write_text(f"file,group\ntrain/good/{composed},part-7\n{held},part-7\n", encoding="utf-8")
+    with pytest.raises(SplitError, match=r"shows the same part \(group part-7\)"):
+        guard(split, [replace(pairs[0], normal=fresh)], root)

@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from anomalydiffusion.app.cli import app
 from anomalydiffusion.app.demo import demo
+from anomalydiffusion.app.evaluate import evaluate
+from anomalydiffusion.core.errors import ConfigError
 
 
 @pytest.mark.slow
@@ -34,6 +36,9 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["evaluate", str(run), "--steps", "4", "--quiet"])
     assert printed.exit_code == 0 and "not a proof" in printed.output and "shortcut:" in printed.output, printed.output
     assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
+    assert len(list((run / "evaluation" / "maps" / "brick").iterdir())) == 2  # of real-only and ours, under these settings
+    with pytest.raises(ConfigError, match="trains nothing"):
+        evaluate(run, task="quality", controls=True)
     printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "classification", "--steps", "4", "--quiet"])
     assert printed.exit_code == 0 and "accuracy" in printed.output and "brick/hole" in printed.output, printed.output
     before = (run / "manifest.jsonl").read_bytes()

@@ -97,6 +97,8 @@ def evaluate(
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
     known: dict[str, dict[str, Any]] = {"localization": {**detectors.PRESETS}, "classification": {**classifiers.PRESETS}}
     presets = known.get(task, {})
+    if task == "quality" and (baselines or controls or steps is not None):
+        raise ConfigError("--task quality trains nothing: leave out --baselines, --controls and --steps")
     if detector is not None and detector not in presets:
         raise ConfigError(f"--detector {detector}: known for {task} are {', '.join(presets) or 'none'}")
     opened = Run.open(Path(run))
@@ -167,18 +169,27 @@ def _before(run: Run, split: Split) -> dict[str, Any]:
     return {name: own for name, own in known if isinstance(own, dict) and own.get("split_digest") == split.digest}
 
 
+def _latest(run: Run, product: str) -> dict[str, dict[str, Any]]:
+    """The newest lines of real-only and ours that were compared under the same settings, on the same images; none without."""
+    seen: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
+    newest: dict[str, dict[str, Any]] = {}
+    for line in Manifest(run.evaluation / "arms.jsonl").records():
+        if line["product"] == product and line.get("maps"):
+            both = seen.setdefault(tuple(line[name] for name in ("detector", "split", "pairs", "controls", "redecoded")), {})
+            both[line["arm"]] = line
+            newest = both if {REAL, OURS} <= both.keys() else newest
+    return newest
+
+
 def _sheets(run: Run, split: Split, pairs: Sequence[Generated]) -> None:
     """For each product, the test images on which ours gains and loses most against real-only: image, truth and both maps."""
-    lines_by_product: dict[str, list[dict[str, Any]]] = {}
-    for line in Manifest(run.evaluation / "arms.jsonl").records():
-        lines_by_product.setdefault(line["product"], []).append(line)
     for material in gather(split, pairs):
-        latest = {line["arm"]: line for line in lines_by_product.get(material.product, []) if line.get("maps")}
-        if not {REAL, OURS} <= latest.keys():
+        latest = _latest(run, material.product)
+        if not latest:
             continue
-        figures = {arm: latest[arm]["per_image"] for arm in (REAL, OURS)}
+        figures = {arm: line["per_image"] for arm, line in latest.items()}
         order = list(figures[OURS])
-        gains = {name: figures[OURS][name] - figures[REAL][name] for name in order if name in figures[REAL]}
+        gains = {name: figures[OURS][name] - figures[REAL][name] for name in order}
         ranked = sorted(gains, key=gains.__getitem__)
         worst, best = ranked[:SHOWN], ranked[-SHOWN:][::-1]
         samples = {sample.name: sample for sample in material.tests}
@@ -188,7 +199,7 @@ def _sheets(run: Run, split: Split, pairs: Sequence[Generated]) -> None:
             truth = mask.pixels_HW if mask else np.zeros(image.shape[:2], bool)
             drawn = [fitted("test image", image), fitted("truth", heat(truth.astype(np.float32)).astype(np.uint8))]
             for arm in (REAL, OURS):
-                found = decode_png((run.evaluation / "maps" / material.product / arm / f"{order.index(name):06d}.png").read_bytes())
+                found = decode_png((run.evaluation / latest[arm]["maps"] / f"{order.index(name):06d}.png").read_bytes())
                 drawn.append(fitted(arm, heat(found / 255).astype(np.uint8)))
             figure = " to ".join(f"{100 * figures[arm][name]:.0f}" for arm in (REAL, OURS))
             lines.append((f"{samples[name].defect}/{Path(name).name}: pixel AP {figure}", drawn))

@@ -15,8 +15,8 @@ from anomalydiffusion.core.pixels import read_image, read_mask
 from anomalydiffusion.core.types import DefectSet, Mask, Normal, Product, Shot
 
 __all__ = [
-    "GOOD", "SUFFIXES", "folders_in", "images_in", "load", "load_normal", "mask_of", "masks_in", "product_folders", "read_folder",
-    "read_groups",
+    "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in", "product_folders",
+    "read_folder", "read_groups",
 ]  # fmt: skip
 
 GOOD = "good"  # the folder of images without a defect
@@ -100,6 +100,11 @@ def read_groups(folder: Path) -> dict[str, str]:
     return groups
 
 
+def group_named(path: Path, folder: Path, groups: dict[str, str]) -> str | None:
+    """The group that a product's `groups.csv` (from `read_groups`) gives a file below its `folder`; None where it names none."""
+    return groups.get(_plain(path.relative_to(folder).as_posix())) if path.is_relative_to(folder) else None
+
+
 def _read_product(name: str, folder: Path) -> Product:
     try:
         groups = read_groups(folder)
@@ -107,8 +112,7 @@ def _read_product(name: str, folder: Path) -> Product:
         groups = {}
 
     def group_of(path: Path) -> str:
-        relative = path.relative_to(folder).as_posix()
-        return groups.get(_plain(relative), relative)
+        return group_named(path, folder, groups) or path.relative_to(folder).as_posix()
 
     normals = tuple(
         Normal(product=name, path=path, group=group_of(path), part=part)

@@ -31,15 +31,16 @@ def arms(*, baselines: bool = False, controls: bool = False) -> list[str]:
     return [REAL, *(BASELINES if baselines else ()), OURS, *([BEST] if baselines else []), *([MORE, GARBAGE] if controls else [])]
 
 
-def baseline_samples(name: str, material: Material, fitted: Sequence[Sample], *, seed: int) -> list[Sample]:
-    """As many samples of each defect type as there are generated pairs of it, by the baseline `name`, on training normals."""
+def baseline_samples(name: str, material: Material, *, seed: int) -> list[Sample]:
+    """As many samples of each defect type as there are generated pairs of it, by the baseline `name`, on training normals.
+
+    Made of every shot, the validation part's too: the generator has learned from all of them, and nobody shall know less.
+    """
     out = []
     for defect in dict.fromkeys(pair.defect for pair in material.generated):
-        shots = [shot for sample in fitted if sample.defect == defect and (shot := _marked(sample)) is not None]
+        shots = [shot for sample in material.shots if sample.defect == defect and (shot := _marked(sample)) is not None]
         if not shots:
-            raise DataError(
-                f"{material.product}/{defect}: no shot is left to train on beside the validation part; add shots of other parts"
-            )
+            raise DataError(f"{material.product}/{defect}: no shot of this type; generate pairs of types that have shots")
         for index in range(sum(pair.defect == defect for pair in material.generated)):
             own = derive(seed, name, defect, index)
             normal, _ = material.normals[int(rng(own, "normal").integers(len(material.normals)))].read()
@@ -85,5 +86,5 @@ def pools(
         return [[*real, *extra]]
     if arm == GARBAGE:
         return [real, [misplaced(pair, seed=seed) for pair in material.generated]]
-    made = baseline_samples(best if arm == BEST else arm, material, fitted, seed=seed)
+    made = baseline_samples(best if arm == BEST else arm, material, seed=seed)
     return [real, material.generated, made] if arm == BEST else [real, made]

@@ -19,6 +19,7 @@ from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.downstream.descent import Descent
 from anomalydiffusion.downstream.detectors import shrink
 from anomalydiffusion.downstream.metrics import accuracy
 from anomalydiffusion.downstream.samples import Sample
@@ -149,12 +150,7 @@ def train_classifier(
     if lacking := [name for name, own in zip(classes, by_class, strict=True) if not own]:
         raise DataError(f"{lacking[0]}: no image to learn this type from; add shots of it, or leave the type out")
     model = build_classifier(config.network, len(classes), seed).train()
-    optimizer: torch.optim.Optimizer
-    if config.cycle:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=max(config.steps, 10) + 1, pct_start=0.25)
-    else:
-        optimizer, schedule = torch.optim.Adam(model.parameters(), lr=config.rate), None
+    descent = Descent(model, rate=config.rate, steps=config.steps, cycle=config.cycle)
     view = lru_cache(maxsize=CACHE // (3 * config.side**2))(lambda sample: look(sample, config))
     looks = {round(config.steps * (i + 1) / config.checks) for i in range(config.checks)}
     best = Classifier(model=model, config=config, classes=tuple(classes), accuracy=-1.0, loss=math.inf, step=0)
@@ -171,11 +167,7 @@ def train_classifier(
         loss = nn.functional.cross_entropy(model(x_BCHW), truth_B)
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(f"classifier, step {step}: the loss is {float(loss.detach())}; check the images, or lower its rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
+        descent.step(loss)
         if step + 1 in looks:
             best = _better(best, model, validation, view, step + 1)
             model.train()

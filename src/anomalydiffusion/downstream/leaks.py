@@ -9,7 +9,7 @@ from anomalydiffusion.core.errors import SplitError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import Normal, Shot, Split
 from anomalydiffusion.data.copies import near_copies
-from anomalydiffusion.data.folders import product_folders, read_groups
+from anomalydiffusion.data.folders import group_named, product_folders, read_groups
 from anomalydiffusion.data.looks import Seen, see
 from anomalydiffusion.downstream.samples import Generated
 
@@ -52,8 +52,7 @@ def _groups(held: Sequence[Shot | Normal], learned: Sequence[Shot | Normal], gen
     tables = {name: (folder, read_groups(folder)) for name, folder in folders.items()}
 
     def group_now(product: str, path: Path) -> str | None:
-        folder, table = tables.get(product, (root, {}))
-        return table.get(path.relative_to(folder).as_posix()) if path.is_relative_to(folder) else None
+        return group_named(path, *tables.get(product, (root, {})))
 
     by_group: dict[tuple[str, str], Path] = {}
     for item in held:

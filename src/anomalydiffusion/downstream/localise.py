@@ -17,6 +17,7 @@ from anomalydiffusion.core.errors import TrainingError
 from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.downstream.descent import Descent
 from anomalydiffusion.downstream.detectors import DetectorConfig, predict, shrink
 from anomalydiffusion.downstream.metrics import average_precision, f1_threshold
 from anomalydiffusion.downstream.networks import build_network
@@ -95,12 +96,7 @@ def train_localiser(
     `validation` the last one is. Raises `TrainingError` on a loss that is not finite.
     """
     model = build_network(config.network, config.width, seed).train()
-    optimizer: torch.optim.Optimizer
-    if config.cycle:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=1e-2)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=max(config.steps, 10) + 1, pct_start=0.25)
-    else:
-        optimizer, schedule = torch.optim.Adam(model.parameters(), lr=config.rate), None
+    descent = Descent(model, rate=config.rate, steps=config.steps, cycle=config.cycle)
     first = pools[0][0].read()[0]
     read = lru_cache(maxsize=max(8, CACHE // (2 * first.nbytes)))(lambda sample: sample.read())
     looks = {round(config.steps * (i + 1) / config.checks) for i in range(config.checks)}
@@ -118,11 +114,7 @@ def train_localiser(
         loss = LOSSES[config.loss](model(x_BCHW), mask_B1HW)
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(f"detector, step {step}: the loss is {float(loss.detach())}; check the images, or lower its rate")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if schedule is not None:
-            schedule.step()
+        descent.step(loss)
         if step + 1 in looks:
             best = _better(best, model, validation, step + 1)
             model.train()

@@ -1,0 +1,31 @@
+"""How detectors and classifiers walk downhill: AdamW in one cycle, or Adam at a constant rate."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+__all__ = ["Descent"]
+
+WARM = 0.25  # share of the steps in which a cycle's rate rises
+
+
+class Descent:
+    """The optimizer of `model`, with its schedule; `step(loss)` is one gradient step."""
+
+    def __init__(self, model: nn.Module, *, rate: float, steps: int, cycle: bool) -> None:
+        self.schedule: torch.optim.lr_scheduler.LRScheduler | None = None
+        self.optimizer: torch.optim.Optimizer
+        if cycle:
+            self.optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=1e-2)
+            length = max(steps, 10) + 1
+            self.schedule = torch.optim.lr_scheduler.OneCycleLR(self.optimizer, rate, total_steps=length, pct_start=WARM)
+        else:
+            self.optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+
+    def step(self, loss: torch.Tensor) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        if self.schedule is not None:
+            self.schedule.step()

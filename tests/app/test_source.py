@@ -12,6 +12,7 @@ from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
+from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
 
 KEY = ("plate", "hole")
@@ -43,6 +44,17 @@ def split(tmp_path: Path) -> Split:
             _save(root / "test" / defect / f"{i}.png", _picture(seed))
             _save(root / "ground_truth" / defect / f"{i}_mask.png", _disc(x=30 + seed, radius=6 + i))
     return few_shot_split(read_folder(tmp_path / "data"))
+
+
+def test_what_a_drawing_starts_from_is_a_shot_of_its_type_and_is_named(split: Split) -> None:
+    source = Source(split, Settings(), None, None)
+    item = source.item(_task())
+    assert Path(item.reference) in [shot.path for shot in split.shots if shot.key == KEY]
+    assert item.start_HWC is not None
+    changed = (item.start_HWC != item.normal_HWC).any(2)
+    assert changed[item.mask.pixels_HW].any() and not changed[~item.mask.pixels_HW].any()
+    alone = Source(split, Settings(generate=GenerateConfig(strength=1.0)), None, None).item(_task())
+    assert alone.start_HWC is None and alone.reference == "" and (alone.mask.pixels_HW == item.mask.pixels_HW).all()
 
 
 def _task(index: int = 0, key: tuple[str, str] = KEY) -> Task:

@@ -16,7 +16,7 @@ from anomalydiffusion.downstream.networks import DiscriminativeUNet, build_netwo
 from anomalydiffusion.downstream.samples import Sample, made_sample
 from tests.downstream.conftest import plate
 
-SMALL = DetectorConfig(side=64, width=8, steps=60, checks=3)
+SMALL = DetectorConfig(side=64, width=8, steps=90, checks=3)
 
 
 def plates(count: int, seed: int, *, defect: bool) -> list[Sample]:
@@ -35,7 +35,7 @@ def test_it_learns_bright_squares_and_keeps_its_best_state() -> None:
     image, mask = plate(np.random.default_rng(9), defect=True)
     scores = found.predict(image)
     assert scores.shape == mask.shape and scores[mask].mean() > scores[~mask].mean() + 0.3
-    assert found.validation_ap > 0.8 and 0 < found.threshold < 1 and found.step in (20, 40, 60)
+    assert found.validation_ap > 0.8 and 0 < found.threshold < 1 and found.step in (30, 60, 90)
     assert image_score(scores) > image_score(found.predict(plate(np.random.default_rng(8), defect=False)[0]))
 
 
@@ -47,13 +47,23 @@ def test_the_same_seed_gives_the_same_detector_and_no_validation_its_last_state(
     assert math.isnan(once.threshold) and once.step == 2
 
 
+def test_an_images_score_is_the_highest_mean_of_21_x_21_pixels() -> None:
+    random = np.random.default_rng(0)
+    for shape in ((1, 1), (5, 60), (50, 41)):
+        scores = random.random(shape).astype(np.float16)
+        pooled = F.avg_pool2d(torch.from_numpy(scores).double()[None, None], 21, stride=1, padding=10)
+        assert image_score(scores) == pytest.approx(float(pooled.max()))
+
+
 def test_one_tile_is_the_networks_own_answer_and_every_size_is_answered() -> None:
     model = build_network("light", 16, 0).eval()
     image = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     with torch.no_grad():
         x = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 127.5 - 1
         expected = torch.sigmoid(model(x))[0, 0].numpy()
-    np.testing.assert_allclose(predict(model, image, DetectorConfig()), expected, atol=1e-5)
+    found = predict(model, image, DetectorConfig())
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=2**-10)
     for shape in ((1, 1), (40, 128), (130, 257)):
         assert predict(model, np.zeros((*shape, 3), np.uint8), DetectorConfig()).shape == shape
     with pytest.raises(DataError, match="uint8 RGB"):

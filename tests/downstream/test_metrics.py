@@ -37,6 +37,15 @@ def test_against_counting_by_hand(items: list) -> None:
     assert 2 * (hit & truth).sum() / (hit.sum() + truth.sum()) == pytest.approx(best)
 
 
+@given(st.lists(st.tuples(st.floats(-2, 2, width=16) | st.sampled_from([-0.0, 0.0]), st.booleans()), min_size=2, max_size=40))
+def test_half_precision_is_counted_as_other_numbers_are_sorted(items: list) -> None:
+    half, truth = np.array([s for s, _ in items], np.float16), np.array([t for _, t in items])
+    for metric in (auroc, average_precision, f1_max, f1_threshold):
+        assert metric(half, truth) == pytest.approx(metric(half.astype(float), truth), nan_ok=True)
+    maps = [half[None], half[None, ::-1]], [truth[None], truth[None, ::-1]]
+    assert pro(*maps) == pytest.approx(pro([each.astype(float) for each in maps[0]], maps[1]), nan_ok=True)
+
+
 def test_no_defect_is_undefined_and_nonsense_is_refused() -> None:
     assert np.isnan(auroc(np.ones(3), np.zeros(3, bool))) and np.isnan(average_precision(np.ones(3), np.zeros(3, bool)))
     for scores, truth in ((np.array([np.nan, 1]), np.array([0, 1])), (np.ones(2), np.ones(3)), (np.ones(2), np.array([0, 2]))):

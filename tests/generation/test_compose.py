@@ -44,6 +44,18 @@ def test_without_grain_the_smooth_round_trip_shows() -> None:
     assert np.abs(out[box[1] : box[3], box[0] : box[2]][inner] - decoded[inner]).max() <= 0.5 + 1e-9
 
 
+def test_a_sample_equal_to_its_starts_round_trip_gives_the_start() -> None:
+    normal, mask, box, _, _ = _scene(side=100)
+    start = normal.copy()
+    start[mask] = np.random.default_rng(3).integers(0, 256, (mask.sum(), 3))
+    view = resize(extract(start, box), 100)
+    decoded = ndimage.gaussian_filter(view.astype(float), (1, 1, 0))
+    out, _ = paste(normal, decoded, decoded, view, box, mask, start_HWC=start)
+    assert (out == start).all()
+    darker, _ = paste(normal, decoded - 10 * mask[box[1] : box[3], box[0] : box[2], None], decoded, view, box, mask, start_HWC=start)
+    assert (np.clip(start[mask].astype(int) - 10, 0, 255) == darker[mask]).all()
+
+
 def test_colours_follow_the_normal_on_the_ring() -> None:
     normal, mask, box, view, decoded = _scene()
     out, _ = paste(normal, decoded + 20, decoded, view, box, mask, match=True)

@@ -16,7 +16,7 @@ from anomalydiffusion.priors.load import load_prior
 from tests.conftest import build_prior_folder
 
 KEY = ("plate", "hole")
-CONFIG = GenerateConfig(steps=3, batch_size=2, guidance=1.0)
+CONFIG = GenerateConfig(steps=3, batch_size=2, guidance=1.0, strength=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +88,27 @@ def test_parts_far_apart_are_each_drawn_and_nothing_between_them(made: tuple[Lat
     assert np.abs(beside.image_HWC.astype(int) - pair.image_HWC).max() <= 2
 
 
+def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    start = item.normal_HWC.copy()
+    start[item.mask.pixels_HW] = np.clip(start[item.mask.pixels_HW].astype(int) - 80, 0, 255)
+    begun = replace(item, start_HWC=start, reference="shot.png")
+    config = replace(CONFIG, steps=100)
+    away = []
+    for strength in (0.01, 0.3, 0.9):
+        (pair,) = make_pairs(*made, [begun], replace(config, strength=strength))
+        away.append(np.abs(pair.image_HWC.astype(int) - start)[item.mask.pixels_HW].mean())
+        far = ndimage.distance_transform_edt(~item.mask.pixels_HW) >= config.feather
+        assert (pair.image_HWC[far] == item.normal_HWC[far]).all() and pair.provenance.reference == "shot.png"
+    assert away[0] < away[1] < away[2]
+    assert (_image(made, begun) == _image(made, item)).all(), "from noise alone the start is of no account"
+    with pytest.raises(GenerationError, match=r"strength = 0\.5: give a start"):
+        make_pairs(*made, [item], replace(CONFIG, strength=0.5))
+
+
 def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     assert make_pairs(*made, [], CONFIG) == []
     with pytest.raises(GenerationError, match="3 items do not fit a batch of 2"):
         make_pairs(*made, [item] * 3, CONFIG)
-    for wrong in ({"guidance": 0.0}, {"severity": -1.0}, {"eta": 2.0}, {"steps": 0}):
+    for wrong in ({"guidance": 0.0}, {"severity": -1.0}, {"eta": 2.0}, {"steps": 0}, {"strength": 0.0}, {"strength": 1.5}):
         with pytest.raises(ConfigError):
             replace(CONFIG, **wrong)

@@ -98,7 +98,7 @@ def test_what_is_no_image_is_refused(lite: FeatureExtractor) -> None:
 def test_weights_of_another_kind_are_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "some.pth"
     for content, words in (
-        ({"a": torch.zeros(2)}, "1 tensors instead of 247"),
+        ({"a": torch.zeros(32, 3, 3, 3)}, r"246 of 247 tensors did not fit, first bn1\.weight"),
         ({str(number): torch.zeros(2) for number in range(247)}, r"of 247 tensors did not fit, first conv_stem\.weight"),
         ([torch.zeros(2)], "no named tensors"),
         ({"a": Path("x")}, "cannot be read"),  # not only tensors: refused unread

@@ -18,6 +18,7 @@ from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import folders_in, images_in, load
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Task
+from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks.geometry import foreground
 from anomalydiffusion.masks.warped import propose
 from anomalydiffusion.quality.gate import reference
@@ -84,11 +85,9 @@ class Source:
         self.settings = settings
         self.shots = shots_of(split)
         self.grounds = {key: [foreground(image) for image, _ in items] for key, items in self.shots.items()}
+        self.names = {key: [str(shot.path) for shot in split.shots if shot.key == key] for key in self.shots}
         self.references = {
-            key: [
-                reference(image, mask, shot.path.name)
-                for (image, mask), shot in zip(items, [s for s in split.shots if s.key == key], strict=True)
-            ]
+            key: [reference(image, mask, Path(name).name) for (image, mask), name in zip(items, self.names[key], strict=True)]
             for key, items in self.shots.items()
         }
         given = None if normals is None else _given_normals(normals, split)
@@ -124,9 +123,13 @@ class Source:
                     log.warning("%s; another normal image is taken", error)
                 self.named.add(path)
                 continue
+            start, shot = None, ""
+            if self.settings.generate.strength < 1:
+                start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed)
+                shot = self.names[task.slot.key][number]
             return Item(
                 key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
-                attempt=task.attempt,
+                attempt=task.attempt, start_HWC=start, reference=shot,
             )  # fmt: skip
         raise problem
 

@@ -25,7 +25,7 @@ except ImportError:  # Windows: one writer at a time is then up to the caller
 __all__ = [
     "ACCEPTED", "ADAPTER_DIGEST", "ATTEMPT", "CONFIG_DIGEST", "DEFECT", "FIELDS", "IMAGE", "IMAGE_SHA256", "MASK",
     "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PRIOR_DIGEST", "PRODUCT", "REASONS",
-    "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted",
+    "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -36,11 +36,11 @@ NORMAL, NORMAL_SHA256 = "normal", "normal_sha256"
 REQUESTED_MASK, MASK_ORIGIN, TOUCHED_BOX = "requested_mask", "mask_origin", "touched_box"
 PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST = "prior_digest", "adapter_digest", "config_digest"
 STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES = "steps", "severity", "accepted", "reasons", "measures"
-SECONDS, VERSION = "seconds", "version"
+SECONDS, VERSION, REFERENCE = "seconds", "version", "reference"
 FIELDS = (
     PRODUCT, DEFECT, SEED, ATTEMPT, IMAGE, MASK, IMAGE_SHA256, MASK_SHA256, NORMAL, NORMAL_SHA256, REQUESTED_MASK,
     MASK_ORIGIN, TOUCHED_BOX, PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST, STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES,
-    SECONDS, VERSION,
+    SECONDS, VERSION, REFERENCE,
 )  # fmt: skip
 
 

@@ -130,6 +130,7 @@ class Provenance:
     steps: int
     severity: float
     version: str
+    reference: str = ""  # the shot that the drawing started from; "" = from noise alone
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

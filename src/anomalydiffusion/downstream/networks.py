@@ -8,9 +8,11 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import nn
 
-__all__ = ["NETWORKS", "DiscriminativeUNet", "build_network"]
+from anomalydiffusion.core.imagenet import lite0_file, renamed
 
-LIGHT = "tu-mobilenetv3_small_100"  # the quickest of the light timm encoders to train on two CPU cores
+__all__ = ["NETWORKS", "DiscriminativeUNet", "LightUNet", "build_network"]
+
+LITE0 = "tu-tf_efficientnet_lite0"
 
 
 def _double(inner: int, outer: int) -> nn.Sequential:
@@ -67,9 +69,32 @@ class _Margin(nn.Module):
         return logits[:, 1:] - logits[:, :1]
 
 
-def _light(width: int) -> nn.Module:
-    decoder = (4 * width, 2 * width, width, width // 2)
-    return smp.Unet(LIGHT, encoder_weights=None, encoder_depth=4, decoder_channels=decoder, in_channels=3, classes=1)
+class LightUNet(nn.Module):
+    """A U-Net on EfficientNet-Lite0 as trained on ImageNet; the encoder's first stages, up to stride 8, stay as they are.
+
+    B x 3 x H x W (H, W multiples of 16) -> B x 1 x H x W. `width` is a quarter of the decoder's widest level. With a handful of
+    defects what an encoder learned elsewhere is worth more than what it can learn here, and frozen stages are quick to train.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        decoder = (4 * width, 2 * width, width, width // 2)
+        self.unet = smp.Unet(LITE0, encoder_weights=None, encoder_depth=4, decoder_channels=decoder, in_channels=3, classes=1)
+        encoder = self.unet.encoder.model
+        weights = torch.load(lite0_file(), weights_only=True, map_location="cpu")
+        encoder.load_state_dict(renamed(weights, encoder), strict=False)  # it lacks the counters of batches only
+        self.frozen = [encoder.conv_stem, encoder.bn1, *encoder.blocks[:3]]
+        for module in self.frozen:
+            module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> LightUNet:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
+        return self.unet(x_BCHW)
 
 
 def _segformer(width: int) -> nn.Module:
@@ -78,13 +103,13 @@ def _segformer(width: int) -> nn.Module:
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "draem": lambda width: _Margin(DiscriminativeUNet(width)),
-    "light": _light,
+    "light": LightUNet,
     "segformer": _segformer,
 }
 
 
 def build_network(name: str, width: int, seed: int) -> nn.Module:
-    """Build one of `NETWORKS` with random weights drawn from `seed`: B x 3 x H x W in -1..1 -> B x 1 x H x W logits."""
+    """Build one of `NETWORKS` its new weights drawn from `seed`: B x 3 x H x W in -1..1 -> B x 1 x H x W logits."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NETWORKS[name](width)

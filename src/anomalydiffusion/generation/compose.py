@@ -38,7 +38,7 @@ def _scaled(change_SSC: np.ndarray, side: int) -> np.ndarray:
 
 def paste(
     normal_HWC: np.ndarray, generated_SSC: np.ndarray, decoded_SSC: np.ndarray, view_SSC: np.ndarray, box: Box, mask_HW: np.ndarray,
-    *, width: float = 3.0, grain: float = 1.0, match: bool = True, cell: int = 8,
+    *, width: float = 3.0, grain: float = 1.0, match: bool = True, cell: int = 8, start_HWC: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Box]:  # fmt: skip
     """`out = y + B (up(x_gen) + g r - y)`, `r = y - up(D(E(v)))`: returns the image and the box of what it may have changed.
 
@@ -49,9 +49,14 @@ def paste(
     normal's texture stays on the mask, however large the crop is. With `match`, the median change on a ring around the
     mask, beyond one latent cell of `cell` working pixels, is taken off inside: colours follow the normal. Outside B every
     pixel is the normal's, and a grey normal stays grey.
+
+    Where the sample began from another image `start_HWC`, of the normal's size and equal to it outside the mask, `view_SSC` and
+    `decoded_SSC` are that image's, and so is r, all of it (`grain` 1): what the way lost of the start's own roughness returns,
+    and a sample equal to its round trip gives the start.
     """
+    began_HWC = normal_HWC if start_HWC is None else start_HWC
     change = generated_SSC.astype(np.float64) - decoded_SSC - (1 - grain) * (view_SSC.astype(np.float64) - decoded_SSC)
-    if (normal_HWC == normal_HWC[..., :1]).all():  # a grey camera sees no colour
+    if (normal_HWC == normal_HWC[..., :1]).all() and (began_HWC == began_HWC[..., :1]).all():  # a grey camera sees no colour
         change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
     x0, y0, x1, y1 = box
     change = _scaled(change, x1 - x0)
@@ -67,10 +72,10 @@ def paste(
             change = change - np.median(change[around], axis=0)
     alpha = feather(inside, width)
     out = normal_HWC.copy()
-    y = normal_HWC[top:bottom, left:right].astype(np.float64)
+    y, began = (each[top:bottom, left:right].astype(np.float64) for each in (normal_HWC, began_HWC))
     if grain != 1:
-        change = change - (1 - grain) * (y - _scaled(view_SSC.astype(np.float64), x1 - x0)[seen])
-    part = y + alpha[..., None] * change
+        change = change - (1 - grain) * (began - _scaled(view_SSC.astype(np.float64), x1 - x0)[seen])
+    part = y + alpha[..., None] * (began - y + change)
     touched = alpha > 0
     out[top:bottom, left:right] = np.where(touched[..., None], np.clip(part + 0.5, 0, 255).astype(np.uint8), out[top:bottom, left:right])
     rows, columns = np.flatnonzero(touched.any(1)), np.flatnonzero(touched.any(0))

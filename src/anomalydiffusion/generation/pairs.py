@@ -34,6 +34,7 @@ class GenerateConfig:
     steps: int = 20
     eta: float = 1.0
     guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
+    strength: float = 0.25  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
     severity: float = 1.0  # 1 = as learned; a factor on the guidance: below weaker, above stronger, 0 = what the prior would draw
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
@@ -51,6 +52,8 @@ class GenerateConfig:
             raise ConfigError("steps, batch_size and attempts must be at least 1")
         if not 0 <= self.eta <= 1 or not 1 <= self.ratio[0] <= self.ratio[1]:
             raise ConfigError("eta must be 0..1, ratio two rising numbers of at least 1")
+        if not 0 < self.strength <= 1:
+            raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1")
         if not 0 <= self.severity <= 10 or not 0 < self.guidance <= 10:
             raise ConfigError("severity must be 0..10, guidance above 0 and at most 10")
 
@@ -66,6 +69,8 @@ class Item:
     mask: Mask
     seed: int
     attempt: int = 0
+    start_HWC: np.ndarray | None = None  # the normal image with a real defect under the mask; needed below a strength of 1
+    reference: str = ""  # the shot that this defect is from
 
 
 def _prior_context(prior: LatentPrior, adapter: Adapter, count: int) -> torch.Tensor:
@@ -102,6 +107,7 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
             normal_sha256=item.normal_sha256, mask_origin=item.mask.origin,
             touched_box=(int(x0.min()), int(y0.min()), int(x1.max()), int(y1.max())), prior_digest=prior.digest,
             adapter_digest=adapter.digest, config_digest=digest(config), steps=config.steps, severity=config.severity, version=__version__,
+            reference=item.reference,
         )  # fmt: skip
         pairs.append(Pair(image_HWC=image, mask=item.mask, normal_HWC=item.normal_HWC, requested=item.mask, provenance=provenance))
     return pairs
@@ -113,12 +119,15 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
 
         z_{t-1} = p_theta(z_{t-1} | z_t, e) (.) m  +  q(y_{t-1} | y_0) (.) (1 - m)   [arXiv 2312.05767v2, generation]
 
+    With `strength` 1 it begins from noise alone, as published; below, from a real defect under the mask, noised to that share of
+    the schedule [SDEdit, arXiv 2108.01073]: how strong and how rough a defect is, is then the shots', and the prior redraws it.
+
     `p_theta` follows `f_prior + guidance severity (f_adapted - f_prior)`: a few shots teach a small prior a faint defect,
     and what tells it from the normal surface is the difference.
     """
     filled = [*items, *[items[-1]] * (config.batch_size - len(items))]
     size, device, channels = prior.working_size, prior.device, prior.latent_channels
-    boxes, views, marks = [], [], []
+    boxes, views, marks, starts = [], [], [], []
     for item in filled:
         generator = rng(item.seed, "crop")
         ratio = float(np.exp(generator.uniform(*np.log(config.ratio))))
@@ -127,6 +136,7 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
         boxes.append(box)
         views.append(resize(extract(item.normal_HWC, box), size))
         marks.append(resize(extract(item.mask.pixels_HW, box), size))
+        starts.append(resize(extract(_start(item, config), box), size))
     mask = torch.from_numpy(np.stack(marks))[:, None].float().to(device)
     latent_mask = to_latent_mask(mask, prior.factor)
     normal = torch.cat([prior.encode(to_tensor(view)[:1]) for view in views])
@@ -157,11 +167,16 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
         background = normal if s < 0 else prior.noised(normal, noise("background", s), here)
         return z * latent_mask + background * (1 - latent_mask)
 
+    steps, first, began = strided_steps(len(prior.alphas), config.steps), noise("start", 0), normal
+    if config.strength < 1:
+        steps = steps[-max(1, round(config.strength * config.steps)) :]
+        began = torch.cat([prior.encode(to_tensor(start)) for start in starts])
+        first = prior.noised(began, first, torch.full((len(filled),), steps[0]))
     z = ddim(
         denoise,
-        noise("start", 0),
+        first,
         prior.alphas,
-        strided_steps(len(prior.alphas), config.steps),
+        steps,
         eta=config.eta,
         noise=noise,
         after_step=blend,
@@ -170,14 +185,23 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     out = []
     for row, item in enumerate(items):
         sample = to_levels(prior.decode(z[row : row + 1]))
-        decoded = to_levels(prior.decode(normal[row : row + 1]))
+        decoded = to_levels(prior.decode(began[row : row + 1]))
         measured = adapter.origin.measures.get("/".join(item.key), {}).get("grain", 1.0)
-        grain = {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
+        grain = 1.0 if config.strength < 1 else {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
         out.append(
-            paste(item.normal_HWC, sample, decoded, views[row], boxes[row], item.mask.pixels_HW,
-                  width=config.feather, grain=grain, match=config.match, cell=prior.factor)
+            paste(item.normal_HWC, sample, decoded, starts[row], boxes[row], item.mask.pixels_HW,
+                  width=config.feather, grain=grain, match=config.match, cell=prior.factor, start_HWC=_start(item, config))
         )  # fmt: skip
     return out
+
+
+def _start(item: Item, config: GenerateConfig) -> np.ndarray:
+    """What the drawing of an item begins from: at full strength nothing but noise, so its normal image stands for it."""
+    if config.strength == 1:
+        return item.normal_HWC
+    if item.start_HWC is None:
+        raise GenerationError(f"strength = {config.strength}: give a start, a real defect under the mask; or a strength of 1")
+    return item.start_HWC
 
 
 def to_levels(x_1CHW: torch.Tensor) -> np.ndarray:

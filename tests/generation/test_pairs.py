@@ -101,6 +101,8 @@ def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrio
         assert (pair.image_HWC[far] == item.normal_HWC[far]).all() and pair.provenance.reference == "shot.png"
     assert away[0] < away[1] < away[2]
     assert (_image(made, begun) == _image(made, item)).all(), "from noise alone the start is of no account"
+    faint = [_image(made, begun, strength=0.01, steps=100, severity=s)[item.mask.pixels_HW].mean() for s in (0.0, 0.5, 1.0)]
+    assert faint[0] > faint[1] + 10 > faint[2] + 20, "severity scales how far the defect is from the normal image"
     with pytest.raises(GenerationError, match=r"strength = 0\.5: give a start"):
         make_pairs(*made, [item], replace(CONFIG, strength=0.5))
 

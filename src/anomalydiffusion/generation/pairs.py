@@ -35,12 +35,12 @@ class GenerateConfig:
     eta: float = 1.0
     guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
     strength: float = 0.25  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
-    severity: float = 1.0  # 1 = as learned; a factor on the guidance: below weaker, above stronger, 0 = what the prior would draw
+    severity: float = 1.0  # 1 = as learned; a factor on guidance and start: below weaker, above stronger, 0 = what the prior would draw
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
     feather: float = 3.0  # pixels of the normal image
     match: bool = True  # colours on the ring around the mask
-    grain: Literal["measured", "full", "off"] = "measured"
+    grain: Literal["measured", "full", "off"] = "measured"  # of the normal image, in what begins from noise alone
     reweight: Literal["preview", "off"] = "preview"
     reweight_bound: float = 4.0
     condition_noise: float = 0.02
@@ -196,12 +196,18 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
 
 
 def _start(item: Item, config: GenerateConfig) -> np.ndarray:
-    """What the drawing of an item begins from: at full strength nothing but noise, so its normal image stands for it."""
+    """What the drawing of an item begins from: at full strength nothing but noise, so its normal image stands for it.
+
+    `severity` scales how far the real defect is from the normal image.
+    """
     if config.strength == 1:
         return item.normal_HWC
     if item.start_HWC is None:
         raise GenerationError(f"strength = {config.strength}: give a start, a real defect under the mask; or a strength of 1")
-    return item.start_HWC
+    if config.severity == 1:
+        return item.start_HWC
+    normal = item.normal_HWC.astype(np.float64)
+    return np.clip(normal + config.severity * (item.start_HWC - normal) + 0.5, 0, 255).astype(np.uint8)
 
 
 def to_levels(x_1CHW: torch.Tensor) -> np.ndarray:

@@ -21,7 +21,7 @@ from anomalydiffusion.downstream.samples import Generated, Sample, gather, made_
 from tests.downstream.conftest import plate, write_pairs, write_plates
 
 QUICK = ClassifierConfig(side=32, steps=2, batch_size=4, checks=1)
-LEARNS = replace(QUICK, steps=30, batch_size=8, checks=3)
+LEARNS = replace(QUICK, rate=3e-3, steps=60, batch_size=8, checks=3)
 KINDS = ("pit", "spot")
 Data = tuple[Split, list[Generated], Path]
 
@@ -57,15 +57,15 @@ def test_it_learns_spots_and_pits_and_keeps_its_best_state() -> None:
     found = train_classifier([plates(3, 0), plates(3, 1)], plates(2, 2), KINDS, LEARNS, seed=0)
     tests = plates(8, 3)
     assert np.mean([answer == truth for answer, truth in zip(found.answers(tests), types(tests), strict=True)]) > 0.9
-    assert found.accuracy == 1 and found.loss < 0.5 and found.step in (10, 20, 30)
+    assert found.accuracy == 1 and found.loss < 0.5 and found.step in (20, 40, 60)
     wrong = [replace(sample, defect={"spot": "pit", "pit": "spot"}[sample.defect]) for sample in plates(2, 2)]
-    early = train_classifier([plates(3, 0)], wrong, KINDS, replace(LEARNS, checks=30), seed=0)
-    assert early.step < 20 and early.accuracy == 0.5  # what it learns later makes it worse on such a validation part
+    early = train_classifier([plates(3, 0)], wrong, KINDS, replace(LEARNS, checks=60), seed=0)
+    assert early.step < 40 and early.accuracy >= 0.5  # what it learns later makes it worse on such a validation part
 
 
 def test_one_seed_gives_one_classifier_and_no_validation_its_last_state() -> None:
     once, again, other = (train_classifier([plates(2, 0)], [], KINDS, QUICK, seed=seed) for seed in (3, 3, 4))
-    weights = [next(found.model.parameters()) for found in (once, again, other)]
+    weights = [list(found.model.parameters())[-1] for found in (once, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert math.isnan(once.accuracy) and once.step == 2
 
@@ -160,7 +160,7 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(data: Data, t
     assert np.mean(means) == pytest.approx(scores["arms"]["ours"]["balanced_accuracy"]["mean"])
     assert scores["controls"]["counts"] is None and "wrong" in scores["controls"]
     assert scores["n_test"] == len(split.held_out) // 2 and scores["n_generated"] == 8
-    assert (scores["network"], scores["steps"], scores["seeds"], scores["split_digest"]) == ("small", 2, [0, 1], split.digest)
+    assert (scores["network"], scores["steps"], scores["seeds"], scores["split_digest"]) == ("light", 2, [0, 1], split.digest)
     assert heard[-1][:2] == (2 * 7 * 2, 2 * 7 * 2)
     json.dumps(scores, allow_nan=False)
 
@@ -189,7 +189,7 @@ def test_shuffled_types_are_not_to_be_used(data: Data, tmp_path: Path) -> None:
 
 def test_a_classifier_that_answers_one_type_gets_no_verdict(data: Data, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     split, pairs, root = data
-    still = replace(QUICK, steps=1, rate=1e-9, cycle=False)  # random weights as they were drawn
+    still = replace(QUICK, network="resnet18", steps=1, rate=1e-9, cycle=False)  # random weights as they were drawn
     scores = compare_classes(split, pairs, root, Comparison(detector=still, folder=tmp_path, seeds=(0, 1, 2)))
     assert scores["verdict"].startswith("no verdict: every classifier answers the same type")
     assert scores["constant_answers"] == {"real-only": 3, "ours": 3} and "whatever it sees" in caplog.text

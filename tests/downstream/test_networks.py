@@ -13,8 +13,8 @@ def test_the_light_network_sees_what_imagenet_taught_and_keeps_its_first_stages(
     known = timm.create_model("tf_efficientnet_lite0", pretrained=False, features_only=True).eval()
     known.load_state_dict(renamed(torch.load(lite0_file(), weights_only=True), known), strict=False)
     with torch.no_grad():
-        torch.testing.assert_close(model.unet.encoder(x)[3], known(x)[2], atol=1e-3, rtol=1e-3)
-    encoder = model.unet.encoder.model
+        torch.testing.assert_close(model.network.encoder(x)[3], known(x)[2], atol=1e-3, rtol=1e-3)
+    encoder = model.network.encoder.model
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
     model.train()
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -26,5 +26,5 @@ def test_the_light_network_sees_what_imagenet_taught_and_keeps_its_first_stages(
 
 
 def test_the_seed_draws_the_new_weights() -> None:
-    once, again, other = (build_network("light", 8, seed).unet.segmentation_head[0].weight for seed in (0, 0, 1))
+    once, again, other = (build_network("light", 8, seed).network.segmentation_head[0].weight for seed in (0, 0, 1))
     assert torch.equal(once, again) and not torch.equal(once, other)

@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import nn
 from torchvision.models import resnet18, resnet34
-from torchvision.models.resnet import BasicBlock
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
@@ -22,6 +21,7 @@ from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.downstream.descent import Descent
 from anomalydiffusion.downstream.detectors import shrink
 from anomalydiffusion.downstream.metrics import accuracy
+from anomalydiffusion.downstream.networks import pretrained_classifier
 from anomalydiffusion.downstream.samples import Sample
 
 __all__ = ["NETWORKS", "PRESETS", "Classifier", "ClassifierConfig", "build_classifier", "look", "train_classifier"]
@@ -36,14 +36,14 @@ AROUND = 2.0  # a crop's side in lengths of the defect's box
 class ClassifierConfig:
     """One classifier of defect types; the same for every arm of a comparison."""
 
-    network: Literal["small", "resnet18", "resnet34"] = "small"
+    network: Literal["light", "resnet18", "resnet34"] = "light"
     side: int = 64  # pixels of what it sees
     crops: bool = True  # a square around the defect: which type is it, given where it is; else the whole image, resized
-    rate: float = 2e-3  # learning rate, the highest of a cycle
+    rate: float = 1e-3  # learning rate, the highest of a cycle
     cycle: bool = True  # one cycle of AdamW; else Adam at a constant rate
-    steps: int = 600
+    steps: int = 300
     batch_size: int = 16
-    checks: int = 6  # how often in a training the validation part is looked at; the best of them is kept
+    checks: int = 4  # how often in a training the validation part is looked at; the best of them is kept
     hold_back: int = 4  # one group of shots in so many is for validation
 
     def __post_init__(self) -> None:
@@ -63,27 +63,15 @@ PRESETS: dict[str, ClassifierConfig] = {
 }
 
 
-def _small(classes: int, width: int = 32) -> nn.Module:
-    """ResNet-18 with half its channels and one block a stage instead of two."""
-
-    def stage(inner: int) -> nn.Module:
-        shortcut = nn.Sequential(nn.Conv2d(inner, 2 * inner, 1, stride=2, bias=False), nn.BatchNorm2d(2 * inner))
-        return BasicBlock(inner, 2 * inner, 2, shortcut)
-
-    stem = nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.MaxPool2d(3, 2, 1)
-    stages = BasicBlock(width, width), stage(width), stage(2 * width), stage(4 * width)
-    return nn.Sequential(*stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * width, classes))
-
-
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
-    "small": _small,
+    "light": pretrained_classifier,
     "resnet18": lambda classes: resnet18(weights=None, num_classes=classes),
     "resnet34": lambda classes: resnet34(weights=None, num_classes=classes),
 }
 
 
 def build_classifier(name: str, classes: int, seed: int) -> nn.Module:
-    """Build one of `NETWORKS` with random weights drawn from `seed`: B x 3 x H x W in -1..1 -> B x `classes` logits."""
+    """Build one of `NETWORKS` its new weights drawn from `seed`: B x 3 x H x W in -1..1 -> B x `classes` logits."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = NETWORKS[name](classes)
@@ -139,7 +127,7 @@ def train_classifier(
     pools: Sequence[Sequence[Sample]], validation: Sequence[Sample], classes: Sequence[str], config: ClassifierConfig, *,
     seed: int, on_step: Callable[[int], None] = lambda step: None,
 ) -> Classifier:  # fmt: skip
-    """Train for `config.steps` gradient steps of cross entropy, from random weights, on views that are mirrored at random.
+    """Train for `config.steps` gradient steps of cross entropy on views that are mirrored at random.
 
     Every class gives as many views as any other, and of a class every pool that shows it gives as many as any other, however
     many each holds. `config.checks` times `validation` is looked at, and the state with the highest accuracy is kept, of equal

@@ -1,18 +1,20 @@
-"""The segmentation networks that a comparison can train: each maps RGB in -1..1 to one logit a pixel."""
+"""The networks that a comparison can train, from RGB in -1..1: to one logit a pixel, and the classifier that ImageNet began."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import segmentation_models_pytorch as smp
+import timm
 import torch
 from torch import nn
 
 from anomalydiffusion.core.imagenet import lite0_file, renamed
 
-__all__ = ["NETWORKS", "DiscriminativeUNet", "LightUNet", "build_network"]
+__all__ = ["NETWORKS", "DiscriminativeUNet", "Pretrained", "build_network", "pretrained_classifier"]
 
-LITE0 = "tu-tf_efficientnet_lite0"
+LITE0 = "tf_efficientnet_lite0"
 
 
 def _double(inner: int, outer: int) -> nn.Sequential:
@@ -69,32 +71,37 @@ class _Margin(nn.Module):
         return logits[:, 1:] - logits[:, :1]
 
 
-class LightUNet(nn.Module):
-    """A U-Net on EfficientNet-Lite0 as trained on ImageNet; the encoder's first stages, up to stride 8, stay as they are.
+class Pretrained(nn.Module):
+    """A network whose `encoder`, an EfficientNet-Lite0, begins as ImageNet taught it; its first stages, up to stride 8, stay so.
 
-    B x 3 x H x W (H, W multiples of 16) -> B x 1 x H x W. `width` is a quarter of the decoder's widest level. With a handful of
-    defects what an encoder learned elsewhere is worth more than what it can learn here, and frozen stages are quick to train.
+    With a handful of defects what an encoder has learned elsewhere is worth more than what it can learn here, and stages that
+    stay are quick to train.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, network: nn.Module, encoder: nn.Module) -> None:
         super().__init__()
-        decoder = (4 * width, 2 * width, width, width // 2)
-        self.unet = smp.Unet(LITE0, encoder_weights=None, encoder_depth=4, decoder_channels=decoder, in_channels=3, classes=1)
-        encoder = self.unet.encoder.model
+        self.network = network
         weights = torch.load(lite0_file(), weights_only=True, map_location="cpu")
         encoder.load_state_dict(renamed(weights, encoder), strict=False)  # it lacks the counters of batches only
-        self.frozen = [encoder.conv_stem, encoder.bn1, *encoder.blocks[:3]]
-        for module in self.frozen:
+        parts: Any = encoder
+        self.kept: list[nn.Module] = [parts.conv_stem, parts.bn1, *parts.blocks[:3]]
+        for module in self.kept:
             module.requires_grad_(False)
 
-    def train(self, mode: bool = True) -> LightUNet:
+    def train(self, mode: bool = True) -> Pretrained:
         super().train(mode)
-        for module in self.frozen:
+        for module in self.kept:
             module.eval()
         return self
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return self.unet(x_BCHW)
+        return self.network(x_BCHW)
+
+
+def _light(width: int) -> nn.Module:
+    decoder = (4 * width, 2 * width, width, width // 2)
+    unet = smp.Unet(f"tu-{LITE0}", encoder_weights=None, encoder_depth=4, decoder_channels=decoder, in_channels=3, classes=1)
+    return Pretrained(unet, unet.encoder.model)
 
 
 def _segformer(width: int) -> nn.Module:
@@ -103,7 +110,7 @@ def _segformer(width: int) -> nn.Module:
 
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "draem": lambda width: _Margin(DiscriminativeUNet(width)),
-    "light": LightUNet,
+    "light": _light,
     "segformer": _segformer,
 }
 
@@ -114,3 +121,9 @@ def build_network(name: str, width: int, seed: int) -> nn.Module:
         torch.manual_seed(seed)
         network = NETWORKS[name](width)
     return network.to(memory_format=torch.channels_last)
+
+
+def pretrained_classifier(classes: int) -> nn.Module:
+    """EfficientNet-Lite0 with new last weights: B x 3 x H x W in -1..1 -> B x `classes` logits."""
+    encoder = timm.create_model(LITE0, pretrained=False, num_classes=0)
+    return Pretrained(nn.Sequential(encoder, nn.Linear(encoder.num_features, classes)), encoder)

@@ -49,9 +49,16 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     (tmp_path / "arms.jsonl").write_text("\n".join(lines[:9]) + "\n")
     assert _without_hours(compare(split, pairs, plates, comparison)) == _without_hours(scores)
     assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 16
+    drawn_anew = write_pairs(split, tmp_path / "anew", len(pairs), misplaced=True)
+    compare(split, drawn_anew, plates, comparison)
+    added = [json.loads(line)["arm"] for line in (tmp_path / "arms.jsonl").read_text().splitlines()[16:]]
+    assert added == ["ours", "ours+best", "garbage"] * 2  # real images teach the same, and so do as many pasted ones
+    compare(split, pairs[:-1], plates, comparison)
+    added = [json.loads(line)["arm"] for line in (tmp_path / "arms.jsonl").read_text().splitlines()[22:]]
+    assert added == ["perlin", "cutpaste", "poisson", "ours", "ours+best", "garbage"] * 2
     other = replace(comparison, detector=replace(QUICK, steps=3), baselines=False, controls=False, seeds=(0,))
     compare(split, pairs, plates, other)
-    assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 18  # other settings: nothing is taken up
+    assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 36  # other settings: nothing is taken up
 
 
 def _without_hours(scores: dict) -> dict:

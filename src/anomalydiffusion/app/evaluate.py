@@ -175,7 +175,7 @@ def _latest(run: Run, product: str) -> dict[str, dict[str, Any]]:
     newest: dict[str, dict[str, Any]] = {}
     for line in Manifest(run.evaluation / "arms.jsonl").records():
         if line["product"] == product and line.get("maps"):
-            both = seen.setdefault(tuple(line[name] for name in ("detector", "split", "pairs", "controls", "redecoded")), {})
+            both = seen.setdefault(tuple(line[name] for name in ("detector", "split", "controls", "redecoded")), {})
             both[line["arm"]] = line
             newest = both if {REAL, OURS} <= both.keys() else newest
     return newest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.downstream.arms import BEST, OURS, REAL
+from anomalydiffusion.downstream.arms import BEST, MORE, OURS, REAL
 from anomalydiffusion.downstream.baselines import BASELINES
 from anomalydiffusion.downstream.samples import Generated, Material
 from anomalydiffusion.downstream.verdict import difference, summary, verdict
@@ -75,27 +76,37 @@ class Comparison(Generic[R]):
 
 
 class Ledger:
-    """One line a finished training; those of another task, of other settings, data or pairs do not count."""
+    """One line a finished training; those of another task, of other settings or data do not count, nor those of other pairs.
+
+    An arm counts again with other pairs where it does not depend on them: one of real images alone on none of them, a baseline
+    only on how many there are of each type.
+    """
 
     def __init__(self, path: Path, task: str, comparison: Comparison, split_digest: str, generated: Sequence[Generated]) -> None:
         self.lines = Manifest(path)
-        files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
-        pairs = hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
+        self.files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
         self.facts = {
-            "task": task, "detector": digest(comparison.detector), "split": split_digest, "pairs": pairs,
+            "task": task, "detector": digest(comparison.detector), "split": split_digest,
             "controls": comparison.controls, "redecoded": comparison.redecode is not None,
         }  # fmt: skip
         self.known = {
             (line["product"], line["arm"], line["seed"]): line
-            for line in ({"task": LOCALIZATION, **line} for line in self.lines.records())  # a line that names none is an old one
-            if all(line.get(name) == value for name, value in self.facts.items())
+            for line in self.lines.records()
+            if all(line.get(name) == value for name, value in {**self.facts, "pairs": self.pairs(line["arm"])}.items())
         }
+
+    def pairs(self, arm: str) -> str:
+        """A digest of what `arm` depends on in the generated pairs; "" = nothing."""
+        if arm in (REAL, MORE):
+            return ""
+        depends: Any = Counter("/".join(file[:2]) for file in self.files) if arm in BASELINES else self.files
+        return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
     def get(self, product: str, arm: str, seed: int) -> Record | None:
         return self.known.get((product, arm, seed))
 
     def add(self, product: str, arm: str, seed: int, figures: Record) -> Record:
-        record = {"product": product, "arm": arm, "seed": seed, **self.facts, **figures}
+        record = {"product": product, "arm": arm, "seed": seed, **self.facts, "pairs": self.pairs(arm), **figures}
         self.lines.append(record)
         return record
 

@@ -34,7 +34,7 @@ class GenerateConfig:
     steps: int = 20
     eta: float = 1.0
     guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
-    strength: float = 0.25  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
+    strength: float = 0.1  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
     severity: float = 1.0  # 1 = as learned; a factor on guidance and start: below weaker, above stronger, 0 = what the prior would draw
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64

@@ -230,7 +230,7 @@ def test_what_is_missing_is_said(data: Data, tmp_path: Path, caplog: pytest.LogC
         compare_classes(split, [*pairs, replace(pairs[0], defect="dent")], root, comparison)
     with pytest.raises(DataError, match="no such product"):
         compare_classes(split, [replace(pairs[0], product="disc")], root, comparison)
-    with pytest.raises(SplitError, match="was made on it"):
+    with pytest.raises(SplitError, match="was made of it"):
         compare_classes(split, [replace(pairs[0], normal_sha256=split.sha256[split.held_out[0].path])], root, comparison)
     with pytest.raises(ConfigError, match="redecode"):
         compare_classes(split, pairs, root, replace(comparison, redecode=lambda product, image, seed: (image, pairs)))

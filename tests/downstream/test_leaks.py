@@ -33,8 +33,28 @@ def test_a_clean_comparison_passes(case: Case) -> None:
 def test_a_pair_made_on_a_held_out_image(case: Case) -> None:
     split, pairs, root = case
     held = split.held_out_normals[0]
-    with pytest.raises(SplitError, match=r"held out, but .*000000.png was made on it"):
+    with pytest.raises(SplitError, match=r"held out, but .*000000.png was made of it"):
         guard(split, [replace(pairs[0], normal=held.path, normal_sha256=split.sha256[held.path])], root)
+
+
+def test_a_pair_begun_from_a_held_out_defect(case: Case) -> None:
+    split, pairs, root = case
+    held, copied = split.held_out[0], root / "copied.png"
+    guard(split, [replace(pairs[0], reference=split.shots[0].path), replace(pairs[1], reference=root / "gone.png")], root)
+    shutil.copy(held.path, copied)
+    for path in (held.path, copied):
+        with pytest.raises(SplitError, match=r"held out, but .*000000.png was made of it"):
+            guard(split, [replace(pairs[0], reference=path)], root)
+    image = np.asarray(Image.open(held.path)).copy()
+    image[1, 1] += 1
+    Image.fromarray(image).save(copied)
+    with pytest.raises(SplitError, match=r"nearly the same picture as .*copied\.png"):
+        guard(split, [replace(pairs[0], reference=copied)], root)
+    name, other = held.path.relative_to(root / "plate").as_posix(), root / "plate" / "train" / "good" / "mate.png"
+    Image.fromarray(np.random.default_rng(5).integers(0, 256, image.shape, dtype=np.uint8)).save(other)
+    (root / "plate" / "groups.csv").write_text(f"file,group\ntrain/good/mate.png,part-7\n{name},part-7\n")
+    with pytest.raises(SplitError, match=r"was made of, shows the same part \(group part-7\)"):
+        guard(split, [replace(pairs[0], reference=other)], root)
 
 
 def test_a_pair_made_on_a_held_out_image_saved_anew(case: Case) -> None:

@@ -51,7 +51,8 @@ def _pairs(run: Run) -> list[Generated]:
         raise RunError(f"{run.folder}: no accepted pairs to evaluate; run 'anomalydiffusion generate {run.folder} --num 40' first")
     pairs = [
         Generated(product=r["product"], defect=r["defect"], image=run.folder / r["image"], mask=run.folder / r["mask"],
-                  normal=run.folder / r["normal"], normal_sha256=r["normal_sha256"])
+                  normal=run.folder / r["normal"], normal_sha256=r["normal_sha256"],
+                  reference=run.folder / r["reference"] if r.get("reference") else None)
         for r in records
     ]  # fmt: skip
     if lost := next((path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()), None):

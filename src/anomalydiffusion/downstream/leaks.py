@@ -20,8 +20,8 @@ def guard(split: Split, generated: Sequence[Generated], root: Path) -> None:
     """Refuse a comparison whose held-out images are known to what is compared; `root` is the data set's folder.
 
     Looked for, by content hash, by likeness (a picture saved anew, `data.copies`) and by group (another photograph of one
-    part, from `groups.csv` as it is now, too): held-out images among the shots and the normals; among the normals that pairs
-    were made on; among the pairs' own images. Raises `SplitError` naming both files.
+    part, from `groups.csv` as it is now, too): held-out images among the shots and the normals; among the images that pairs
+    were made of; among the pairs' own images. Raises `SplitError` naming both files.
     """
     held: list[Shot | Normal] = [*split.held_out, *split.held_out_normals]
     learned: list[Shot | Normal] = [*split.shots, *split.normals]
@@ -31,12 +31,14 @@ def guard(split: Split, generated: Sequence[Generated], root: Path) -> None:
         if (now := digest_file(item.path)) != split.sha256[item.path]:
             raise SplitError(f"{item.path}: changed since the split was made; restore it, or train again into another folder")
         by_content[now] = item.path
+    sources = {path: digest_file(path) for path in {path for pair in generated for path in pair.sources} if path.is_file()}
     for pair in generated:
-        if (path := by_content.get(pair.normal_sha256)) is not None:
-            raise SplitError(f"{path}: held out, but {pair.image} was made on it; generate on training images, or remove that pair")
+        made_of = [pair.normal_sha256, *(sources[path] for path in pair.sources if path in sources)]
+        if (path := next((by_content[each] for each in made_of if each in by_content), None)) is not None:
+            raise SplitError(f"{path}: held out, but {pair.image} was made of it; generate from training images, or remove that pair")
         if (path := by_content.get(digest_file(pair.image))) is not None:
             raise SplitError(f"{path}: held out, but {pair.image} is the same file; remove that pair")
-    used = list(dict.fromkeys([*(item.path for item in learned), *(pair.normal for pair in generated if pair.normal.is_file())]))
+    used = list(dict.fromkeys([*(item.path for item in learned), *sorted(sources)]))
     seen: dict[Path, Seen] = {path: see(path, is_mask=False) for path in [*used, *(item.path for item in held)]}
     seen |= {pair.image: see(pair.image, is_mask=False) for pair in generated}
     tested = [item.path for item in held]
@@ -60,8 +62,8 @@ def _groups(held: Sequence[Shot | Normal], learned: Sequence[Shot | Normal], gen
             by_group.setdefault((item.product, name), item.path)
     used = [(item.product, item.path, name, "was learned from") for item in learned
             for name in {item.group, group_now(item.product, item.path) or item.group}]  # fmt: skip
-    used += [(pair.product, pair.normal, name, f"{pair.image.name} was made on") for pair in generated
-             if (name := group_now(pair.product, pair.normal) or "")]  # fmt: skip
+    used += [(pair.product, path, name, f"{pair.image.name} was made of") for pair in generated for path in pair.sources
+             if (name := group_now(pair.product, path) or "")]  # fmt: skip
     for product, path, group, how in used:
         if (other := by_group.get((product, group))) is not None:
             raise SplitError(f"{other}: held out, but {path}, which {how}, shows the same part (group {group}); train again, "

@@ -31,7 +31,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Generated:
-    """A generated pair on disk, and the normal image that it was made on."""
+    """A generated pair on disk, the normal image that it was made on and the real defect, if any, that it began from."""
 
     product: str
     defect: str
@@ -39,6 +39,12 @@ class Generated:
     mask: Path
     normal: Path
     normal_sha256: str
+    reference: Path | None = None
+
+    @property
+    def sources(self) -> list[Path]:
+        """The real images that went into it."""
+        return [self.normal] if self.reference is None else [self.normal, self.reference]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

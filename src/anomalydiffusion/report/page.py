@@ -203,6 +203,8 @@ def _caption(record: Record) -> str:
     parts = [f"{name} {_text(record[key])}" for name, key in (
         ("seed", field.SEED), ("attempt", field.ATTEMPT), ("severity", field.SEVERITY), ("mask", field.MASK_ORIGIN),
     ) if record.get(key) is not None]  # fmt: skip
+    if record.get(field.REFERENCE):
+        parts.append(f"begun from {Path(str(record[field.REFERENCE])).name}")
     measures = record.get(field.MEASURES)
     shown = list(measures.items())[:4] if isinstance(measures, dict) else []
     return " · ".join([*parts, *(f"{_words(str(name))} {_text(value)}" for name, value in shown)])

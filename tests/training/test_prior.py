@@ -65,6 +65,30 @@ def test_a_prior_is_gone_on_from_with_its_own_autoencoder_words_and_shapes(tmp_p
     assert not (tmp_path / "third-work").exists()
 
 
+def test_an_autoencoder_alone_is_kept(tmp_path: Path) -> None:
+    train_prior(CONFIG, tmp_path / "first", tmp_path / "first-work")
+    anew = replace(CONFIG, seed=5, start=str(tmp_path / "first"), anew=True, denoiser=replace(CONFIG.denoiser, widths=(64,)))
+    train_prior(anew, tmp_path / "second", tmp_path / "second-work")
+    first, second = load_prior(str(tmp_path / "first")), load_prior(str(tmp_path / "second"))
+    assert [list(prior.unet.config.block_out_channels) for prior in (first, second)] == [[32], [64]]
+    x = torch.rand(2, 3, 64, 64) * 2 - 1
+    assert torch.allclose(first.decode(first.encode(x)), second.decode(second.encode(x)), atol=2e-2)
+    with pytest.raises(RunError, match="other settings of start"):
+        train_prior(replace(anew, anew=False), tmp_path / "third", tmp_path / "second-work")
+    with pytest.raises(ConfigError, match="name that prior with 'start'"):
+        replace(anew, start="")
+
+
+def test_a_start_of_another_noise_schedule_lends_its_autoencoder_alone(tmp_path: Path) -> None:
+    train_prior(CONFIG, tmp_path / "first", tmp_path / "first-work")
+    path = tmp_path / "first" / "scheduler" / "scheduler_config.json"
+    path.write_text(path.read_text().replace("0.0001", "0.00085"))
+    more = replace(CONFIG, start=str(tmp_path / "first"))
+    with pytest.raises(PriorError, match="another noise schedule"):
+        train_prior(more, tmp_path / "second", tmp_path / "second-work")
+    train_prior(replace(more, anew=True), tmp_path / "second", tmp_path / "second-work")
+
+
 def test_time_steps_come_where_shapes_form_and_evenly() -> None:
     generator = np.random.default_rng(0)
     evenly, focused = (time_steps(generator, 20_000, 1000, focus) for focus in (0.0, 1.0))

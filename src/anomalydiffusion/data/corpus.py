@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.materials import draw_material
 
 __all__ = ["CorpusConfig", "Picture", "draw_corpus", "load_textures"]
+
+log = logging.getLogger(__name__)
 
 NAMED = [
     "stone",
@@ -104,6 +107,8 @@ def load_textures(folder: Path) -> list[tuple[np.ndarray, str]]:
     for path in files:
         with Image.open(path) as image:
             out.append((np.asarray(image.convert("RGB")), _name(original.get(path.name, path.name))))
+    if all(name == "texture" for _, name in out):
+        log.warning("%s: no file is named after a material, so all are captioned 'texture'; is ATTRIBUTION.csv missing there?", folder)
     return out
 
 

@@ -16,7 +16,7 @@ from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.priors.measure import gradient_energy
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 
-__all__ = ["AutoencoderConfig", "build_autoencoder", "linear_start", "train_autoencoder"]
+__all__ = ["AutoencoderConfig", "build_autoencoder", "level_channels", "linear_start", "train_autoencoder"]
 
 CONSTANT = 16.0  # a channel this large makes the decoder's last RMS norm nearly a mere scale (error below 1 %)
 LIFT = 2.0  # added before the decoder's last ReLU and taken off after it: the ReLU never cuts
@@ -101,6 +101,22 @@ def linear_start(vae: AutoencoderDC, images_BCHW: torch.Tensor) -> None:
     decoder.conv_out.conv.bias.fill_(-LIFT)
     decoder.norm_out.requires_grad_(False)  # these only undo the network's last activation; everything before them learns
     decoder.conv_out.requires_grad_(False)
+
+
+@torch.no_grad()
+def level_channels(vae: AutoencoderDC) -> None:
+    """Scale the latent channels so that a unit of each moves the picture about as far; the pictures stay as they were.
+
+    White noise on such latents is like white noise on the picture: it drowns detail first and shape last, and a denoiser
+    learns shape first. On latents as `linear_start` leaves them it drowns both at once, and a small denoiser spends its
+    training on detail alone. How far a unit moves the picture is taken to be the norm of the decoder's first weights for
+    that channel; levelling twice changes nothing more.
+    """
+    first, last = vae.decoder.conv_in, vae.encoder.conv_out
+    reach = first.weight.square().sum((0, 2, 3)).sqrt()
+    first.weight /= reach[:, None, None]
+    last.weight *= reach[:, None, None, None]
+    last.bias *= reach
 
 
 def _crops(images: np.ndarray, config: AutoencoderConfig, seed: int, step: int, micro: int) -> torch.Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from anomalydiffusion.core.config import digest
-from anomalydiffusion.core.errors import DataError, PriorError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.core.seeds import rng
@@ -23,7 +23,7 @@ from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_texture
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
-from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, linear_start, train_autoencoder
+from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, level_channels, linear_start, train_autoencoder
 from anomalydiffusion.training.denoiser import Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, schedule, train_denoiser, vary
 from anomalydiffusion.training.loop import Progress, latest_checkpoint
 
@@ -37,9 +37,14 @@ class PriorConfig:
     seed: int = 0
     textures: str = ""
     start: str = ""  # a prior to go on from ("tiny", or a folder): its autoencoder is kept, its denoiser and text encoder learn on
+    anew: bool = False  # with `start`: keep its autoencoder alone; tokenizer, denoiser and text encoder begin from nothing
     corpus: CorpusConfig = field(default_factory=CorpusConfig)
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     denoiser: DenoiserConfig = field(default_factory=DenoiserConfig)
+
+    def __post_init__(self) -> None:
+        if self.anew and not self.start:
+            raise ConfigError("anew: keeps the autoencoder of a prior; name that prior with 'start'")
 
 
 def _check_origin(path: Path, made: str, tables: str) -> None:
@@ -102,7 +107,7 @@ def make_autoencoder(
     config: PriorConfig, images: np.ndarray, work: Path, progress: Progress | None
 ) -> tuple[AutoencoderDC, dict[str, dict[str, float]]]:
     """Train the autoencoder once into `work/vae`; later calls read it. Returns it with its measured numbers."""
-    done, made = work / "vae", f"{_corpus_digest(config)}-{digest(config.autoencoder)}"
+    done, made = work / "vae", f"{_corpus_digest(config)}-{digest(config.autoencoder)}-levelled"
     if (done / "config.json").exists():
         _check_origin(work / "vae.digest", made, "[corpus] or [autoencoder]")
         return AutoencoderDC.from_pretrained(done), json.loads((done / "numbers.json").read_text())
@@ -111,6 +116,7 @@ def make_autoencoder(
     linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
     numbers = {"linear": measure_autoencoder(round_trip(vae), images[-kept:])}
     trained: Any = train_autoencoder(vae, images[:-kept], config.autoencoder, work / "autoencoder", seed=config.seed, progress=progress)
+    level_channels(trained)
     numbers["autoencoder"] = measure_autoencoder(round_trip(trained.eval()), images[-kept:])
     (work / "vae.digest").write_text(made)
     with replace_folder(done) as target:
@@ -156,35 +162,42 @@ def load_start(config: PriorConfig) -> LatentPrior:
             f"{config.start}: cannot be gone on from; 'start' takes a prior that 'prior train' made, "
             f"for pictures of {config.corpus.size} pixels"
         )
+    if not config.anew and not torch.allclose(begun.alphas, schedule().alphas_cumprod.to(begun.alphas)):
+        raise PriorError(f"{config.start}: learned on another noise schedule than today's; keep its autoencoder alone with 'anew = true'")
     return begun
 
 
 def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Train a prior from its recipe into the diffusers folder `output`; `work` keeps what a resumed run needs.
 
-    With `config.start` another prior's autoencoder is kept, and its denoiser and text encoder go on learning; then neither
-    [autoencoder] nor the shapes in [denoiser] count. Returns the autoencoder's measured numbers. The last 200 pictures (at
-    most a tenth) are held out of its training and measured on; but they are crops of the same texture files as the rest,
-    and the denoiser does train on all pictures. Raises `DataError` when `output` holds anything but a prior, `RunError` when
-    `work` comes from other settings, `PriorError` on a start that does not fit.
+    With `config.start` another prior's autoencoder is kept, and its denoiser and text encoder go on learning (then the shapes in
+    [denoiser] do not count), or begin from nothing with `config.anew`; [autoencoder] does not count in either case. Returns the
+    autoencoder's measured numbers. The last 200 pictures (at most a tenth) are held out of its training and measured on; but
+    they are crops of the same texture files as the rest, and the denoiser does train on all pictures. Raises `DataError` when
+    `output` holds anything but a prior, `RunError` when `work` comes from other settings, `PriorError` on a start that does
+    not fit.
     """
     _check_output(output, work)
     textures = Path(config.textures).expanduser() if config.textures else None
     if textures is not None and not textures.is_dir():
         raise DataError(f"{textures}: no such folder; name the folder of textures with 'textures' in the recipe")
     begun = load_start(config) if config.start else None
+    origin = (f"{begun.digest} anew" if config.anew else begun.digest) if begun else ""
     work.mkdir(parents=True, exist_ok=True)
-    _check_origin(work / "start.digest", begun.digest if begun else "", "start")
-    (work / "start.digest").write_text(begun.digest if begun else "")
+    _check_origin(work / "start.digest", origin, "start")
+    (work / "start.digest").write_text(origin)
     torch.manual_seed(config.seed)
     images, captions = draw_pictures(config, work, textures, progress)
     if begun:
-        vae, tokenizer, model = begun.vae, begun.tokenizer, Denoiser(begun.unet, begun.text_encoder).requires_grad_(True)
-        numbers = {"autoencoder": measure_autoencoder(round_trip(vae), images[-_kept(images) :])}
-        latents = cache_latents(vae, images, work / "latents.npy")
+        vae, numbers = begun.vae, {"autoencoder": measure_autoencoder(round_trip(begun.vae), images[-_kept(images) :])}
+        if config.anew:
+            level_channels(vae)
     else:
         vae, numbers = make_autoencoder(config, images, work, progress)
-        latents = cache_latents(vae, images, work / "latents.npy")
+    latents = cache_latents(vae, images, work / "latents.npy")
+    if begun and not config.anew:
+        tokenizer, model = begun.tokenizer, Denoiser(begun.unet, begun.text_encoder).requires_grad_(True)
+    else:
         scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
         vae.register_to_config(scaling_factor=scale)
         tokenizer = make_tokenizer(config, captions, work)

@@ -80,7 +80,7 @@ def page(given: argparse.Namespace, found: list[dict[str, Any]], typed: str) -> 
     other = f", with {'; '.join(given.config.read_text().split(chr(10))).strip('; ')}" if given.config else ""
     lines = [
         f"# Downstream proof on {given.product}", "", f"    {typed}", "",
-        f"{len(found)} rotations of the split x {given.seeds} seeds; figures in hundredths, mean and 95 % t-interval over all of them, "
+        f"Rotations of the split: {len(found)}; seeds: {given.seeds}; figures in hundredths, mean and 95 % t-interval over all of them, "
         "gains paired by rotation and seed. Rotations share images, so the intervals are narrower than fresh data would make them.",
         "", f"**{verdict(real, ours)}**", "", *table(found), "",
     ]  # fmt: skip

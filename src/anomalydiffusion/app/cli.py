@@ -236,9 +236,11 @@ def prior_train(
 def prior_info(
     name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, or a hub id.")] = "tiny",
     images: Annotated[Path | None, typer.Option("--images", help="A folder: say how well the autoencoder keeps its pictures.")] = None,
+    samples: Annotated[Path | None, typer.Option("--samples", help="A PNG to write: what the prior draws from each --caption.")] = None,
+    caption: Annotated[list[str] | None, typer.Option("--caption", help="Words to draw from; repeatable.")] = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Describe a prior: family, sizes, parameters, digest; and what its autoencoder loses on your images."""
+    """Describe a prior: family, sizes, parameters, digest; what its autoencoder loses on your images; what it draws from words."""
     from anomalydiffusion.app.prior import prior_info as call
 
-    _print(call(name, images=images))
+    _print(call(name, images=images, samples=samples, caption=caption or ()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,19 @@ import torch
 
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.core.config import from_dict, read_toml
-from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.pixels import encode_png, read_image
+from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
+from anomalydiffusion.priors.samples import draw
+from anomalydiffusion.report.sheets import contact_sheet, fitted
 from anomalydiffusion.training.prior import PriorConfig, train_prior
 
 __all__ = ["prior_info", "prior_train"]
+
+SAMPLES = 6  # pictures a caption
 
 
 def prior_train(
@@ -34,9 +40,22 @@ def prior_train(
     return train_prior(settings, output, work or output.with_name(output.name + "-work"), progress=progress)
 
 
-def prior_info(name: str = "tiny", *, images: Path | None = None) -> dict[str, Any]:
-    """Describe a prior: family, sizes, parameters, digest; with `images`, a folder, how well its autoencoder keeps them."""
+def prior_info(
+    name: str = "tiny", *, images: Path | None = None, samples: Path | None = None, caption: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Describe a prior: family, sizes, parameters, digest; with `images`, a folder, how well its autoencoder keeps them.
+
+    With `samples`, a PNG file to write, and one `caption` or more, it draws a sheet of what the prior makes of each.
+    """
+    if bool(samples) != bool(caption):
+        raise ConfigError("samples and caption belong together: give the picture's file and at least one caption")
     loaded = load_prior(name)
+    if samples is not None:
+        lines = [
+            (words, [fitted(f"seed {seed}", draw(loaded, words, seed=seed), loaded.working_size) for seed in range(SAMPLES)])
+            for words in caption
+        ]
+        write_atomic(samples, encode_png(contact_sheet(lines)))
     kept: dict[str, Any] = {}
     if images is not None:
         files = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)

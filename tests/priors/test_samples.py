@@ -1,0 +1,31 @@
+"""Pictures drawn from words: by seed alone, and guidance is a line through two answers."""
+
+import numpy as np
+import pytest
+import torch
+
+from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.samples import draw
+
+
+def test_the_same_seed_gives_the_same_picture_of_the_working_size(small_prior: LatentPrior) -> None:
+    one, again, other = (draw(small_prior, "a crack on metal", seed=seed, steps=3) for seed in (4, 4, 5))
+    assert one.shape == (small_prior.working_size, small_prior.working_size, 3) and one.dtype == np.uint8
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+def test_words_count_only_as_far_as_guidance_says(small_prior: LatentPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    bare = draw(small_prior, "", seed=0, steps=3, guidance=1.0)
+    assert np.array_equal(draw(small_prior, "", seed=0, steps=3, guidance=7.0), bare)  # a line through two equal answers
+    lean = draw(small_prior, "a crack on metal", seed=0, steps=3, guidance=0.0)
+    assert np.abs(lean.astype(int) - bare).max() <= 1
+    predict, said = small_prior.predict, []
+    monkeypatch.setattr(small_prior, "predict", lambda z, t, context: said.append(context.tokens_BND) or predict(z, t, context))
+    draw(small_prior, "a crack on metal", seed=0, steps=2, guidance=1.0)
+    assert len(said) == 2 and torch.equal(said[0], said[1])  # no second call where guidance asks for none
+
+
+def test_a_caption_too_long_is_refused(small_prior: LatentPrior) -> None:
+    with pytest.raises(PriorError, match="positions"):
+        draw(small_prior, "a crack " * 40, seed=0)

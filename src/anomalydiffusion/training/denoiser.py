@@ -25,6 +25,8 @@ from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 __all__ = ["Denoiser", "DenoiserConfig", "build_denoiser", "build_tokenizer", "schedule", "time_steps", "train_denoiser", "vary"]
 
 START, END = "<|startoftext|>", "<|endoftext|>"
+WORDS = 0.05  # deviation of the word embeddings to begin with
+SLOWER = 0.02  # the text encoder's learning rate over the denoiser's: at the same one its places outgrow its words, which fall silent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,21 +82,31 @@ class Denoiser(nn.Module):
 
 
 def build_denoiser(config: DenoiserConfig, latent_channels: int, grid: int, tokenizer: CLIPTokenizer) -> Denoiser:
-    """Build both networks with random weights, for latents of `latent_channels` x `grid` x `grid`."""
+    """Build both networks with random weights, for latents of `latent_channels` x `grid` x `grid`.
+
+    The caption enters by cross-attention and, pooled, beside the time step in every residual block, where it scales features:
+    by attention alone a small network takes hours to hear it.
+    """
     start_id, end_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
     unet = UNet2DConditionModel(
         sample_size=grid, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=config.widths,
-        layers_per_block=config.layers_per_block, cross_attention_dim=config.text_width, norm_num_groups=32,
+        layers_per_block=config.layers_per_block, cross_attention_dim=config.text_width, norm_num_groups=8,
         attention_head_dim=tuple(width // config.head_width for width in config.widths),
         down_block_types=("CrossAttnDownBlock2D",) * len(config.widths), up_block_types=("CrossAttnUpBlock2D",) * len(config.widths),
-        use_linear_projection=True,
+        use_linear_projection=True, resnet_time_scale_shift="scale_shift",
+        addition_embed_type="text", addition_embed_type_num_heads=config.text_width // 32,
     )  # fmt: skip
-    text_encoder = CLIPTextModel(CLIPTextConfig(
+    text_encoder: Any = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=config.text_width, intermediate_size=3 * config.text_width,
         num_hidden_layers=config.text_layers, num_attention_heads=config.text_width // 32,
         max_position_embeddings=config.max_tokens, projection_dim=config.text_width,
         bos_token_id=start_id, eos_token_id=end_id, pad_token_id=end_id,
     ))  # fmt: skip
+    with torch.no_grad():  # words outweigh places, and padding says what was before it: else all captions sound alike
+        words, places = text_encoder.get_input_embeddings().weight, text_encoder.embeddings.position_embedding.weight
+        words *= WORDS / words.std()
+        words[[start_id, end_id]] = 0
+        places *= WORDS / 10 / places.std()
     return Denoiser(unet, text_encoder)
 
 
@@ -165,4 +177,9 @@ def train_denoiser(
         answer = model.unet(noisy, t, encoder_hidden_states=context).sample.float()
         return {"loss": ((answer - clean).square().flatten(1).mean(1) / (1 - alphas[t]).clamp_min(config.floor)).mean()}
 
-    return run_loop(model, objective, config.loop, folder, progress=progress)
+    slow = {id(parameter) for parameter in model.text_encoder.parameters()}
+
+    def rate(parameter: nn.Parameter) -> float:
+        return SLOWER if id(parameter) in slow else 1.0
+
+    return run_loop(model, objective, config.loop, folder, progress=progress, rate=rate)

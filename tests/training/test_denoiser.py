@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from anomalydiffusion.training.denoiser import SLOWER, Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, train_denoiser
+from anomalydiffusion.training.denoiser import SLOWER, Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, schedule, train_denoiser
 from anomalydiffusion.training.loop import LoopConfig
 
 CAPTIONS = ["a photo of brick wall texture", "a photo of a perforated plate", "a scratch on brushed metal", "a photo of wood grain"]
@@ -36,7 +36,7 @@ def test_captions_sound_different_at_every_position(model: Denoiser) -> None:
 def test_the_text_encoder_learns_slower_than_the_denoiser(model: Denoiser, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     latents = np.random.default_rng(0).standard_normal((16, 4, 8, 8)).astype(np.float16)
-    train_denoiser(model, latents, CAPTIONS * 4, build_tokenizer(CAPTIONS, 600, 32), 1.0, CONFIG, tmp_path, seed=0)
+    train_denoiser(model, latents, CAPTIONS * 4, build_tokenizer(CAPTIONS, 600, 32), schedule(), 1.0, CONFIG, tmp_path, seed=0)
     moved = {name: float((value - before[name]).abs().max()) for name, value in model.state_dict().items()}
     furthest = CONFIG.loop.steps * CONFIG.loop.learning_rate
     assert max(far for name, far in moved.items() if name.startswith("unet.")) > 0.3 * furthest

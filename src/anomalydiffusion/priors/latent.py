@@ -17,7 +17,7 @@ class LatentPrior:
     """A latent diffusion model from diffusers' components; everything is frozen and in evaluation mode."""
 
     def __init__(self, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, digest: str) -> None:
-        self.vae, self.unet, self.text_encoder, self.tokenizer = vae, unet, text_encoder, tokenizer
+        self.vae, self.unet, self.text_encoder, self.tokenizer, self.scheduler = vae, unet, text_encoder, tokenizer, scheduler
         for module in (vae, unet, text_encoder):
             module.requires_grad_(False).eval()
         install(unet)

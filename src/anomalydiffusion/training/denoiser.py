@@ -84,8 +84,7 @@ class Denoiser(nn.Module):
 def build_denoiser(config: DenoiserConfig, latent_channels: int, grid: int, tokenizer: CLIPTokenizer) -> Denoiser:
     """Build both networks with random weights, for latents of `latent_channels` x `grid` x `grid`.
 
-    The caption enters by cross-attention and, pooled, beside the time step in every residual block, where it scales features:
-    by attention alone a small network takes hours to hear it.
+    The caption enters by cross-attention and, pooled, beside the time step in every residual block, where it scales features.
     """
     start_id, end_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
     unet = UNet2DConditionModel(
@@ -124,7 +123,10 @@ def vary(caption: str, generator: np.random.Generator, drop: float) -> str:
 
 
 def schedule() -> DDIMScheduler:
-    """Scaled linear betas from a tenth of what is usual, zero terminal SNR: levelled channels need steps of little noise for detail."""
+    """What a new denoiser learns on: scaled linear betas, zero terminal SNR.
+
+    They begin at a tenth of what is usual: levelled channels need steps of little noise for their detail.
+    """
     return DDIMScheduler(
         beta_start=0.0001, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
         steps_offset=0, prediction_type="sample", timestep_spacing="trailing", rescale_betas_zero_snr=True,
@@ -147,8 +149,8 @@ def _crops(generator: np.random.Generator, latents_BChw: np.ndarray) -> np.ndarr
 
 
 def train_denoiser(
-    model: Denoiser, latents: np.ndarray, captions: list[str], tokenizer: CLIPTokenizer, scale: float, config: DenoiserConfig,
-    folder: Path, *, seed: int, progress: Progress | None = None,
+    model: Denoiser, latents: np.ndarray, captions: list[str], tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, scale: float,
+    config: DenoiserConfig, folder: Path, *, seed: int, progress: Progress | None = None,
 ) -> nn.Module:  # fmt: skip
     """Minimise `|| z_0 - f_theta(z_t, t, c) ||^2 / max(1 - a_t, floor)` over denoiser and text encoder on cached latents.
 
@@ -156,7 +158,7 @@ def train_denoiser(
     samples of a noise- or v-predicting one stay noisy. The weight makes the loss that of v-prediction, but at the last few
     steps, where even the faintest channel (`level_channels`) is louder than the noise.
     """
-    alphas = schedule().alphas_cumprod
+    alphas = scheduler.alphas_cumprod
     model.unet.to(memory_format=torch.channels_last)
     ids = {text: torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids) for text in [""]}
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC
+from diffusers import AutoencoderDC, DDIMScheduler
 from torch import nn
 from transformers import CLIPTokenizer
 
@@ -162,20 +162,18 @@ def load_start(config: PriorConfig) -> LatentPrior:
             f"{config.start}: cannot be gone on from; 'start' takes a prior that 'prior train' made, "
             f"for pictures of {config.corpus.size} pixels"
         )
-    if not config.anew and not torch.allclose(begun.alphas, schedule().alphas_cumprod.to(begun.alphas)):
-        raise PriorError(f"{config.start}: learned on another noise schedule than today's; keep its autoencoder alone with 'anew = true'")
     return begun
 
 
 def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Progress | None = None) -> dict[str, Any]:
     """Train a prior from its recipe into the diffusers folder `output`; `work` keeps what a resumed run needs.
 
-    With `config.start` another prior's autoencoder is kept, and its denoiser and text encoder go on learning (then the shapes in
-    [denoiser] do not count), or begin from nothing with `config.anew`; [autoencoder] does not count in either case. Returns the
-    autoencoder's measured numbers. The last 200 pictures (at most a tenth) are held out of its training and measured on; but
-    they are crops of the same texture files as the rest, and the denoiser does train on all pictures. Raises `DataError` when
-    `output` holds anything but a prior, `RunError` when `work` comes from other settings, `PriorError` on a start that does
-    not fit.
+    With `config.start` another prior's autoencoder is kept, and its denoiser and text encoder go on learning, on its noise
+    schedule (then the shapes in [denoiser] do not count), or begin from nothing with `config.anew`; [autoencoder] does not count
+    in either case. Returns the autoencoder's measured numbers. The last 200 pictures (at most a tenth) are held out of its
+    training and measured on; but they are crops of the same texture files as the rest, and the denoiser does train on all
+    pictures. Raises `DataError` when `output` holds anything but a prior, `RunError` when `work` comes from other settings,
+    `PriorError` on a start that does not fit.
     """
     _check_output(output, work)
     textures = Path(config.textures).expanduser() if config.textures else None
@@ -196,11 +194,12 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
         vae, numbers = make_autoencoder(config, images, work, progress)
     latents = cache_latents(vae, images, work / "latents.npy")
     if begun and not config.anew:
-        tokenizer, model = begun.tokenizer, Denoiser(begun.unet, begun.text_encoder).requires_grad_(True)
+        tokenizer, scheduler = begun.tokenizer, begun.scheduler
+        model = Denoiser(begun.unet, begun.text_encoder).requires_grad_(True)
     else:
         scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
         vae.register_to_config(scaling_factor=scale)
-        tokenizer = make_tokenizer(config, captions, work)
+        tokenizer, scheduler = make_tokenizer(config, captions, work), schedule()
         model = build_denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, tokenizer)
     for part in (vae, model.unet):
         part.register_to_config(_name_or_path="")  # a kept one would name the folder that it was read from
@@ -210,17 +209,18 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
         latents,
         captions,
         tokenizer,
+        scheduler,
         float(vae.config.scaling_factor),
         config.denoiser,
         work / "denoiser",
         seed=config.seed,
         progress=progress,
     )
-    save_prior(vae, best, tokenizer, output)
+    save_prior(vae, best, tokenizer, scheduler, output)
     return numbers
 
 
-def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output: Path) -> None:
+def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, output: Path) -> None:
     """Write a diffusers folder with half-precision safetensors."""
     index = {"_class_name": "StableDiffusionPipeline"}
     with replace_folder(output) as target:
@@ -228,7 +228,7 @@ def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, output:
             "vae": vae,
             "unet": model.unet,
             "text_encoder": model.text_encoder,
-            "scheduler": schedule(),
+            "scheduler": scheduler,
             "tokenizer": tokenizer,
         }
         for name, part in parts.items():

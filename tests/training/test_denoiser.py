@@ -1,5 +1,6 @@
 """What a caption says reaches the denoiser from the first step on, and is not drowned later."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,12 @@ CONFIG = DenoiserConfig(
 def model() -> Denoiser:
     torch.manual_seed(0)
     return build_denoiser(CONFIG, 4, 8, build_tokenizer(CAPTIONS, 600, 32))
+
+
+def test_attention_is_kept_to_coarse_levels() -> None:
+    unet = build_denoiser(replace(CONFIG, widths=(32, 32), attention=8), 4, 16, build_tokenizer(CAPTIONS, 600, 32)).unet
+    at = {name.split(".attentions")[0] for name, _ in unet.named_modules() if name.endswith("attn2")}
+    assert at == {"down_blocks.1", "mid_block", "up_blocks.0"}
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from anomalydiffusion.training.prior import PriorConfig, draw_pictures, train_pr
 LOOP = LoopConfig(steps=2, warmup=0)
 CONFIG = PriorConfig(
     corpus=CorpusConfig(pictures=12, size=64, drawn=1.0, shapes=0.0),
-    autoencoder=AutoencoderConfig(latent_channels=8, decoder_layers=(1, 1, 1), crop=32, batch_size=2, loop=LOOP),
+    autoencoder=AutoencoderConfig(latent_channels=8, encoder_layers=(1, 1), decoder_layers=(1, 1), crop=32, batch_size=2, loop=LOOP),
     denoiser=DenoiserConfig(widths=(32,), text_width=32, text_layers=1, vocabulary=600, batch_size=2, loop=LOOP),
 )
 
@@ -29,7 +29,7 @@ def test_a_prior_is_trained_and_a_second_call_takes_up_what_is_there(tmp_path: P
     numbers = train_prior(CONFIG, output, work)
     assert set(numbers) == {"linear", "autoencoder"} and numbers["linear"]["psnr"] > 10
     prior = load_prior(str(output))
-    assert (prior.factor, prior.latent_channels, prior.working_size, prior.max_tokens) == (8, 8, 64, 32)
+    assert (prior.factor, prior.latent_channels, prior.working_size, prior.max_tokens) == (4, 8, 64, 32)
     assert train_prior(CONFIG, output, work) == numbers and load_prior(str(output)).digest == prior.digest
     longer = replace(CONFIG, autoencoder=replace(CONFIG.autoencoder, loop=replace(LOOP, steps=3)))
     for other in (longer, replace(CONFIG, autoencoder=replace(CONFIG.autoencoder, grain=0.5))):

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderDC
 from torch import nn
 
+from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.priors.measure import gradient_energy
@@ -24,12 +25,12 @@ LIFT = 2.0  # added before the decoder's last ReLU and taken off after it: the R
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AutoencoderConfig:
-    """Shape and training of the autoencoder (factor 8)."""
+    """Shape and training of the autoencoder. It halves the picture once for each entry of the layers."""
 
-    latent_channels: int = 48
+    latent_channels: int = 12
     width: int = 16  # channels at half resolution; quadrupled with every further halving, so that nothing is lost
-    encoder_layers: tuple[int, int, int] = (1, 1, 1)
-    decoder_layers: tuple[int, int, int] = (2, 2, 1)
+    encoder_layers: tuple[int, ...] = (1, 2)
+    decoder_layers: tuple[int, ...] = (2, 4)
     crop: int = 64
     batch_size: int = 16
     grain: float = 0.05  # weight of the gradient-energy term
@@ -38,23 +39,28 @@ class AutoencoderConfig:
     finish_grain: float = 0.5
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(learning_rate=1e-3, minutes=35.0, steps=1_000_000))
 
+    def __post_init__(self) -> None:
+        if not self.encoder_layers or len(self.encoder_layers) != len(self.decoder_layers):
+            raise ConfigError("autoencoder: encoder_layers and decoder_layers: expected as many entries in each, one for every halving")
+
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
     """Build the network: residual blocks between pixel (un)shuffles, nothing at full resolution but one convolution."""
-    widths = (config.width, config.width, 4 * config.width, 16 * config.width)
+    halvings = len(config.encoder_layers)
+    widths = (config.width, *(config.width * 4**level for level in range(halvings)))
     return AutoencoderDC(
         latent_channels=config.latent_channels,
         encoder_block_types="ResBlock", decoder_block_types="ResBlock",
         encoder_block_out_channels=widths, decoder_block_out_channels=widths,
         encoder_layers_per_block=(0, *config.encoder_layers), decoder_layers_per_block=(0, *config.decoder_layers),
-        encoder_qkv_multiscales=((),) * 4, decoder_qkv_multiscales=((),) * 4,
+        encoder_qkv_multiscales=((),) * len(widths), decoder_qkv_multiscales=((),) * len(widths),
         encoder_out_shortcut=False, decoder_in_shortcut=False, scaling_factor=1.0,
     )  # fmt: skip
 
 
 @torch.no_grad()
 def linear_start(vae: AutoencoderDC, images_BCHW: torch.Tensor) -> None:
-    """Set the weights so that the network is the principal-component code of 8 x 8 patches, computed on `images_BCHW`.
+    """Set the weights so that the network is the principal-component code of its patches, computed on `images_BCHW`.
 
     Residual branches start at zero, the shuffles carry the pixels, the last convolution of the encoder and the first of
     the decoder hold the components. Latents are scaled by the square root of each component's deviation: between raw

@@ -33,8 +33,9 @@ SLOWER = 0.02  # the text encoder's learning rate over the denoiser's: at the sa
 class DenoiserConfig:
     """Shape and training of the denoiser and the text encoder."""
 
-    widths: tuple[int, ...] = (128, 192, 256)
+    widths: tuple[int, ...] = (64, 96, 128)
     layers_per_block: int = 1
+    attention: int = 16  # cells on a side up to which a level has attention; above, it would cost more than all else
     head_width: int = 32
     text_width: int = 192
     text_layers: int = 3
@@ -87,11 +88,13 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, grid: int, toke
     The caption enters by cross-attention and, pooled, beside the time step in every residual block, where it scales features.
     """
     start_id, end_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
+    attends = [grid >> level <= config.attention for level in range(len(config.widths))]
     unet = UNet2DConditionModel(
         sample_size=grid, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=config.widths,
         layers_per_block=config.layers_per_block, cross_attention_dim=config.text_width, norm_num_groups=8,
         attention_head_dim=tuple(width // config.head_width for width in config.widths),
-        down_block_types=("CrossAttnDownBlock2D",) * len(config.widths), up_block_types=("CrossAttnUpBlock2D",) * len(config.widths),
+        down_block_types=tuple("CrossAttnDownBlock2D" if attend else "DownBlock2D" for attend in attends),
+        up_block_types=tuple("CrossAttnUpBlock2D" if attend else "UpBlock2D" for attend in reversed(attends)),
         use_linear_projection=True, resnet_time_scale_shift="scale_shift",
         addition_embed_type="text", addition_embed_type_num_heads=config.text_width // 32,
     )  # fmt: skip

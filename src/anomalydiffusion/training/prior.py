@@ -88,7 +88,7 @@ def round_trip(vae: AutoencoderDC) -> Callable[[torch.Tensor], torch.Tensor]:
 def cache_latents(vae: AutoencoderDC, images: np.ndarray, path: Path) -> np.ndarray:
     """Encode every picture once into `path` (N x C x h x w, half precision)."""
     if not path.exists():
-        grid = images.shape[1] // 8
+        grid = images.shape[1] // vae.spatial_compression_ratio
         part = path.with_suffix(".part.npy")
         out = np.lib.format.open_memmap(part, "w+", np.float16, (len(images), vae.config.latent_channels, grid, grid))
         for start in range(0, len(images), 64):
@@ -200,7 +200,7 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
         scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
         vae.register_to_config(scaling_factor=scale)
         tokenizer, scheduler = make_tokenizer(config, captions, work), schedule()
-        model = build_denoiser(config.denoiser, vae.config.latent_channels, config.corpus.size // 8, tokenizer)
+        model = build_denoiser(config.denoiser, vae.config.latent_channels, latents.shape[-1], tokenizer)
     for part in (vae, model.unet):
         part.register_to_config(_name_or_path="")  # a kept one would name the folder that it was read from
     model.train()

@@ -52,6 +52,27 @@ def test_tiny_and_odd_sizes_and_defects_larger_than_the_image(name: str, size: t
     assert (image[~mask.pixels_HW] == normal[~mask.pixels_HW]).all()
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_defects_lie_on_the_object(name: str) -> None:
+    normal, shots = picture(60, 90), [(picture(40, 30, 1), disc(40, 30, 4))]
+    ground = disc(60, 90, 18).pixels_HW
+    for seed in range(12):
+        assert ground[BASELINES[name](normal, shots, seed=seed, ground_HW=ground)[1].pixels_HW].all()
+    everywhere, nowhere = np.ones((60, 90), bool), np.zeros((60, 90), bool)
+    free, bound = (BASELINES[name](normal, shots, seed=3, ground_HW=where)[0] for where in (None, everywhere))
+    assert (free == bound).all()
+    for wrong in (nowhere, ground[:50]):
+        with pytest.raises(DataError, match="an object of"):
+            BASELINES[name](normal, shots, seed=0, ground_HW=wrong)
+
+
+def test_a_defect_larger_than_the_object_is_pasted_where_most_of_it_is_on_it() -> None:
+    ground = np.zeros((60, 90), bool)
+    ground[20:30, 40:50] = True
+    _, mask = cutpaste(picture(60, 90), [(picture(40, 30, 1), disc(40, 30, 8))], seed=0, ground_HW=ground)
+    assert mask.pixels_HW[ground].mean() > 0.8
+
+
 @pytest.mark.parametrize("size", [(8, 4000), (1500, 1300)])
 def test_perlin_on_large_images(size: tuple[int, int]) -> None:
     image, mask = perlin(np.zeros((*size, 3), np.uint8), seed=0)

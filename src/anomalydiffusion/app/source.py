@@ -16,10 +16,10 @@ from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image,
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import folders_in, images_in, load
+from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Task
 from anomalydiffusion.generation.transplant import transplant
-from anomalydiffusion.masks.geometry import foreground
 from anomalydiffusion.masks.warped import propose
 from anomalydiffusion.quality.gate import reference
 

@@ -9,6 +9,7 @@ import numpy as np
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.downstream.baselines import BASELINES
 from anomalydiffusion.downstream.samples import Material, Sample, made_sample
 
@@ -34,9 +35,10 @@ def arms(*, baselines: bool = False, controls: bool = False) -> list[str]:
 def baseline_samples(name: str, material: Material, *, seed: int) -> list[Sample]:
     """As many samples of each defect type as there are generated pairs of it, by the baseline `name`, on training normals.
 
-    Made of every shot, the validation part's too: the generator has learned from all of them, and nobody shall know less.
+    Made of every shot, the validation part's too, and on the object alone: the generator has learned from all of them and knows
+    where the object is, and nobody shall know less.
     """
-    out = []
+    out: list[Sample] = []
     for defect in dict.fromkeys(pair.defect for pair in material.generated):
         shots = [shot for sample in material.shots if sample.defect == defect and (shot := _marked(sample)) is not None]
         if not shots:
@@ -44,7 +46,7 @@ def baseline_samples(name: str, material: Material, *, seed: int) -> list[Sample
         for index in range(sum(pair.defect == defect for pair in material.generated)):
             own = derive(seed, name, defect, index)
             normal, _ = material.normals[int(rng(own, "normal").integers(len(material.normals)))].read()
-            image, mask = BASELINES[name](normal, shots, seed=own)
+            image, mask = BASELINES[name](normal, shots, seed=own, ground_HW=foreground(normal))
             out.append(made_sample(f"{name} {defect} {index}", defect, image, mask))
     return out
 

@@ -29,6 +29,7 @@ DRAWN = 1024  # the noise is smooth: longer images get it enlarged from this siz
 TEXTURE = 256  # pixels that a foreign texture is drawn with
 KEPT = (0.1, 0.8)  # weight that the normal image keeps under the texture
 SCALE = (0.7, 1.4)  # of a pasted defect's lengths
+TRIES = 100  # places for a pasted defect before one is taken that lies partly off the object
 
 
 def _check(image_HWC: np.ndarray, what: str) -> None:
@@ -80,20 +81,31 @@ def _texture(size_hw: tuple[int, int], grey: bool, random: Rng) -> np.ndarray:
     return extract(resize(np.ascontiguousarray(picture), side), (x, y, x + size_hw[1], y + size_hw[0]))
 
 
-def perlin(normal_HWC: np.ndarray, *, seed: int) -> Made:
+def _on(ground_HW: np.ndarray | None, normal_HWC: np.ndarray) -> np.ndarray:
+    """Where a defect may be: on the object, or anywhere."""
+    if ground_HW is None:
+        return np.ones(normal_HWC.shape[:2], bool)
+    if ground_HW.shape != normal_HWC.shape[:2] or not ground_HW.any():
+        raise DataError(f"an object of {int(ground_HW.sum())} pixels in {ground_HW.shape} for an image of {normal_HWC.shape[:2]}")
+    return ground_HW
+
+
+def perlin(normal_HWC: np.ndarray, *, seed: int, ground_HW: np.ndarray | None = None) -> Made:
     """Blend a foreign texture A into a normal image I under a mask M of thresholded Perlin noise.
 
     `out = (1 - M) I + (1 - beta) M A + beta M I` [DRAEM, arXiv 2108.07610, simulated anomalies], beta uniform in 0.1..0.8: the
     texture always has a fifth of the weight, so what M marks does change. M is where the noise, scaled to -1..1 by its bound,
-    exceeds 0.5 (not half of what one image's noise spans, which would mark half the image); drawn again where it marks nothing.
-    `normal_HWC`: uint8 RGB of any size; returns an image of that size, and M. Raises `DataError` on other images.
+    exceeds 0.5 (not half of what one image's noise spans, which would mark half the image) on the object `ground_HW` (bool;
+    None = everywhere); drawn again where it marks nothing. `normal_HWC`: uint8 RGB of any size; returns an image of that size,
+    and M. Raises `DataError` on other images and on an object that is empty or of another size.
 
     Differs from DRAEM: the texture is procedural, not a photograph, and grey where the image is grey, so that colour does not
     give it away; beta is at least 0.1 (released code: 0); the lattice is turned, not its picture: no corner stays empty.
     """
     _check(normal_HWC, "normal image")
     random, size_hw = rng(seed, "baseline", "perlin"), normal_HWC.shape[:2]
-    while not (inside := _noise(size_hw, random) > THRESHOLD).any():
+    ground = _on(ground_HW, normal_HWC)
+    while not (inside := (_noise(size_hw, random) > THRESHOLD) & ground).any():
         pass
     beta, grey = random.uniform(*KEPT), bool((normal_HWC == normal_HWC[..., :1]).all())
     blend = beta * normal_HWC[inside].astype(np.float32) + (1 - beta) * _texture(size_hw, grey, random)[inside]
@@ -134,8 +146,13 @@ def cut_out(
     return patch[trim], marked[trim]
 
 
-def _place(normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], seed: int) -> tuple[np.ndarray, np.ndarray, Window]:
-    """A changed defect of a random shot, and where it goes: patch, mask and window, cut at the image's sides."""
+def _place(
+    normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], seed: int, ground_HW: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, Window]:  # fmt: skip
+    """A changed defect of a random shot, and where it goes: patch, mask and window, cut at the image's sides.
+
+    The first of some random places where it is wholly on the object, else the one where most of it is.
+    """
     _check(normal_HWC, "normal image")
     if not len(shots):
         raise DataError("no shots: pasting needs at least one real defect image with its mask")
@@ -143,23 +160,33 @@ def _place(normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], see
     image, mask = shots[int(random.integers(len(shots)))]
     mirror, angle, scale = bool(random.integers(2)), random.uniform(0, 2 * np.pi), random.uniform(*SCALE)
     patch, inside = cut_out(image, mask, mirror=mirror, angle=angle, scale=scale, within=size_hw)
-    corner = [int(random.integers(-1, size - length + 2)) for size, length in zip(size_hw, inside.shape, strict=True)]
+    ground, best = np.pad(_on(ground_HW, normal_HWC), 1), -1
+    for _ in range(TRIES):
+        tried = [int(random.integers(-1, size - length + 2)) for size, length in zip(size_hw, inside.shape, strict=True)]
+        there = ground[tried[0] + 1 : tried[0] + 1 + inside.shape[0], tried[1] + 1 : tried[1] + 1 + inside.shape[1]]
+        if (on := int((inside & there).sum())) > best:
+            best, corner = on, tried
+        if best == inside.sum():
+            break
     part_y, part_x = (slice(max(0, -low), size - low) for low, size in zip(corner, size_hw, strict=True))
     inside, (y, x) = inside[part_y, part_x], (max(0, low) for low in corner)
     return patch[part_y, part_x], inside, np.s_[y : y + inside.shape[0], x : x + inside.shape[1]]
 
 
-def cutpaste(normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int) -> Made:
+def cutpaste(
+    normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, ground_HW: np.ndarray | None = None
+) -> Made:  # fmt: skip
     """Paste a real defect, with a hard edge, somewhere on a normal image.
 
     A random shot's pixels under its mask, mirrored or not, turned by any angle, 0.7 to 1.4 times as long (less where it would
-    be larger than the image), at a place drawn uniformly from those where the whole of it is inside the image.
-    `normal_HWC`: uint8 RGB; `shots`: uint8 RGB images with their masks, of any sizes. Returns an image of the normal one's size
-    and the pasted mask. Raises `DataError` where there are no shots, or one that does not fit its mask.
+    be larger than the image), at a place drawn uniformly from those where the whole of it is inside the image and on the object
+    `ground_HW` (bool; None = everywhere); where a hundred tries find none, the best of them. `normal_HWC`: uint8 RGB; `shots`:
+    uint8 RGB images with their masks, of any sizes. Returns an image of the normal one's size and the pasted mask. Raises
+    `DataError` where there are no shots, one that does not fit its mask, or an object that is empty or of another size.
 
     Differs from CutPaste [arXiv 2104.04015], which pastes rectangles of the normal image itself.
     """
-    patch, inside, window = _place(normal_HWC, shots, seed)
+    patch, inside, window = _place(normal_HWC, shots, seed, ground_HW)
     return _finish(normal_HWC, window, inside, patch[inside], "cutpaste", seed)
 
 
@@ -192,19 +219,21 @@ def poisson_blend(source_HWC: np.ndarray, target_HWC: np.ndarray, inside_HW: np.
     return out
 
 
-def poisson(normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int) -> Made:
+def poisson(
+    normal_HWC: np.ndarray, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, ground_HW: np.ndarray | None = None
+) -> Made:  # fmt: skip
     """Blend a real defect into a normal image: the patch and the place of `cutpaste` with the same seed, by `poisson_blend`.
 
     What the shot shows around its defect, one pixel wide, is taken for what the normal image shows around the place, so only
     the difference from it is carried over. Arguments, result and errors as in `cutpaste`; outside the mask the image stays
     bit for bit. Differs from the paper: no mixed gradients; clipped to 0..255.
     """
-    patch, inside, window = _place(normal_HWC, shots, seed)
+    patch, inside, window = _place(normal_HWC, shots, seed, ground_HW)
     return _finish(normal_HWC, window, inside, poisson_blend(patch, normal_HWC[window], inside)[inside], "poisson", seed)
 
 
-BASELINES: dict[str, Callable[..., Made]] = {  # each: (normal_HWC, shots, *, seed)
-    "perlin": lambda normal_HWC, shots, *, seed: perlin(normal_HWC, seed=seed),
+BASELINES: dict[str, Callable[..., Made]] = {  # each: (normal_HWC, shots, *, seed, ground_HW)
+    "perlin": lambda normal_HWC, shots, *, seed, ground_HW=None: perlin(normal_HWC, seed=seed, ground_HW=ground_HW),
     "cutpaste": cutpaste,
     "poisson": poisson,
 }

@@ -17,7 +17,8 @@ from scipy import ndimage
 from anomalydiffusion.core.errors import ConfigError, MaskError
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import EIGHT, accept, foreground
+from anomalydiffusion.data.foreground import foreground
+from anomalydiffusion.masks.geometry import EIGHT, accept
 from anomalydiffusion.masks.stencils import MIN_PIXELS, Stencil, cut, stencil_of, warp
 
 __all__ = ["WarpedConfig", "area_range", "propose"]

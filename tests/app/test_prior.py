@@ -1,9 +1,12 @@
 """A prior is described in figures, and in pictures where they are asked for."""
 
+import json
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from anomalydiffusion.app.cli import app
 from anomalydiffusion.app.prior import SAMPLES, prior_info
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.pixels import read_image
@@ -21,3 +24,13 @@ def test_a_sheet_has_a_line_for_each_caption(small_folder: Path, tmp_path: Path)
 def test_a_sheet_needs_words_and_words_a_sheet(given: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="belong together"):
         prior_info("no/such/prior", **given)  # type: ignore[arg-type]
+
+
+def test_figures_are_printed_for_readers_and_as_json(small_folder: Path) -> None:
+    lines = CliRunner().invoke(app, ["prior", "info", str(small_folder)]).stdout.splitlines()
+    figures = json.loads(CliRunner().invoke(app, ["prior", "info", str(small_folder), "--json"]).stdout)
+    assert figures == prior_info(str(small_folder))
+    assert len(lines) == len(figures)
+    said = {name.strip(): value.strip() for name, value in (line.split("  ", 1) for line in lines)}
+    assert said["working size"] == "64" and said["digest"] == figures["digest"]
+    assert f"unet {figures['parameters']['unet']:,}" in said["parameters"]

@@ -55,6 +55,16 @@ def _print(figures: dict[str, Any]) -> None:
     typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
 
 
+def _list(figures: dict[str, Any], as_json: bool) -> None:
+    """Figures for a reader, or as JSON."""
+    if as_json:
+        _print(figures)
+        return
+    from anomalydiffusion.app.tables import figures_list
+
+    figures_list(figures)
+
+
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="A data set in MVTec AD layout.")],
@@ -224,12 +234,12 @@ def prior_train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The diffusers folder to write.")],
     textures: Annotated[Path | None, typer.Option("--textures", help="The folder of texture pictures that the recipe needs.")] = None,
     work: Annotated[Path | None, typer.Option("--work", help="Where checkpoints and caches go (default: OUTPUT-work).")] = None,
-    quiet: Quiet = False, debug: Debug = False,
+    as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Train a small prior from a recipe; typed again, it goes on where it was."""
     from anomalydiffusion.app.prior import prior_train as call
 
-    _print(call(config, output, work=work, textures=textures, quiet=quiet))
+    _list(call(config, output, work=work, textures=textures, quiet=quiet), as_json)
 
 
 @prior_app.command("info")
@@ -238,9 +248,9 @@ def prior_info(
     images: Annotated[Path | None, typer.Option("--images", help="A folder: say how well the autoencoder keeps its pictures.")] = None,
     samples: Annotated[Path | None, typer.Option("--samples", help="A PNG to write: what the prior draws from each --caption.")] = None,
     caption: Annotated[list[str] | None, typer.Option("--caption", help="Words to draw from; repeatable.")] = None,
-    debug: Debug = False,
+    as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Describe a prior: family, sizes, parameters, digest; what its autoencoder loses on your images; what it draws from words."""
     from anomalydiffusion.app.prior import prior_info as call
 
-    _print(call(name, images=images, samples=samples, caption=caption or ()))
+    _list(call(name, images=images, samples=samples, caption=caption or ()), as_json)

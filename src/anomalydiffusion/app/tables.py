@@ -1,4 +1,4 @@
-"""Scores on a terminal: one line an arm, the verdicts below."""
+"""Figures on a terminal: scores with one line an arm and the verdicts below, plain figures with one line each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-__all__ = ["scores_table"]
+__all__ = ["figures_list", "scores_table"]
 
 NAMES = {  # figure -> heading, factor, decimals
     "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
@@ -72,3 +72,17 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     for name, block in blocks.items():
         console.print(f"{name}: {block['verdict']}", markup=False, soft_wrap=True)
     console.print(scores["verdict"], markup=False, soft_wrap=True, style="bold")
+
+
+def figures_list(figures: Mapping[str, Any]) -> None:
+    """Print figures by name, one line each; what belongs together on one line, counts with their thousands apart."""
+
+    def said(value: Any) -> str:
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name.replace('_', ' ')} {said(inner)}" for name, inner in value.items())
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, value in figures.items():
+        table.add_row(name.replace("_", " "), said(value))
+    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 180).print(table)

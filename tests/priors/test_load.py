@@ -97,7 +97,7 @@ def test_damage_is_named(small_folder: Path, tmp_path: Path) -> None:
     (copy / "model_index.json").unlink()
     with pytest.raises(PriorError, match=r"model_index\.json is missing"):
         load_prior(str(copy))
-    with pytest.raises(PriorError, match="not a diffusers folder"):
+    with pytest.raises(PriorError, match="no such prior"):
         load_prior(str(tmp_path / "nowhere"))
 
 

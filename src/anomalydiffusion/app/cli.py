@@ -242,6 +242,20 @@ def prior_train(
     _list(call(config, output, work=work, textures=textures, quiet=quiet), as_json)
 
 
+@prior_app.command("convert")
+def prior_convert(
+    source: Annotated[str, typer.Argument(help="A .safetensors or .ckpt of original weights, a diffusers folder, or a hub id.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="The diffusers folder to write.")],
+    original_config: Annotated[Path | None, typer.Option("--original-config", help="The file's yaml (default: beside it).")] = None,
+    dtype: Annotated[str, typer.Option("--dtype", help="float32, float16 or bfloat16 (default: as it is kept).")] = "",
+    as_json: AsJson = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Write a prior as a diffusers folder of safetensors, with its SHA-256 sums."""
+    from anomalydiffusion.app.prior import prior_convert as call
+
+    _list(call(source, output, original_config=original_config, dtype=dtype), as_json)
+
+
 @prior_app.command("info")
 def prior_info(
     name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, or a hub id.")] = "tiny",

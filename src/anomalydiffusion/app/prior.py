@@ -14,14 +14,17 @@ from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.data.folders import SUFFIXES
-from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.priors.load import digest_folder, load_prior, precision
 from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.priors.samples import draw
+from anomalydiffusion.priors.save import SUMS, save_prior
 from anomalydiffusion.report.sheets import contact_sheet, fitted
 from anomalydiffusion.training.prior import PriorConfig, train_prior
 
-__all__ = ["prior_info", "prior_train"]
+__all__ = ["prior_convert", "prior_info", "prior_train"]
 
+DTYPES = ("float32", "float16", "bfloat16")
+PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 SAMPLES = 6  # pictures a caption
 
 
@@ -38,6 +41,22 @@ def prior_train(
         say(f"{step} " + " ".join(f"{name} {value:.4f}" for name, value in means.items()), quiet=quiet)
 
     return train_prior(settings, output, work or output.with_name(output.name + "-work"), progress=progress)
+
+
+def prior_convert(source: str, output: Path, *, original_config: Path | None = None, dtype: str = "") -> dict[str, Any]:
+    """Write a prior, such as one file of original weights, as a diffusers folder of safetensors; returns its SHA-256 sums.
+
+    `dtype`: "float32", "float16", "bfloat16", or "" for the precision that the denoiser's weights have in a file.
+    """
+    if dtype and dtype not in DTYPES:
+        raise ConfigError(f"dtype = {dtype}: expected one of {', '.join(DTYPES)}")
+    if output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise DataError(f"{output}: exists already; give a new or an empty folder as --output")
+    wanted = getattr(torch, dtype) if dtype else precision(source)
+    loaded = load_prior(source, dtype=wanted, original_config=original_config)
+    save_prior({part: getattr(loaded, part) for part in PARTS}, output, wanted)
+    sums = {name: sha256 for sha256, name in (line.split("  ", 1) for line in (output / SUMS).read_text().splitlines())}
+    return {"family": loaded.family, "output": str(output), "digest": digest_folder(output), "sha256": sums}
 
 
 def prior_info(
@@ -65,7 +84,8 @@ def prior_info(
         kept = {"images": len(files), **measure_autoencoder(lambda x: loaded.decode(loaded.encode(x)), pictures, factor=loaded.factor)}
     parameters = {part: sum(p.numel() for p in getattr(loaded, part).parameters()) for part in ("vae", "unet", "text_encoder")}
     return {
-        "name": name, "digest": loaded.digest, "autoencoder": type(loaded.vae).__name__, "text_encoder": type(loaded.text_encoder).__name__,
+        "name": name, "family": loaded.family, "digest": loaded.digest,
+        "autoencoder": type(loaded.vae).__name__, "text_encoder": type(loaded.text_encoder).__name__,
         "factor": loaded.factor, "latent_channels": loaded.latent_channels, "working_size": loaded.working_size,
         "prediction_type": loaded.prediction_type, "max_tokens": loaded.max_tokens, "parameters": parameters,
         "megabytes": {str(dtype).removeprefix("torch."): round(sum(parameters.values()) * dtype.itemsize / 1e6, 1)

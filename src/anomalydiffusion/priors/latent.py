@@ -34,6 +34,7 @@ class LatentPrior:
         # a tokenizer may name 512 or 1e30; what the text encoder has positions for counts
         self.max_tokens = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
         self._scale = float(vae.config.scaling_factor)
+        self.family = _family(vae, text_encoder)
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -122,6 +123,15 @@ def _factor(vae: Any) -> int:
     if hasattr(vae, "spatial_compression_ratio"):
         return int(vae.spatial_compression_ratio)
     return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def _family(vae: Any, text_encoder: Any) -> str:
+    """What the parts are made of: "stable-diffusion-1", "stable-diffusion-2", "ldm-text2img", or "own" for those trained here."""
+    if type(text_encoder).__name__ == "LDMBertModel":
+        return "ldm-text2img"
+    if type(vae).__name__ == "AutoencoderDC":
+        return "own"
+    return "stable-diffusion-1" if text_encoder.config.hidden_act == "quick_gelu" else "stable-diffusion-2"
 
 
 def _special(tokenizer: Any) -> tuple[int, int]:

@@ -1,9 +1,10 @@
-"""A name, a diffusers folder or a hub id -> Prior; the bundled prior takes the same way as Stable Diffusion."""
+"""A name, a diffusers folder, a hub id or one original file -> Prior; the bundled prior takes the same way as Stable Diffusion."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,12 @@ import transformers
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.original import components_of
+from anomalydiffusion.priors.weights import PICKLES, read_weights
 
-__all__ = ["BUNDLED", "digest_folder", "load_prior"]
+__all__ = ["BUNDLED", "digest_folder", "load_prior", "precision"]
 
+SINGLE = (".safetensors", *PICKLES)
 BUNDLED = Path(__file__).with_name("tiny")
 PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
          "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
@@ -49,10 +53,10 @@ def _find(name_or_path: str) -> Path:
             raise PriorError("tiny: its weights are missing from this installation; install anomalydiffusion again")
         return BUNDLED
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if path.exists():
         return path
-    if path.exists() or name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
-        raise PriorError(f"{name_or_path}: not a diffusers folder; give 'tiny', a folder with model_index.json, or a hub id")
+    if path.suffix in SINGLE or name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
+        raise PriorError(f"{name_or_path}: no such prior; give 'tiny', a diffusers folder, one file of original weights, or a hub id")
     from huggingface_hub import snapshot_download
 
     try:
@@ -123,15 +127,70 @@ def _check_fit(folder: Path, vae: Any, text_encoder: Any) -> None:
         )
 
 
-def load_prior(name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LatentPrior:
-    """Load "tiny" (bundled), a diffusers folder (Stable Diffusion family, LDM text2img) or a hub id, frozen.
+def _tokenizer_files(path: Path, names: tuple[str, ...], hub: str) -> Path:
+    """The folder that holds a tokenizer's files: beside the weights, or wherever the hub's cache or the hub has them."""
+    for folder in (path.parent / "tokenizer", path.parent):
+        if all((folder / name).is_file() for name in names):
+            return folder
+    from huggingface_hub import hf_hub_download
 
-    The family is read from `model_index.json`, never from the path's name. Only safetensors are read. Raises
-    `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
+    try:
+        folders = [Path(hf_hub_download(hub, name)).parent for name in names]
+        return folders[0]
+    except Exception as error:  # whatever the network layer raises, the user needs the same advice
+        raise PriorError(
+            f"{path}: one file has no tokenizer; fetch {' and '.join(names)} of {hub} ('hf download {hub} {' '.join(names)}' on a machine "
+            f"with internet) and put them into {path.parent / 'tokenizer'}"
+        ) from error
+
+
+def _tokenizer(path: Path, family: str, positions: int) -> Any:
+    if family == "ldm-text2img":
+        folder = _tokenizer_files(path, ("vocab.txt",), "google-bert/bert-base-uncased")
+        return transformers.BertTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=positions)
+    folder = _tokenizer_files(path, ("vocab.json", "merges.txt"), "openai/clip-vit-large-patch14")
+    pad = "!" if family == "stable-diffusion-2" else "<|endoftext|>"  # OpenCLIP pads with token 0
+    return transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=positions, pad_token=pad)
+
+
+def _from_file(path: Path, original: Path | None, place: torch.device, dtype: torch.dtype) -> LatentPrior:
+    """A prior from one file of original weights (and the yaml beside it)."""
+    if original is None and path.with_suffix(".yaml").is_file():
+        original = path.with_suffix(".yaml")
+    family, parts = components_of(read_weights(path), path, original, dtype)
+    tokenizer = _tokenizer(path, family, int(parts["text_encoder"].config.max_position_embeddings))
+    rows, words = parts["text_encoder"].get_input_embeddings().weight.shape[0], len(tokenizer)
+    if words > rows:
+        raise PriorError(f"{path}: its text encoder knows {rows} words, the tokenizer beside it has {words}; put the model's own there")
+    for role in ("vae", "unet", "text_encoder"):
+        parts[role].to(place)
+    sources = [path, *([original] if original else [])]
+    return LatentPrior(**parts, tokenizer=tokenizer, digest=hashlib.sha256("".join(map(digest_file, sources)).encode()).hexdigest()[:16])
+
+
+def precision(name_or_path: str) -> torch.dtype:
+    """The precision that most of a prior's weights are kept in, without loading it."""
+    path = _find(name_or_path)
+    files = [path] if path.is_file() else sorted((path / "unet").glob("*.safetensors"))
+    kinds = Counter(value.dtype for file in files for value in read_weights(file).values() if value.is_floating_point())
+    return kinds.most_common(1)[0][0] if kinds else torch.float32
+
+
+def load_prior(
+    name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32, original_config: Path | None = None
+) -> LatentPrior:  # fmt: skip
+    """Load "tiny" (bundled), a diffusers folder, a hub id or one file of original weights, frozen.
+
+    Stable Diffusion 1 and 2's family and LDM text2img. The family is read from `model_index.json` or from the weights, never
+    from the path's name. A folder's weights are safetensors; one file may be a pickle, of which nothing but tensors is built.
+    `original_config`: the file's yaml (default: NAME.yaml beside it, if there is one). Raises `PriorError` naming the part that
+    is missing, damaged or not supported, and what to fetch where offline.
     """
     place = _device(device)
     folder = _find(name_or_path)
     transformers.utils.logging.disable_progress_bar()
+    if folder.is_file():
+        return _from_file(folder, original_config, place, dtype)
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -157,7 +157,7 @@ def train_denoiser(
 ) -> nn.Module:  # fmt: skip
     """Minimise `|| z_0 - f_theta(z_t, t, c) ||^2 / max(1 - a_t, floor)` over denoiser and text encoder on cached latents.
 
-    The network answers with the clean latent: with 48 channels and few features it cannot carry the noise through, and
+    The network answers with the clean latent: with many channels and few features it cannot carry the noise through, and
     samples of a noise- or v-predicting one stay noisy. The weight makes the loss that of v-prediction, but at the last few
     steps, where even the faintest channel (`level_channels`) is louder than the noise.
     """

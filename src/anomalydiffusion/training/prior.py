@@ -10,8 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC, DDIMScheduler
-from torch import nn
+from diffusers import AutoencoderDC
 from transformers import CLIPTokenizer
 
 from anomalydiffusion.core.config import digest
@@ -23,6 +22,7 @@ from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_texture
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
+from anomalydiffusion.priors.save import save_prior
 from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, level_channels, linear_start, train_autoencoder
 from anomalydiffusion.training.denoiser import Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, schedule, train_denoiser, vary
 from anomalydiffusion.training.loop import Progress, latest_checkpoint
@@ -216,24 +216,6 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
         seed=config.seed,
         progress=progress,
     )
-    save_prior(vae, best, tokenizer, scheduler, output)
+    parts = {"vae": vae, "unet": best.unet, "text_encoder": best.text_encoder, "scheduler": scheduler, "tokenizer": tokenizer}
+    save_prior(parts, output, torch.float16)
     return numbers
-
-
-def save_prior(vae: AutoencoderDC, model: Any, tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, output: Path) -> None:
-    """Write a diffusers folder with half-precision safetensors."""
-    index = {"_class_name": "StableDiffusionPipeline"}
-    with replace_folder(output) as target:
-        parts: dict[str, Any] = {
-            "vae": vae,
-            "unet": model.unet,
-            "text_encoder": model.text_encoder,
-            "scheduler": scheduler,
-            "tokenizer": tokenizer,
-        }
-        for name, part in parts.items():
-            whole: Any = part.half() if isinstance(part, nn.Module) else part
-            whole.save_pretrained(target / name)
-            library = "transformers" if name in ("text_encoder", "tokenizer") else "diffusers"
-            index[name] = [library, type(part).__name__]  # type: ignore[assignment]
-        (target / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")

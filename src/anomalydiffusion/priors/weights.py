@@ -1,0 +1,110 @@
+"""Read a file of weights without running what is in it, and build networks around them."""
+
+from __future__ import annotations
+
+import logging
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import init_empty_weights
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from anomalydiffusion.core.errors import PriorError
+
+__all__ = ["PICKLES", "Weights", "count", "filled", "part", "read_weights"]
+
+log = logging.getLogger(__name__)
+
+Weights = dict[str, torch.Tensor]
+PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+
+
+class _Named:
+    """Stands for a class that a trainer's checkpoint only names; it does nothing."""
+
+
+SCALAR = np.float64(0).__reduce__()[0]  # what rebuilds a number of numpy's
+# What trainers leave beside the weights. The names are allowed, the classes behind them are not built: `_Named` is.
+INERT: list[Any] = [
+    *((_Named, f"{package}.callbacks.{name}") for package in ("pytorch_lightning", "lightning.pytorch") for name in (
+        "model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping", "lr_monitor.LearningRateMonitor")),
+    (SCALAR, "numpy.core.multiarray.scalar"), (SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
+]  # fmt: skip
+
+
+def _unpickled(path: Path) -> Any:
+    with torch.serialization.safe_globals(INERT):
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap" not in str(error):
+                raise
+            return torch.load(path, map_location="cpu", weights_only=True)  # the format of before 2020 cannot be mapped
+
+
+def read_weights(path: Path) -> Weights:
+    """Read the tensors of one file by name, mapped into memory: nothing is copied before it is used.
+
+    A pickle (`PICKLES`) is read as `torch.load(weights_only=True)` reads it, with the few inert names more that Lightning's
+    checkpoints hold; tensors below "state_dict" are taken. Raises `PriorError` on a file that is missing, cut short, of another
+    format, or that names anything else to be built, and never builds it.
+    """
+    if not path.is_file():
+        raise PriorError(f"{path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix not in PICKLES:
+            raise PriorError(f"{path}: not a file of weights; give one that ends in .safetensors or {', '.join(PICKLES)}")
+        found = _unpickled(path)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
+            named = str(error).partition("GLOBAL ")[2].split()[:1]
+            raise PriorError(
+                f"{path}: refused, it wants {named[0] if named else 'something'} built, which weights do not need and which could "
+                "run code; get the model as .safetensors"
+            ) from error
+        raise PriorError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]}); copy it anew") from error
+    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
+        raise PriorError(f"{path}: damaged or cut short ({str(error).splitlines()[0]}); copy it anew") from error
+    while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
+        found = found["state_dict"]
+    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)} if isinstance(found, dict) else {}
+    if not tensors:
+        raise PriorError(f"{path}: holds no tensors by name; give a model's checkpoint")
+    return tensors
+
+
+def part(weights: Weights, prefix: str) -> Weights:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
+
+
+def count(weights: Weights, before: str, after: str = "") -> int:
+    """How many numbers, from 0 on, stand between `before` and `after` in the names."""
+    count = 0
+    while any(name.startswith(f"{before}{count}.{after}") for name in weights):
+        count += 1
+    return count
+
+
+def filled(model_of: Any, weights: Weights, dtype: torch.dtype, what: str) -> nn.Module:
+    """Build a network around its weights (never two copies of them); refuse where one is missing or has another shape."""
+    with init_empty_weights(include_buffers=False):
+        model: nn.Module = model_of()
+    wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
+    if missing := sorted(set(wanted) - set(weights)):
+        raise PriorError(f"its {what} lacks {len(missing)} of {len(wanted)} weights ({', '.join(missing[:3])}); get the whole file")
+    if other := [
+        f"{name} {tuple(weights[name].shape)}, not {tuple(shape)}" for name, shape in wanted.items() if weights[name].shape != shape
+    ]:
+        raise PriorError(f"its {what} has weights of other shapes than its first ones tell ({'; '.join(other[:2])})")
+    if beyond := sorted(set(weights) - set(model.state_dict())):
+        log.warning("%s: %d weights have no place and are left out: %s", what, len(beyond), ", ".join(beyond[:20]))
+    model.load_state_dict({name: weights[name].to(dtype) for name in wanted}, assign=True, strict=False)
+    return model

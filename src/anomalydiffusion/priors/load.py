@@ -14,12 +14,14 @@ import transformers
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import digest_file
+from anomalydiffusion.priors.architectures import build
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.original import components_of
 from anomalydiffusion.priors.weights import PICKLES, read_weights
 
 __all__ = ["BUNDLED", "digest_folder", "load_prior", "precision"]
 
+RANDOM = "random:"  # before the name of an architecture
 SINGLE = (".safetensors", *PICKLES)
 BUNDLED = Path(__file__).with_name("tiny")
 PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
@@ -168,6 +170,16 @@ def _from_file(path: Path, original: Path | None, place: torch.device, dtype: to
     return LatentPrior(**parts, tokenizer=tokenizer, digest=hashlib.sha256("".join(map(digest_file, sources)).encode()).hexdigest()[:16])
 
 
+def _random(name: str, place: torch.device, dtype: torch.dtype) -> LatentPrior:
+    """A published architecture with random weights; its words are the bundled prior's, since they mean nothing anyway."""
+    parts = build(name, dtype)
+    positions = int(parts["text_encoder"].config.max_position_embeddings)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(BUNDLED / "tokenizer", local_files_only=True, model_max_length=positions)
+    for role in ("vae", "unet", "text_encoder"):
+        parts[role].to(place)
+    return LatentPrior(**parts, tokenizer=tokenizer, digest=f"{RANDOM}{name}")
+
+
 def precision(name_or_path: str) -> torch.dtype:
     """The precision that most of a prior's weights are kept in, without loading it."""
     path = _find(name_or_path)
@@ -179,7 +191,7 @@ def precision(name_or_path: str) -> torch.dtype:
 def load_prior(
     name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32, original_config: Path | None = None
 ) -> LatentPrior:  # fmt: skip
-    """Load "tiny" (bundled), a diffusers folder, a hub id or one file of original weights, frozen.
+    """Load "tiny" (bundled), a diffusers folder, a hub id, one file of original weights, or "random:ARCHITECTURE", frozen.
 
     Stable Diffusion 1 and 2's family and LDM text2img. The family is read from `model_index.json` or from the weights, never
     from the path's name. A folder's weights are safetensors; one file may be a pickle, of which nothing but tensors is built.
@@ -187,8 +199,10 @@ def load_prior(
     is missing, damaged or not supported, and what to fetch where offline.
     """
     place = _device(device)
-    folder = _find(name_or_path)
     transformers.utils.logging.disable_progress_bar()
+    if name_or_path.startswith(RANDOM):
+        return _random(name_or_path.removeprefix(RANDOM), place, dtype)
+    folder = _find(name_or_path)
     if folder.is_file():
         return _from_file(folder, original_config, place, dtype)
     try:

@@ -12,8 +12,10 @@ from anomalydiffusion.priors.original import components_of
 from tests.priors import original_layout as layout
 
 MILLIONS = {  # denoiser, autoencoder, text encoder
-    "ldm-text2im-large-256": (872.3, 83.7, 582.0), "stable-diffusion-v1-5": (859.5, 83.7, 123.1), "stable-diffusion-2-1-base": (865.9, 83.7, 340.4),
-}  # fmt: skip
+    "ldm-text2im-large-256": (872.3, 83.7, 582.0),
+    "stable-diffusion-v1-5": (859.5, 83.7, 123.1),
+    "stable-diffusion-2-1-base": (865.9, 83.7, 340.4),
+}
 TEXTS = dict(zip(ARCHITECTURES, (layout.original_ldm_bert, layout.original_clip, layout.original_open_clip), strict=True))
 
 
@@ -31,10 +33,8 @@ def test_sizes_are_the_published_ones_and_are_read_off_original_weights(name: st
         one, two = parts[part], found[part]
         assert {k: v.shape for k, v in one.named_parameters()} == {k: v.shape for k, v in two.named_parameters()}
     for key in ("sample_size", "attention_head_dim", "use_linear_projection", "cross_attention_dim"):
-        ours, theirs = (
-            list(value) if isinstance(value, tuple) else value for value in (found["unet"].config[key], parts["unet"].config[key])
-        )
-        assert ours == theirs, key
+        ours, theirs = found["unet"].config[key], parts["unet"].config[key]
+        assert ours == (list(theirs) if isinstance(theirs, tuple) else theirs), key
     assert found["vae"].config.sample_size == parts["vae"].config.sample_size
 
 

@@ -41,7 +41,7 @@ def item() -> Item:
     return Item(key=KEY, normal_HWC=normal, normal="n.png", normal_sha256="0", mask=Mask(pixels_HW=mask, origin="test"), seed=5)
 
 
-def _image(made: tuple[LatentPrior, Adapter], item: Item, **changes: float) -> np.ndarray:
+def _image(made: tuple[LatentPrior, Adapter], item: Item, **changes: float | str) -> np.ndarray:
     (pair,) = make_pairs(*made, [item], replace(CONFIG, **changes))
     return pair.image_HWC.astype(int)
 
@@ -51,6 +51,17 @@ def test_severity_is_a_factor_on_the_guidance(made: tuple[LatentPrior, Adapter],
     assert np.abs(_image(made, item, guidance=2.0, severity=0.5) - alone).max() <= 1
     assert np.abs(_image(made, item, guidance=3.0) - _image(made, item, guidance=1.5, severity=2.0)).max() <= 1
     assert (_image(made, item, guidance=2.0) != alone).any()
+
+
+def test_each_form_of_reweighting_draws_its_own_defect_and_one_pair_is_the_same_in_any_company(
+    made: tuple[LatentPrior, Adapter], item: Item
+) -> None:
+    forms = {form: _image(made, item, reweight=form, steps=6) for form in ("paper", "preview", "off")}
+    assert all((forms[one] != forms[other]).any() for one, other in (("paper", "preview"), ("paper", "off"), ("preview", "off")))
+    other = replace(item, seed=6)
+    for form, alone in forms.items():
+        together = make_pairs(*made, [other, item], replace(CONFIG, reweight=form, steps=6))[1].image_HWC.astype(int)
+        assert np.abs(together - alone).max() <= 2, form
 
 
 def test_severity_zero_is_what_the_prior_alone_draws(made: tuple[LatentPrior, Adapter], item: Item) -> None:

@@ -20,15 +20,26 @@ def test_values_against_an_explicit_softmax() -> None:
     assert gain[mask > 0][inside.argmin()] == gain[mask > 0].max()  # most weight where the defect is faintest
 
 
+def test_the_paper_s_formula_is_the_softmax_of_the_reciprocal() -> None:
+    torch.manual_seed(0)
+    d = torch.rand(1, 1, 4, 4, dtype=torch.float64) + 0.3
+    mask = torch.zeros(1, 1, 4, 4)
+    mask[..., 1:3, :3] = 1
+    gain = attention_gain(d, mask, bound=None)
+    torch.testing.assert_close(gain[mask > 0].double(), 6 * torch.softmax(1 / d[mask > 0], 0), atol=1e-6, rtol=1e-6)
+    assert (gain[mask == 0] == 1).all()
+
+
+@pytest.mark.parametrize("bound", [4.0, None])
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1e30, float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
-def test_no_input_breaks_it(value: float, dtype: torch.dtype) -> None:
+def test_no_input_breaks_it(value: float, dtype: torch.dtype, bound: float | None) -> None:
     mask = torch.zeros(2, 1, 4, 4)
     mask[0, 0, 1, 1] = 1
     mask[1] = 1
     d = torch.ones(2, 1, 4, 4).to(dtype)
     d[:, :, 1, 1] = torch.tensor(value, dtype=torch.float64).to(dtype)  # too large becomes infinite
-    gain = attention_gain(d, mask)
+    gain = attention_gain(d, mask, bound=bound)
     assert torch.isfinite(gain).all() and (gain >= 0).all()
     assert gain[0, 0, 1, 1] == 1  # one cell can only weigh as before
     assert abs(float(gain[1].mean()) - 1) < 1e-5

@@ -41,8 +41,8 @@ class GenerateConfig:
     feather: float = 3.0  # pixels of the normal image
     match: bool = True  # colours on the ring around the mask
     grain: Literal["measured", "full", "off"] = "measured"  # of the normal image, in what begins from noise alone
-    reweight: Literal["preview", "off"] = "preview"
-    reweight_bound: float = 4.0
+    reweight: Literal["paper", "preview", "off"] = "preview"  # distances between decoded images, between latents, or none
+    reweight_bound: float = 4.0  # of `preview`
     condition_noise: float = 0.02
     batch_size: int = 8
     attempts: int = 5
@@ -139,7 +139,8 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
         starts.append(resize(extract(_start(item, config), box), size))
     mask = torch.from_numpy(np.stack(marks))[:, None].float().to(device)
     latent_mask = to_latent_mask(mask, prior.factor)
-    normal = torch.cat([prior.encode(to_tensor(view)[:1]) for view in views])
+    pictures = torch.cat([to_tensor(view)[:1] for view in views]).to(device)
+    normal = torch.cat([prior.encode(picture[None]) for picture in pictures])
     grid = (channels, *normal.shape[-2:])
 
     def noise(purpose: str, t: int) -> torch.Tensor:
@@ -163,6 +164,9 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
         if config.reweight == "preview":
             distance = (estimate.clean - normal).square().mean(1, keepdim=True)
             gain[0] = attention_gain(distance, latent_mask, bound=config.reweight_bound)
+        elif config.reweight == "paper":  # decoded one by one, as at the end
+            seen = torch.cat([prior.decode(estimate.clean[row : row + 1]) for row in range(len(filled))])
+            gain[0] = attention_gain((seen - pictures).square().sum(1, keepdim=True), mask, bound=None)
         here = torch.full((len(filled),), max(s, 0), device=device)
         background = normal if s < 0 else prior.noised(normal, noise("background", s), here)
         return z * latent_mask + background * (1 - latent_mask)

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 from anomalydiffusion.training.denoiser import SLOWER, Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, schedule, train_denoiser
 from anomalydiffusion.training.loop import LoopConfig
@@ -48,3 +49,18 @@ def test_the_text_encoder_learns_slower_than_the_denoiser(model: Denoiser, tmp_p
     furthest = CONFIG.loop.steps * CONFIG.loop.learning_rate
     assert max(far for name, far in moved.items() if name.startswith("unet.")) > 0.3 * furthest
     assert 0 < max(far for name, far in moved.items() if name.startswith("text_encoder.")) < 1.5 * SLOWER * furthest
+
+
+@pytest.mark.parametrize("answers", ["v_prediction", "sample"])
+def test_the_loss_is_of_the_clean_latent_whatever_the_answer_stands_for(model: Denoiser, tmp_path: Path, answers: str) -> None:
+    """An answer of nothing, on latents of nothing: as the clean latent it is right; as v it leaves sqrt(a) of the noise in."""
+    torch.nn.init.zeros_(model.unet.conv_out.weight)
+    torch.nn.init.zeros_(model.unet.conv_out.bias)
+    scheduler = DDIMScheduler.from_config(schedule().config, prediction_type=answers)
+    config = replace(CONFIG, batch_size=256, close=0.0, focus=0.0, loop=LoopConfig(steps=1, warmup=0, log_every=1))
+    losses = []
+    train_denoiser(model, np.zeros((8, 4, 8, 8), np.float16), CAPTIONS * 2, build_tokenizer(CAPTIONS, 600, 32), scheduler, 1.0, config,
+                   tmp_path, seed=0, progress=lambda step, means: losses.append(means["loss"]))  # fmt: skip
+    a = scheduler.alphas_cumprod.double()
+    left = (a * (1 - a) / (1 - a).clamp_min(config.floor)).mean().item() if answers == "v_prediction" else 0.0
+    assert losses[0] == pytest.approx(left, rel=0.15)

@@ -55,6 +55,7 @@ def test_a_prior_is_gone_on_from_with_its_own_autoencoder_words_and_shapes(tmp_p
         old, new = getattr(first, part).state_dict(), getattr(second, part).state_dict()
         assert old.keys() == new.keys()
         assert all(torch.equal(old[key], new[key]) for key in old) == (part == "vae")
+    assert first.prediction_type == second.prediction_type == "v_prediction"
     assert first.vae.config.scaling_factor == second.vae.config.scaling_factor
     assert first.tokenizer.get_vocab() == second.tokenizer.get_vocab()
     assert not any(str(tmp_path) in path.read_text() for path in (tmp_path / "second").rglob("*.json"))

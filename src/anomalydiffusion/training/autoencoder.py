@@ -27,7 +27,7 @@ LIFT = 2.0  # added before the decoder's last ReLU and taken off after it: the R
 class AutoencoderConfig:
     """Shape and training of the autoencoder. It halves the picture once for each entry of the layers."""
 
-    latent_channels: int = 12
+    latent_channels: int = 16
     width: int = 16  # channels at half resolution; quadrupled with every further halving, so that nothing is lost
     encoder_layers: tuple[int, ...] = (1, 2)
     decoder_layers: tuple[int, ...] = (2, 4)

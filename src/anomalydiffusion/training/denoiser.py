@@ -45,7 +45,7 @@ class DenoiserConfig:
     drop_caption: float = 0.1
     focus: float = 0.4  # share of the batch whose time steps are drawn where shapes form, not evenly
     floor: float = 0.03  # the noise's variance below which a time step's loss weighs no more
-    close: float = 0.5  # share of the steps that see twice as many crops of half the side: cheaper steps, so more of them
+    close: float = 0.8  # share of the steps that see twice as many crops of half the side: cheaper steps, so more of them
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=1_000_000, minutes=50.0, learning_rate=6e-4, warmup=300, weight_decay=0.01, average=0.999)
     )
@@ -132,7 +132,7 @@ def schedule() -> DDIMScheduler:
     """
     return DDIMScheduler(
         beta_start=0.0001, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
-        steps_offset=0, prediction_type="sample", timestep_spacing="trailing", rescale_betas_zero_snr=True,
+        steps_offset=0, prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True,
     )  # fmt: skip
 
 
@@ -155,13 +155,15 @@ def train_denoiser(
     model: Denoiser, latents: np.ndarray, captions: list[str], tokenizer: CLIPTokenizer, scheduler: DDIMScheduler, scale: float,
     config: DenoiserConfig, folder: Path, *, seed: int, progress: Progress | None = None,
 ) -> nn.Module:  # fmt: skip
-    """Minimise `|| z_0 - f_theta(z_t, t, c) ||^2 / max(1 - a_t, floor)` over denoiser and text encoder on cached latents.
+    """Minimise `|| z_0 - z_theta(z_t, t, c) ||^2 / max(1 - a_t, floor)` over denoiser and text encoder on cached latents.
 
-    The network answers with the clean latent: with many channels and few features it cannot carry the noise through, and
-    samples of a noise- or v-predicting one stay noisy. The weight makes the loss that of v-prediction, but at the last few
-    steps, where even the faintest channel (`level_channels`) is louder than the noise.
+    `z_theta` is the clean latent that the network's answer stands for. It answers with v = sqrt(a) noise - sqrt(1 - a) z_0
+    [arXiv 2202.00512], so that what it is given goes past it to the answer and it learns only the difference; or, where `scheduler`
+    says "sample", with the clean latent itself: with many channels and few features a network cannot carry the noise through.
+    The weight makes the loss that of v, but at the last few steps, where even the faintest channel (`level_channels`) is louder
+    than the noise.
     """
-    alphas = scheduler.alphas_cumprod
+    alphas, answers_clean = scheduler.alphas_cumprod, scheduler.config.prediction_type == "sample"
     model.unet.to(memory_format=torch.channels_last)
     ids = {text: torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids) for text in [""]}
 
@@ -180,7 +182,8 @@ def train_denoiser(
         context = model.text_encoder(torch.stack([ids[text] for text in words]))[0]
         noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         answer = model.unet(noisy, t, encoder_hidden_states=context).sample.float()
-        return {"loss": ((answer - clean).square().flatten(1).mean(1) / (1 - alphas[t]).clamp_min(config.floor)).mean()}
+        estimate = answer if answers_clean else alpha.sqrt() * noisy - (1 - alpha).sqrt() * answer
+        return {"loss": ((estimate - clean).square().flatten(1).mean(1) / (1 - alphas[t]).clamp_min(config.floor)).mean()}
 
     slow = {id(parameter) for parameter in model.text_encoder.parameters()}
 

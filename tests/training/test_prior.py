@@ -80,15 +80,16 @@ def test_an_autoencoder_alone_is_kept(tmp_path: Path) -> None:
         replace(anew, start="")
 
 
-def test_a_start_keeps_its_noise_schedule_and_an_autoencoder_alone_gets_a_new_one(tmp_path: Path) -> None:
+def test_a_start_keeps_its_schedule_and_what_it_answers_and_an_autoencoder_alone_gets_new_ones(tmp_path: Path) -> None:
     train_prior(CONFIG, tmp_path / "first", tmp_path / "first-work")
     path = tmp_path / "first" / "scheduler" / "scheduler_config.json"
-    path.write_text(path.read_text().replace("0.0001", "0.00085"))
+    path.write_text(path.read_text().replace("0.0001", "0.00085").replace("v_prediction", "sample"))
     more = replace(CONFIG, start=str(tmp_path / "first"))
     train_prior(more, tmp_path / "on", tmp_path / "on-work")
     train_prior(replace(more, anew=True), tmp_path / "new", tmp_path / "new-work")
-    first, on, new = (load_prior(str(tmp_path / name)).alphas for name in ("first", "on", "new"))
-    assert torch.equal(first, on) and not torch.allclose(first, new)
+    first, on, new = (load_prior(str(tmp_path / name)) for name in ("first", "on", "new"))
+    assert torch.equal(first.alphas, on.alphas) and not torch.allclose(first.alphas, new.alphas)
+    assert (first.prediction_type, on.prediction_type, new.prediction_type) == ("sample", "sample", "v_prediction")
 
 
 def test_time_steps_come_where_shapes_form_and_evenly() -> None:

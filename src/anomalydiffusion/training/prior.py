@@ -157,7 +157,7 @@ def _check_output(output: Path, work: Path) -> None:
 def load_start(config: PriorConfig) -> LatentPrior:
     """The prior to go on from. Raises `PriorError` where it is not one that `train_prior` makes for pictures of this size."""
     begun = load_prior(config.start)
-    if not isinstance(begun.vae, AutoencoderDC) or begun.prediction_type not in ("sample", "v_prediction") or begun.working_size != config.corpus.size:
+    if begun.family != "own" or begun.prediction_type == "epsilon" or begun.working_size != config.corpus.size:
         raise PriorError(
             f"{config.start}: cannot be gone on from; 'start' takes a prior that 'prior train' made, "
             f"for pictures of {config.corpus.size} pixels"

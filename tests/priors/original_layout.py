@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 Weights = dict[str, torch.Tensor]
+OPEN_CLIP = "cond_stage_model.model."
 RESNET = {"norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1", "norm2": "out_layers.0",
           "conv2": "out_layers.3", "conv_shortcut": "skip_connection"}  # fmt: skip
 
@@ -87,7 +88,7 @@ def original_open_clip(text: nn.Module) -> Weights:
             _put(out, state, new + ours, old + theirs)
         for kind in ("weight", "bias"):
             out[f"{old}attn.in_proj_{kind}"] = torch.cat([state[f"{new}self_attn.{each}_proj.{kind}"] for each in "qkv"])
-    return {f"cond_stage_model.model.{name}": value for name, value in out.items()}
+    return {OPEN_CLIP + name: value for name, value in out.items()}
 
 
 def original_ldm_bert(text: nn.Module) -> Weights:

@@ -140,16 +140,50 @@ def test_a_converted_file_is_the_same_prior_with_sums_that_fit(models: Models, t
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     words = "a crack on metal"
     assert one.tokenizer(words, padding="max_length").input_ids == two.tokenizer(words, padding="max_length").input_ids
+    if models.family == "ldm-text2img":
+        from diffusers import LDMTextToImagePipeline
+
+        assert isinstance(LDMTextToImagePipeline.from_pretrained(output).bert, LDMBertModel)
     again = CliRunner().invoke(app, ["prior", "convert", str(path), "--output", str(output)])
     assert again.exit_code != 0
 
 
-def test_weights_averaged_over_training_are_taken(first: Models, tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [None, False, True])
+def test_weights_averaged_over_training_are_taken_where_the_yaml_says_so(first: Models, tmp_path: Path, said: bool | None) -> None:
     weights = first.weights()
     averaged = {name: value for name, value in weights.items() if name.startswith("model.diffusion_model.")}
     weights |= {f"model_ema.{name.removeprefix('model.').replace('.', '')}": value + 1 for name, value in averaged.items()}
-    prior = load_prior(str(write(first, tmp_path / "model.safetensors", weights)))
-    torch.testing.assert_close(prior.unet.conv_in.weight, first.unet.conv_in.weight + 1)
+    path = write(first, tmp_path / "model.safetensors", weights)
+    if said is not None:
+        path.with_suffix(".yaml").write_text(yaml.safe_dump({"model": {"params": {"use_ema": said}}}))
+    torch.testing.assert_close(load_prior(str(path)).unet.conv_in.weight, first.unet.conv_in.weight + bool(said))
+
+
+def test_the_second_family_with_and_without_a_last_block_and_a_word_on_what_it_predicts(tmp_path: Path) -> None:
+    models = Models("stable-diffusion-2", tmp_path)
+    weights = models.weights()
+    last = (f"{layout.OPEN_CLIP}transformer.resblocks.2.", f"{layout.OPEN_CLIP}text_projection", f"{layout.OPEN_CLIP}logit_scale")
+    path = write(models, tmp_path / "model.safetensors", {name: value for name, value in weights.items() if not name.startswith(last)})
+    path.with_suffix(".yaml").write_text(  # as published for 512 pixels: no parameterization, a list where all are equal
+        "model: {params: {image_size: 64, use_ema: False, unet_config: {params: {num_head_channels: 64, num_res_blocks: [2, 2]}}}}"
+    )
+    prior = load_prior(str(path))
+    assert (prior.prediction_type, prior.working_size) == ("epsilon", 128)
+    ids = torch.randint(0, 700, (2, 24))
+    torch.testing.assert_close(prior.text_encoder(ids)[0], models.text(ids)[0], atol=1e-5, rtol=1e-5)
+    path.with_suffix(".yaml").write_text("model: {params: {parameterization: v, image_size: 64}}")  # as published for 768 pixels
+    prior = load_prior(str(path))
+    assert (prior.prediction_type, prior.working_size) == ("v_prediction", 192)
+
+
+def test_models_of_more_than_words_are_refused(first: Models, tmp_path: Path) -> None:
+    weights, name = first.weights(), "model.diffusion_model.input_blocks.0.0.weight"
+    for more, said in (
+        ({name: torch.cat([weights[name], weights[name]], 1)}, "takes 8 channels, its autoencoder gives 4; inpainting"),
+        ({"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1)}, "wants a picture's embedding or a class"),
+    ):
+        with pytest.raises(PriorError, match=said):
+            load_prior(str(write(first, tmp_path / "model.safetensors", {**weights, **more})))
 
 
 def test_another_schedule_in_the_weights_is_kept(first: Models, tmp_path: Path) -> None:
@@ -164,9 +198,10 @@ def test_the_yaml_beside_it_must_belong_to_it(first: Models, tmp_path: Path) -> 
     path.with_suffix(".yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(PriorError, match=r"model.yaml: says model_channels = 320, the weights have 64"):
         load_prior(str(path))
-    path.with_suffix(".yaml").write_text("model: [")
-    with pytest.raises(PriorError, match=r"model.yaml: not a configuration"):
-        load_prior(str(path))
+    for broken in ("model: [", "model: 3", "model: {params: {image_size: [64, 64]}}", ""):
+        path.with_suffix(".yaml").write_text(broken)
+        with pytest.raises(PriorError, match=r"model.yaml: not a configuration"):
+            load_prior(str(path))
 
 
 class Evil:
@@ -190,6 +225,10 @@ def test_what_is_missing_or_does_not_belong_is_named(first: Models, tmp_path: Pa
     path = tmp_path / "model.safetensors"
     load_prior(str(write(first, path, {**weights, "odd.weight": torch.zeros(1), "model.diffusion_model.odd": torch.ones(1)})))
     assert "2 weights have no place and are left out: odd, odd.weight" in caplog.text
+    (tmp_path / "two").mkdir()
+    second = Models("stable-diffusion-2", tmp_path / "two")
+    load_prior(str(write(second, tmp_path / "two" / "model.ckpt", {**second.weights(), f"{layout.OPEN_CLIP}odd": torch.zeros(1)})))
+    assert "text encoder: 1 weights have no place and are left out: odd" in caplog.text
     lost = [name for name in weights if name.endswith("input_blocks.1.1.norm.bias")]
     for without, said in (
         (lost, r"its denoiser lacks 1 of \d+ weights \(down_blocks.0.attentions.0.norm.bias\)"),
@@ -202,7 +241,7 @@ def test_what_is_missing_or_does_not_belong_is_named(first: Models, tmp_path: Pa
     with pytest.raises(PriorError, match="several text encoders"):
         load_prior(str(write(first, path, {**weights, "conditioner.embedders.0.weight": torch.zeros(1)})))
     path.write_bytes(path.read_bytes()[:-2000])
-    with pytest.raises(PriorError, match="damaged or cut short"):
+    with pytest.raises(PriorError, match="damaged, cut short"):
         load_prior(str(path))
     with pytest.raises(PriorError, match="no such prior"):
         load_prior(str(tmp_path / "other.ckpt"))
@@ -211,11 +250,23 @@ def test_what_is_missing_or_does_not_belong_is_named(first: Models, tmp_path: Pa
         load_prior(str(tmp_path / "notes.txt"))
 
 
-def test_a_cut_pickle_is_named(first: Models, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kept", [0, 1, 5000])
+def test_a_cut_pickle_is_named(first: Models, tmp_path: Path, kept: int) -> None:
     path = write(first, tmp_path / "model.ckpt")
-    path.write_bytes(path.read_bytes()[:5000])
-    with pytest.raises(PriorError, match=r"model.ckpt: damaged or cut short"):
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(PriorError, match=r"model.ckpt: damaged, cut short, or no file of weights"):
         load_prior(str(path))
+
+
+def test_a_page_saved_as_weights_and_damaged_words_are_named(first: Models, tmp_path: Path) -> None:
+    path = write(first, tmp_path / "model.ckpt")
+    (tmp_path / "tokenizer" / "vocab.json").write_text("{")
+    with pytest.raises(PriorError, match="tokenizer: the tokenizer's files are damaged"):
+        load_prior(str(path))
+    path.write_text("<html>not found</html>")
+    with pytest.raises(PriorError, match=r"model.ckpt: damaged, cut short, or no file of weights") as caught:
+        load_prior(str(path))
+    assert "weights_only" not in str(caught.value)
 
 
 def test_the_second_family_needs_its_yaml(tmp_path: Path) -> None:

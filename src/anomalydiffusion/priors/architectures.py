@@ -46,7 +46,7 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     known, before = ARCHITECTURES[name], torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng():
             torch.manual_seed(0)
             if known["clip"] is None:
                 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel

@@ -16,7 +16,7 @@ from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.architectures import build
 from anomalydiffusion.priors.latent import LatentPrior
-from anomalydiffusion.priors.original import components_of
+from anomalydiffusion.priors.original import UNET, components_of
 from anomalydiffusion.priors.weights import PICKLES, read_weights
 
 __all__ = ["BUNDLED", "digest_folder", "load_prior", "precision"]
@@ -148,11 +148,14 @@ def _tokenizer_files(path: Path, names: tuple[str, ...], hub: str) -> Path:
 
 def _tokenizer(path: Path, family: str, positions: int) -> Any:
     if family == "ldm-text2img":
-        folder = _tokenizer_files(path, ("vocab.txt",), "google-bert/bert-base-uncased")
-        return transformers.BertTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=positions)
-    folder = _tokenizer_files(path, ("vocab.json", "merges.txt"), "openai/clip-vit-large-patch14")
-    pad = "!" if family == "stable-diffusion-2" else "<|endoftext|>"  # OpenCLIP pads with token 0
-    return transformers.CLIPTokenizer.from_pretrained(folder, local_files_only=True, model_max_length=positions, pad_token=pad)
+        folder, kind, more = _tokenizer_files(path, ("vocab.txt",), "google-bert/bert-base-uncased"), transformers.BertTokenizer, {}
+    else:
+        folder, kind = _tokenizer_files(path, ("vocab.json", "merges.txt"), "openai/clip-vit-large-patch14"), transformers.CLIPTokenizer
+        more = {"pad_token": "!" if family == "stable-diffusion-2" else "<|endoftext|>"}  # OpenCLIP pads with token 0
+    try:
+        return kind.from_pretrained(folder, local_files_only=True, model_max_length=positions, **more)
+    except Exception as error:
+        raise PriorError(f"{folder}: the tokenizer's files are damaged ({str(error).splitlines()[0]}); fetch them again") from error
 
 
 def _from_file(path: Path, original: Path | None, place: torch.device, dtype: torch.dtype) -> LatentPrior:
@@ -181,11 +184,13 @@ def _random(name: str, place: torch.device, dtype: torch.dtype) -> LatentPrior:
 
 
 def precision(name_or_path: str) -> torch.dtype:
-    """The precision that most of a prior's weights are kept in, without loading it."""
+    """The precision that most of a denoiser's weights are kept in, without loading it; single where it is an unusual one."""
     path = _find(name_or_path)
     files = [path] if path.is_file() else sorted((path / "unet").glob("*.safetensors"))
-    kinds = Counter(value.dtype for file in files for value in read_weights(file).values() if value.is_floating_point())
-    return kinds.most_common(1)[0][0] if kinds else torch.float32
+    weights = (item for file in files for item in read_weights(file).items())
+    kinds = Counter(value.dtype for name, value in weights if path.is_dir() or name.startswith(UNET))
+    most = kinds.most_common(1)[0][0] if kinds else torch.float32
+    return most if most in (torch.float32, torch.float16, torch.bfloat16) else torch.float32
 
 
 def load_prior(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.priors.original_text import clip, ldm_bert, open_clip
 from anomalydiffusion.priors.weights import Weights, count, filled, part
 
-__all__ = ["components_of"]
+__all__ = ["UNET", "components_of"]
 
 log = logging.getLogger(__name__)
 
@@ -30,16 +31,54 @@ PASSED = ("model_ema.", "betas", "alphas_cumprod", "sqrt_", "log_one_minus_", "p
 Yaml = dict[str, Any]
 
 
-def _denoiser_weights(weights: Weights) -> Weights:
-    """The denoiser's own weights, averaged over training where the file has them: the original sampling scripts take those."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Said:
+    """What a yaml of the original code says, or what is usual where there is none."""
+
+    predicts_v: bool = False
+    averaged: bool = False  # take the weights averaged over training, where the file has them too
+    image_size: int = 0  # of the latents; 0 = not said
+    scale: float = SCALE
+    betas: tuple[float, float] = BETAS
+    steps: int = 1000
+    heads: int = 0  # 0 = not said
+    head_width: int = 0
+    unet: Yaml = field(default_factory=dict)
+    vae: Yaml = field(default_factory=dict)
+
+
+def _read_yaml(path: Path) -> _Said:
+    try:
+        params = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"])
+        unet, vae = (dict((params.get(f"{part}_config") or {}).get("params") or {}) for part in ("unet", "first_stage"))
+        return _Said(
+            predicts_v=params.get("parameterization", "eps") == "v", averaged=params.get("use_ema") is True,
+            image_size=int(params.get("image_size") or 0), scale=float(params.get("scale_factor") or SCALE),
+            betas=(float(params.get("linear_start") or BETAS[0]), float(params.get("linear_end") or BETAS[1])),
+            steps=int(params.get("timesteps") or 1000), heads=max(0, int(unet.get("num_heads") or 0)),
+            head_width=max(0, int(unet.get("num_head_channels") or 0)), unet=unet, vae=dict(vae.get("ddconfig") or {}),
+        )  # fmt: skip
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PriorError(
+            f"{path}: not a configuration of the original code ({type(error).__name__}: {error}); give the model's own"
+        ) from error
+
+
+def _denoiser_weights(weights: Weights, averaged: bool) -> Weights:
+    """The denoiser's own weights; those averaged over training only where the yaml says so.
+
+    Fine-tunes often keep the averages of the model that they began from, so a file that holds both means the plain ones.
+    """
     plain = part(weights, UNET)
-    averaged = {name: weights.get(f"{EMA}diffusion_model{name.replace('.', '')}") for name in plain}
-    if all(value is not None for value in averaged.values()):
-        return {name: value for name, value in averaged.items() if value is not None}
-    return plain
+    found = {name: weights.get(f"{EMA}diffusion_model{name.replace('.', '')}") for name in plain}
+    whole = {name: value for name, value in found.items() if value is not None}
+    if len(whole) < len(plain):
+        return plain
+    log.info("the denoiser's %s weights are taken, of both that the file holds", "averaged" if averaged else "plain")
+    return whole if averaged else plain
 
 
-def _unet_config(own: Weights, said: Yaml) -> dict[str, Any]:
+def _unet_config(own: Weights, said: _Said) -> dict[str, Any]:
     """What the denoiser's weights say about its shape: levels end with a strided convolution ("op")."""
     levels: list[list[int]] = [[]]
     for index in range(1, count(own, "input_blocks.")):
@@ -53,10 +92,8 @@ def _unet_config(own: Weights, said: Yaml) -> dict[str, Any]:
         raise PriorError("its denoiser has no cross-attention, so no words can reach it; give a text-to-image model")
     first = f"input_blocks.{levels[attends.index(True)][0]}.1."
     linear = own[first + "proj_in.weight"].ndim == 2
-    if "num_head_channels" in said and int(said["num_head_channels"]) > 0:
-        heads: Any = [width // int(said["num_head_channels"]) for width in widths]
-    else:
-        heads = int(said.get("num_heads", HEADS)) if not linear else [max(1, width // HEAD) for width in widths]
+    width = said.head_width or (HEAD if linear and not said.heads else 0)
+    heads: Any = [max(1, each // width) for each in widths] if width else said.heads or HEADS
     return {
         "in_channels": own["input_blocks.0.0.weight"].shape[1], "out_channels": own["out.2.weight"].shape[0],
         "block_out_channels": widths, "layers_per_block": len(levels[0]),
@@ -86,52 +123,47 @@ FAMILIES = {  # what the text encoder's names begin with -> (family, what stands
 }
 
 
-def _read_yaml(path: Path) -> Yaml:
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return dict(found["model"]["params"])
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise PriorError(f"{path}: not a configuration of the original code (model.params is not there); give the model's own") from error
-
-
-def _nested(said: Yaml, *names: str) -> Yaml:
-    for name in names:
-        inner = said.get(name)
-        said = inner if isinstance(inner, dict) else {}
-    return said
-
-
-def _check_yaml(path: Path, said: Yaml, unet: dict[str, Any], vae: dict[str, Any]) -> None:
+def _check_yaml(path: Path, said: _Said, unet: dict[str, Any], vae: dict[str, Any]) -> None:
     """Refuse a yaml that belongs to other weights."""
     widths, inner = unet["block_out_channels"], vae["block_out_channels"]
-    told = {
-        "unet_config": {
+    told = (
+        (said.unet, {
             "in_channels": unet["in_channels"], "out_channels": unet["out_channels"], "model_channels": widths[0],
             "channel_mult": [width // widths[0] for width in widths], "num_res_blocks": unet["layers_per_block"],
             "context_dim": unet["cross_attention_dim"],
-        },
-        "first_stage_config": {
+        }),
+        (said.vae, {
             "ch": inner[0], "ch_mult": [width // inner[0] for width in inner], "num_res_blocks": vae["layers_per_block"],
             "z_channels": vae["latent_channels"],
-        },
-    }  # fmt: skip
-    for block, figures in told.items():
-        params = _nested(said, block, "params")
-        params = {**params, **_nested(params, "ddconfig")}
+        }),
+    )  # fmt: skip
+    for params, figures in told:
         for name, figure in figures.items():
-            if name in params and params[name] not in (figure, [figure]):
-                raise PriorError(f"{path}: says {name} = {params[name]}, the weights have {figure}; give the yaml that belongs to them")
+            value = params.get(name, figure)
+            if value != figure and not (isinstance(value, list) and value and all(each == figure for each in value)):
+                raise PriorError(f"{path}: says {name} = {value}, the weights have {figure}; give the yaml that belongs to them")
 
 
-def _scheduler(weights: Weights, said: Yaml, prediction: str) -> diffusers.DDIMScheduler:
+def _check_fit(unet: dict[str, Any], vae: dict[str, Any], text_width: int, names: Weights) -> None:
+    """Refuse a denoiser that wants more than a latent and one text encoder's tokens."""
+    if unet["in_channels"] != vae["latent_channels"]:
+        raise PriorError(
+            f"its denoiser takes {unet['in_channels']} channels, its autoencoder gives {vae['latent_channels']}; inpainting, depth and "
+            "editing models are not supported yet: give a text-to-image model"
+        )
+    if unet["cross_attention_dim"] != text_width:
+        raise PriorError(f"its denoiser takes tokens {unet['cross_attention_dim']} wide, its text encoder gives {text_width}")
+    if any(name.startswith("label_emb.") for name in names):
+        raise PriorError("its denoiser wants a picture's embedding or a class besides the words; give a text-to-image model")
+
+
+def _scheduler(weights: Weights, said: _Said) -> diffusers.DDIMScheduler:
     """The schedule from the weights' own betas, else the yaml's, else Stable Diffusion's."""
-    start, end = float(said.get("linear_start", BETAS[0])), float(said.get("linear_end", BETAS[1]))
-    steps = int(said.get("timesteps", 1000))
-    betas = weights.get("betas")
+    (start, end), steps, betas = said.betas, said.steps, weights.get("betas")
     if betas is not None:
         start, end, steps = float(betas[0]), float(betas[-1]), len(betas)
     given = {"num_train_timesteps": steps, "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear", "clip_sample": False,
-             "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": prediction}  # fmt: skip
+             "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction" if said.predicts_v else "epsilon"}  # fmt: skip
     out = diffusers.DDIMScheduler(**given)
     if betas is not None and not torch.allclose(out.betas, betas.float(), rtol=1e-3):
         out = diffusers.DDIMScheduler(**given, trained_betas=betas.float().numpy())
@@ -155,11 +187,11 @@ def _family(weights: Weights, source: Path) -> tuple[str, str, Any]:
     raise PriorError(f"{source}: its text encoder is not one of {', '.join(found[0] for found in FAMILIES.values())}")
 
 
-def _name_what_is_left(weights: Weights, own: Weights, renamed: Weights, source: Path) -> None:
-    """Say in the log which weights went nowhere, so that nobody wonders; renaming keeps the memory they lie in."""
+def _name_what_is_left(weights: Weights, own: Weights, renamed: Weights, text: str, source: Path) -> None:
+    """Say in the log which weights went nowhere (the text encoder says its own); renaming keeps the memory they lie in."""
     used = {value.data_ptr() for value in renamed.values()}
     left = [name for name, value in own.items() if value.data_ptr() not in used]
-    left += [name for name in weights if not name.startswith((UNET, VAE, TEXT, *PASSED))]
+    left += [name for name in weights if not name.startswith((UNET, VAE, text, *PASSED))]
     if left:
         log.warning("%s: %d weights have no place and are left out: %s", source, len(left), ", ".join(sorted(left)[:20]))
 
@@ -168,35 +200,42 @@ def components_of(weights: Weights, source: Path, original: Path | None, dtype: 
     """(family, {vae, unet, text_encoder, scheduler}) from a checkpoint's weights; `original` is its yaml, where there is one.
 
     Families: "stable-diffusion-1", "stable-diffusion-2", "ldm-text2img", told from the text encoder's names, never from the
-    file's. Shapes come from the weights; the yaml says what weights cannot (heads, picture size, v- or noise-prediction) and is
-    refused where it contradicts them. Denoiser weights averaged over training are taken where the file holds them. Raises
-    `PriorError` naming what is missing or not supported; names in the log what fits nowhere.
+    file's. Shapes come from the weights; the yaml says what weights cannot (heads, picture size, v- or noise-prediction, whether
+    averaged weights are meant) and is refused where it contradicts them. The second family's v-predicting models are taken to be
+    of 768 pixels, whatever their yaml says: the published one says 512. Raises `PriorError` naming what is missing or not
+    supported; names in the log what fits nowhere.
     """
-    said = _read_yaml(original) if original else {}
+    said = _read_yaml(original) if original else _Said()
     family, prefix, text_encoder_of = _family(weights, source)
-    if family == "stable-diffusion-2" and "parameterization" not in said:
+    if family == "stable-diffusion-2" and original is None:
         raise PriorError(f"{source}: models of this family predict the noise or v, which the weights do not tell; put the model's yaml "
                          f"beside it as {source.with_suffix('.yaml').name}")  # fmt: skip
-    predicts_v = said.get("parameterization", "eps") == "v"
-    own_unet = _denoiser_weights(weights)
+    usual = {"ldm-text2img": 32, "stable-diffusion-1": 64, "stable-diffusion-2": 64}[family]
+    size = 96 if family == "stable-diffusion-2" and said.predicts_v and said.image_size in (0, 64) else said.image_size or usual
+    own_unet = _denoiser_weights(weights, said.averaged)
     own_vae = {name: value for name, value in part(weights, VAE).items() if not name.startswith("loss.")}
-    scale = float(weights["scale_factor"]) if "scale_factor" in weights else float(said.get("scale_factor", SCALE))
     try:
-        unet_config, vae_config = _unet_config(own_unet, _nested(said, "unet_config", "params")), _vae_config(own_vae, scale)
+        scale = float(weights["scale_factor"]) if "scale_factor" in weights else said.scale
+        unet_config, vae_config = _unet_config(own_unet, said), _vae_config(own_vae, scale)
         if original:
             _check_yaml(original, said, unet_config, vae_config)
-        unet_config["sample_size"] = int(said.get("image_size", 32 if family == "ldm-text2img" else 96 if predicts_v else 64))
-        vae_config["sample_size"] = unet_config["sample_size"] * 2 ** (len(vae_config["block_out_channels"]) - 1)
+        unet_config["sample_size"] = size
+        vae_config["sample_size"] = size * 2 ** (len(vae_config["block_out_channels"]) - 1)
+        text_encoder = text_encoder_of(part(weights, prefix), dtype)
+        _check_fit(unet_config, vae_config, int(text_encoder.config.hidden_size), own_unet)
         renamed_unet = convert_ldm_unet_checkpoint({UNET + name: value for name, value in own_unet.items()}, unet_config)
         renamed_vae = convert_ldm_vae_checkpoint({VAE + name: value for name, value in own_vae.items()}, vae_config)
         parts: dict[str, Any] = {
             "vae": filled(lambda: diffusers.AutoencoderKL.from_config(vae_config), renamed_vae, dtype, "autoencoder"),
             "unet": filled(lambda: diffusers.UNet2DConditionModel.from_config(unet_config), renamed_unet, dtype, "denoiser"),
-            "text_encoder": text_encoder_of(part(weights, prefix), dtype),
+            "text_encoder": text_encoder,
+            "scheduler": _scheduler(weights, said),
         }
-    except (KeyError, IndexError) as error:
+    except KeyError as error:
         raise PriorError(f"{source}: lacks the weight {error}; get the whole file") from error
+    except (IndexError, ValueError, TypeError, AttributeError) as error:  # shapes that no such model has
+        raise PriorError(f"{source}: is built like no model of the family {family} ({error}); get the whole file") from error
     except PriorError as error:
         raise PriorError(str(error) if original and str(original) in str(error) else f"{source}: {error}") from error
-    _name_what_is_left(weights, own_unet | own_vae, renamed_unet | renamed_vae, source)
-    return family, {**parts, "scheduler": _scheduler(weights, said, "v_prediction" if predicts_v else "epsilon")}
+    _name_what_is_left(weights, own_unet | own_vae, renamed_unet | renamed_vae, prefix, source)
+    return family, parts

@@ -30,7 +30,8 @@ def save_prior(parts: dict[str, Any], output: Path, dtype: torch.dtype) -> None:
             name = names.get(role, role)
             whole: Any = part.to(dtype) if isinstance(part, nn.Module) else part
             whole.save_pretrained(target / name)
-            index[name] = ["transformers" if role in ("text_encoder", "tokenizer") else "diffusers", type(part).__name__]
+            library = "transformers" if role in ("text_encoder", "tokenizer") else "diffusers"
+            index[name] = ["latent_diffusion" if name == "bert" else library, type(part).__name__]
         (target / "model_index.json").write_text(json.dumps(index, indent=1) + "\n")
         files = sorted(path for path in target.rglob("*") if path.is_file())
         (target / SUMS).write_text("".join(f"{digest_file(path)}  {path.relative_to(target).as_posix()}\n" for path in files))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -28,13 +27,17 @@ class _Named:
     """Stands for a class that a trainer's checkpoint only names; it does nothing."""
 
 
-SCALAR = np.float64(0).__reduce__()[0]  # what rebuilds a number of numpy's
+def _nothing(*given: object) -> _Named:
+    """Stands for what would build a number that is no weight."""
+    return _Named()
+
+
 # What trainers leave beside the weights. The names are allowed, the classes behind them are not built: `_Named` is.
 INERT: list[Any] = [
     *((_Named, f"{package}.callbacks.{name}") for package in ("pytorch_lightning", "lightning.pytorch") for name in (
         "model_checkpoint.ModelCheckpoint", "early_stopping.EarlyStopping", "lr_monitor.LearningRateMonitor")),
-    (SCALAR, "numpy.core.multiarray.scalar"), (SCALAR, "numpy._core.multiarray.scalar"),
-    np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32)), type(np.dtype(np.int64)),
+    *((_nothing, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    np.dtype, *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64)),
 ]  # fmt: skip
 
 
@@ -49,7 +52,7 @@ def _unpickled(path: Path) -> Any:
 
 
 def read_weights(path: Path) -> Weights:
-    """Read the tensors of one file by name, mapped into memory: nothing is copied before it is used.
+    """Read the tensors of one file by name, mapped into memory where the format allows it (not pickles of before 2020).
 
     A pickle (`PICKLES`) is read as `torch.load(weights_only=True)` reads it, with the few inert names more that Lightning's
     checkpoints hold; tensors below "state_dict" are taken. Raises `PriorError` on a file that is missing, cut short, of another
@@ -63,19 +66,23 @@ def read_weights(path: Path) -> Weights:
         if path.suffix not in PICKLES:
             raise PriorError(f"{path}: not a file of weights; give one that ends in .safetensors or {', '.join(PICKLES)}")
         found = _unpickled(path)
-    except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "GLOBAL" in str(error):
-            named = str(error).partition("GLOBAL ")[2].split()[:1]
+    except PriorError:
+        raise
+    except Exception as error:  # a damaged pickle can fail in any way
+        named = re.search(r"GLOBAL (\S*\.\S+)", str(error))
+        if named:
             raise PriorError(
-                f"{path}: refused, it wants {named[0] if named else 'something'} built, which weights do not need and which could "
-                "run code; get the model as .safetensors"
+                f"{path}: refused, it wants {named[1]} built, which weights do not need and which could run code; get the model as "
+                ".safetensors"
             ) from error
-        raise PriorError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]}); copy it anew") from error
-    except (SafetensorError, RuntimeError, EOFError, ValueError, OSError) as error:
-        raise PriorError(f"{path}: damaged or cut short ({str(error).splitlines()[0]}); copy it anew") from error
+        raise PriorError(f"{path}: damaged, cut short, or no file of weights at all ({type(error).__name__}); copy it anew") from error
     while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
-    tensors = {name: value for name, value in found.items() if isinstance(value, torch.Tensor)} if isinstance(found, dict) else {}
+    tensors = (
+        {name: value for name, value in found.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+        if isinstance(found, dict)
+        else {}
+    )
     if not tensors:
         raise PriorError(f"{path}: holds no tensors by name; give a model's checkpoint")
     return tensors

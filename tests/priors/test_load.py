@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from anomalydiffusion.core.config import from_dict, read_toml
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus
@@ -15,6 +16,8 @@ from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import BUNDLED, digest_folder, load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
+from anomalydiffusion.training.autoencoder import build_autoencoder
+from anomalydiffusion.training.prior import PriorConfig
 from tests.conftest import build_prior_folder
 
 
@@ -52,6 +55,12 @@ def test_the_bundled_prior_is_small_and_loads_by_the_same_code(tiny: LatentPrior
     assert len(files) == 3 and sum(path.stat().st_size for path in files) <= 30e6
     assert (tiny.working_size, tiny.factor, tiny.prediction_type) == (128, 8, "sample")
     assert {path.name for path in BUNDLED.iterdir()} >= {"README.md", "ATTRIBUTION.csv"}
+
+
+def test_the_recipe_makes_the_bundled_autoencoder_s_shapes(tiny: LatentPrior) -> None:
+    recipe = from_dict(PriorConfig, read_toml(Path(__file__).parents[2] / "recipes" / "tiny.toml"))
+    made = build_autoencoder(recipe.autoencoder).state_dict()
+    assert {name: value.shape for name, value in made.items()} == {name: value.shape for name, value in tiny.vae.state_dict().items()}
 
 
 def test_the_bundled_autoencoder_keeps_fine_structure(tiny: LatentPrior) -> None:

@@ -23,22 +23,22 @@ def _adapter(prior, rank: int = 2) -> Adapter:
     return adapter.eval()
 
 
-def _answer(adapter: Adapter, prior) -> torch.Tensor:
+def _answer(adapter: Adapter) -> torch.Tensor:
     mask = torch.zeros(2, 1, 64, 64)
     mask[:, :, 20:30, 5:50] = 1
     with torch.no_grad():
         context = adapter.context(KEYS, mask)
-        return prior.predict(torch.ones(2, 4, 8, 8), torch.tensor([100, 500]), context)
+        return adapter.predict(torch.ones(2, 4, 8, 8), torch.tensor([100, 500]), context)
 
 
 def test_a_saved_adapter_answers_as_before(small_folder: Path, tmp_path: Path) -> None:
     first = load_prior(str(small_folder))
     adapter = _adapter(first)
-    expected = _answer(adapter, first)
+    expected = _answer(adapter)
     adapter.save(tmp_path / "adapter.safetensors")
     second = load_prior(str(small_folder))
     loaded = Adapter.load(tmp_path / "adapter.safetensors", second)
-    torch.testing.assert_close(_answer(loaded, second), expected)
+    torch.testing.assert_close(_answer(loaded), expected)
     assert loaded.keys == KEYS and loaded.origin.measures["tile/crack"]["grain"] == 0.7
     assert loaded.digest == adapter.digest != ""
 
@@ -50,14 +50,34 @@ def test_only_what_is_learned_wants_a_gradient(small_prior) -> None:
     assert wanting == learned
 
 
-def test_without_lora_the_prior_speaks(small_folder: Path) -> None:
+def test_frozen_is_the_priors_own_answer(small_folder: Path) -> None:
     prior, plain = load_prior(str(small_folder)), load_prior(str(small_folder))
     adapter = _adapter(prior)
     context = plain.embed((plain.tokenize("a"), []), torch.zeros(1, 0, plain.token_width))
     z, t = torch.ones(1, 4, 8, 8), torch.tensor([300])
     with torch.no_grad():
-        torch.testing.assert_close(adapter.without_lora(lambda: prior.predict(z, t, context)), plain.predict(z, t, context))
-        assert not torch.allclose(prior.predict(z, t, context), plain.predict(z, t, context))
+        own = plain.predict(z, t, context)
+        torch.testing.assert_close(adapter.frozen(z, t, context), own)
+        assert not torch.allclose(adapter.predict(z, t, context), own)
+
+
+@pytest.mark.parametrize("ranks", [(2, 3), (2, 0), (0, 2)])
+def test_adapters_that_share_a_prior_do_not_hear_each_other(small_folder: Path, tmp_path: Path, ranks: tuple[int, int]) -> None:
+    alone = [_adapter(load_prior(str(small_folder)), rank) for rank in ranks]
+    expected = [_answer(adapter) for adapter in alone]
+    names, prior = ("default", "masks"), load_prior(str(small_folder))
+    for adapter, name in zip(alone, names, strict=True):
+        adapter.save(tmp_path / f"{name}.safetensors")
+    shared = [Adapter.load(tmp_path / f"{name}.safetensors", prior, name=name) for name in names]
+    for _ in range(2):
+        for adapter, answer in zip(shared, expected, strict=True):
+            torch.testing.assert_close(_answer(adapter), answer)
+    for adapter, name in zip(shared, names, strict=True):
+        adapter.save(tmp_path / f"{name}-again.safetensors")
+        again = (tmp_path / f"{name}-again.safetensors").read_bytes()
+        assert again == (tmp_path / f"{name}.safetensors").read_bytes()
+    learned = [{id(p) for p in adapter.trainable().parameters()} for adapter in shared]
+    assert not learned[0] & learned[1]
 
 
 def test_refusals_say_why(small_folder: Path, tmp_path: Path) -> None:

@@ -49,5 +49,5 @@ def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:
     assert (settings.generate.severity, settings.generate.steps, settings.train.loop.steps) == (0.5, 7, 300)
     plain = Settings().train.loop
     assert (settings.train.loop.warmup, settings.train.loop.checkpointing_steps) == (plain.warmup, plain.checkpointing_steps)
-    with pytest.raises(ConfigError, match="known: default, fast"):
+    with pytest.raises(ConfigError, match="known: default, paper, fast"):
         resolve("wild")

@@ -106,6 +106,39 @@ def test_batch_size_changes_nothing(trained: Path) -> None:
         assert np.abs(left - right).max() <= 2
 
 
+def test_learned_masks_are_learned_shown_and_used(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "learned")
+    config = trained / "masks.toml"
+    # what four steps of training draw is no mask: nothing is refused but what marks nothing or all
+    config.write_text(
+        "[masks.train.pool]\ncrops = 8\n[masks.train.loop]\nsteps = 2\n"
+        '[masks.learned]\nframe = "image"\nsteps = 2\narea = [0.0, inf]\nborder = 1.0\ntries = 40\n'
+    )
+    asked = trained / "asked.toml"
+    asked.write_text('[masks]\nsource = "learned"\n' + config.read_text())
+    out = _run("generate", run, "--num", 1, "--config", asked, check=False)
+    assert out.returncode == 1 and "no masks were learned" in out.stderr and "Traceback" not in out.stderr
+    _run("masks", run, "--source", "learned", "--num", 3, "--config", config)
+    shown = {path.name: path.read_bytes() for path in (run / "masks" / "plate" / "hole").iterdir()}
+    assert sorted(shown) == ["000000.png", "000001.png", "000002.png"] and (run / "masks" / "sheet.png").exists()
+    learned = (run / "adapter" / "masks.safetensors").read_bytes()
+    _run("generate", run, "--num", 2, "--defect", "hole", "--quiet")
+    records = [r for r in _records(run) if r["attempt"] == 0]
+    assert {r["mask_origin"] for r in records} == {"learned"}
+    for record in records:
+        name = Path(record["image"]).name.split("-")[0].split(".")[0] + ".png"
+        assert (run / record["mask"]).read_bytes() == shown[name], "pairs are made on the masks that were shown"
+    other = trained / "other.toml"
+    other.write_text("[masks.train.loop]\nsteps = 3\n")
+    out = _run("masks", run, "--config", other, check=False)
+    assert out.returncode == 1 and "learned with other settings" in out.stderr
+    _run("masks", run, "--source", "warped", "--num", 1)
+    assert [path.name for path in (run / "masks" / "plate" / "hole").iterdir()] == ["000000.png"]
+    assert (run / "adapter" / "masks.safetensors").read_bytes() == learned
+    out = _run("generate", run, "--num", 2, "--defect", "hole", check=False)
+    assert out.returncode == 1 and "other settings" in out.stderr
+
+
 @pytest.mark.slow
 def test_killed_and_typed_again_ends_the_same(trained: Path) -> None:
     calm, shaken = (shutil.copytree(trained / "run", trained / name) for name in ("calm", "shaken"))
@@ -142,7 +175,7 @@ def test_a_trained_run_is_not_trained_twice_nor_overwritten(trained: Path) -> No
         (("generate", "nowhere", "--num", 1), 1, "run.json is missing"),
         (("export", "nowhere", "--output", "x"), 1, "nowhere"),
         (("train", "DATA", "--output", "RUN2", "--defect", "dent"), 1, "dent"),
-        (("train", "DATA", "--output", "RUN2", "--preset", "wild"), 2, "known: default, fast"),
+        (("train", "DATA", "--output", "RUN2", "--preset", "wild"), 2, "known: default, paper, fast"),
         (("train", "nowhere", "--output", "RUN2"), 1, "nowhere"),
         (("train", "DATA", "--output", "RUN2", "--prior", "no/such/prior"), 1, "no/such/prior"),
         (("check", "nowhere"), 1, "nowhere"),

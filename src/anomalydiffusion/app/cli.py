@@ -109,7 +109,7 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; made if it is not there.")],
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="tiny (bundled), a diffusers folder, or a hub id.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="default or fast.")] = None,
+    preset: Annotated[str | None, typer.Option("--preset", help="default, paper or fast.")] = None,
     config: Config = None, seed: Seed = None,
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
@@ -126,13 +126,16 @@ def train(
 @app.command()
 def masks(
     run: Run, num: Annotated[int, typer.Option("--num", help="Proposals per defect type.")] = 8,
-    source: Annotated[str, typer.Option("--source", help="warped.")] = "warped",
-    product: Product = None, defect: Defect = None, seed: Seed = None, quiet: Quiet = False, debug: Debug = False,
+    source: Annotated[str | None, typer.Option("--source", help="warped: real masks, changed; learned: drawn by the prior.")] = None,
+    product: Product = None, defect: Defect = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
+    config: Config = None, seed: Seed = None, device: Device = None, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Write previews of the masks that generation would use."""
+    """Choose where masks come from, and show those that generation would use."""
     from anomalydiffusion.app import commands
 
-    commands.masks(run, num=num, source=source, product=product, defect=defect, seed=seed, quiet=quiet)
+    commands.masks(run, num=num, source=source, product=product, defect=defect, prior=prior, config=config, seed=seed, device=device,
+                   quiet=quiet)  # fmt: skip
 
 
 @app.command()

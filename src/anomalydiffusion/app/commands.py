@@ -12,14 +12,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
+from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, Settings, resolve, to_toml
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.core.config import digest, from_dict, read_toml
-from anomalydiffusion.core.errors import ConfigError, GenerationError, MaskError, RunError
+from anomalydiffusion.core.config import digest, read_toml
+from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -28,16 +27,15 @@ from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split, from_json, to_json
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, discard, fill, next_batch, plan
-from anomalydiffusion.masks.geometry import accept
-from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.quality.gate import check_pair
+from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined
 from anomalydiffusion.training.loop import latest_checkpoint
-from anomalydiffusion.training.recipes import Shots, train_adapter
 
 __all__ = ["Key", "generate", "masks", "run_settings", "run_split", "train", "typed"]
 
 Key = tuple[str, str]
+SHOWN = 8  # masks of one defect type on the sheet
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 
 
@@ -106,8 +104,8 @@ def train(
             raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
         begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
         if resume and begun:
-            _refuse_another(run, settings, split)
-            if run.adapter.exists():
+            refuse_another(run, settings, split)
+            if run.adapter.exists() and (settings.masks.source == "warped" or run.mask_adapter.exists()):
                 say(f"{output}: already trained", quiet=quiet)
                 return run
         shots = shots_of(split)
@@ -115,55 +113,20 @@ def train(
         if not resume:  # only now, when nothing that was typed can be wrong any more
             for old in (run.checkpoints, run.adapter.parent):
                 shutil.rmtree(old, ignore_errors=True)
-            run.train_log.unlink(missing_ok=True)
+            for log in (run.train_log, run.mask_log):
+                log.unlink(missing_ok=True)
         write_atomic(run.split, (json.dumps(to_json(split, data.resolve()), indent=1, ensure_ascii=False) + "\n").encode())
         write_atomic(run.config, to_toml(settings).encode())
         run.update(
             command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
             versions={name: version(name) for name in LIBRARIES},
         )  # fmt: skip
-        _learn(run, settings, split.digest, shots, loaded, quiet)
+        if not run.adapter.exists():
+            learn(run, settings.train, settings, split.digest, shots, loaded, quiet)
+        if settings.masks.source == "learned":
+            learn_masks(run, settings, split.digest, shots, loaded, quiet)
         run.update(status="trained")
     return run
-
-
-def _refuse_another(run: Run, settings: Settings, split: Split) -> None:
-    """A training that has begun goes on only with its own data and settings."""
-    remedy = "give another --output, or --no-resume to start over"
-    try:
-        before, known = from_dict(Settings, read_toml(run.config)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
-    except (OSError, ValueError, KeyError, ConfigError) as error:
-        raise RunError(f"{run.folder}: its split.json or config.toml is missing or damaged ({error}); {remedy}") from error
-    if known != split.digest:
-        raise RunError(f"{run.folder}: was made from other data or other defects; {remedy}")
-    if digest(before.train) != digest(settings.train) or (before.prior, before.seed) != (settings.prior, settings.seed):
-        raise RunError(f"{run.folder}: was made with other settings; {remedy}")
-
-
-def _learn(run: Run, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool) -> None:
-    accelerator = Accelerator(cpu=settings.device == "cpu", log_with="tensorboard", project_dir=run.folder / "logs")
-    accelerator.init_trackers("train")
-    found = latest_checkpoint(run.checkpoints)
-    last = int(found.name.split("-")[1]) if found else -1
-    lines = [json.dumps(record) for record in Manifest(run.train_log).records() if record["step"] <= last]
-    write_atomic(run.train_log, "".join(line + "\n" for line in lines).encode())
-    steps = settings.train.loop.steps
-    with (
-        bar("encode the shots", settings.train.pool.crops, quiet=quiet) as pool_bar,
-        bar("train", steps, quiet=quiet) as train_bar,
-    ):
-
-        def progress(step: int, means: dict[str, float]) -> None:
-            train_bar.at(step, f"loss {means['loss']:.3f}")
-            with run.train_log.open("a") as log:
-                log.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in means.items()}}) + "\n")
-
-        adapter = train_adapter(
-            loaded, shots, settings.train, run.checkpoints, seed=settings.seed, split_digest=split_digest,
-            progress=progress, pool_progress=pool_bar.at, accelerator=accelerator,
-        )  # fmt: skip
-    accelerator.end_training()
-    adapter.save(run.adapter)
 
 
 def generate(
@@ -196,7 +159,8 @@ def generate(
         if settings.generate.steps > len(loaded.alphas):
             raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(loaded.alphas)} steps at most")
         adapter = Adapter.load(opened.adapter, loaded)
-        source = Source(split, settings, normals, masks)
+        learned = load_masks(opened, settings, loaded) if settings.masks.source == "learned" and not masks else None
+        source = Source(split, settings, normals, masks, learned)
         if not resume:
             discard(opened, keys)
         opened.update(command=typed("generate"))
@@ -252,24 +216,45 @@ def _shortfall(keys: Sequence[Key], num: int, records: Sequence[dict[str, Any]],
             say(f"{'/'.join(key)}: {num - made} short of {num}; --attempts {2 * attempts} goes on")
 
 
-def masks(run: Path | str, *, num: int = 8, source: str = "warped", product: Sequence[str] | None = None,
-          defect: Sequence[str] | None = None, seed: int | None = None, quiet: bool = False) -> list[Path]:  # fmt: skip
-    """Write the masks of each defect type's first `num` pairs to RUN/masks, as 8 bit PNG 0 / 255 of their normal images' size."""
-    if source != "warped":
-        raise ConfigError(f"mask source '{source}' is not known; known: warped")
+def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: Sequence[str] | None = None,
+          defect: Sequence[str] | None = None, prior: str | None = None, config: Path | None = None, seed: int | None = None,
+          device: str | None = None, quiet: bool = False) -> list[Path]:  # fmt: skip
+    """Write the masks of each defect type's first `num` pairs to RUN/masks, as 8 bit PNG 0 / 255 of their normal images' size.
+
+    `source` is "warped" or "learned"; learned masks are learned first, where that was not done yet. Source and settings of
+    masks become the run's. In RUN/masks/sheet.png the first masks are drawn on their normal images.
+    """
+    if num < 1:
+        raise ConfigError(f"--num {num}: expected at least 1")
     opened = Run.open(Path(run))
-    settings = run_settings(opened, seed=seed)
+    settings = run_settings(opened, config=config, prior=prior, seed=seed, device=device, masks={"source": source})
     split = run_split(opened)
-    proposals = Source(split, settings, None, None)
-    written = []
-    slots = plan(_chosen(split, product, defect), num)
-    for task in next_batch([(slot, 0) for slot in slots], len(slots), settings.seed):
-        slot, item = task.slot, proposals.item(task)
-        if reason := accept(item.mask, max_border=1.0):
-            raise MaskError(f"{'/'.join(slot.key)}: a proposal {reason}")
-        path = opened.masks / slot.key[0] / slot.key[1] / f"{slot.index:06d}.png"
-        write_atomic(path, encode_png(item.mask.pixels_HW))
-        written.append(path)
-    opened.update(command=typed("masks"))
-    say(f"{len(written)} masks in {opened.masks}", quiet=quiet)
+    keys = _chosen(split, product, defect)
+    with opened.lock():
+        adapter = None
+        if settings.masks.source == "learned":
+            loaded = load_prior(settings.prior, device=settings.device)
+            adapter = learn_masks(opened, settings, split.digest, shots_of(split), loaded, quiet)
+        if (known := run_settings(opened)).masks != settings.masks:
+            write_atomic(opened.config, to_toml(replace(known, masks=settings.masks)).encode())
+            say(f"{opened.folder}: pairs are drawn on {settings.masks.source} masks like these from now on", quiet=quiet)
+        proposals = Source(split, settings, None, None, adapter)
+        written: list[Path] = []
+        slots = plan(keys, num)
+        lines: dict[Key, list[Cell]] = {key: [] for key in keys}
+        with bar("masks", len(slots), quiet=quiet) as shown:
+            for task in next_batch([(slot, 0) for slot in slots], len(slots), settings.seed):
+                slot, item = task.slot, proposals.item(task)
+                path = opened.masks / slot.key[0] / slot.key[1] / f"{slot.index:06d}.png"
+                write_atomic(path, encode_png(item.mask.pixels_HW))
+                written.append(path)
+                if slot.index < SHOWN:
+                    lines[slot.key].append(outlined(str(slot.index), item.normal_HWC, item.mask.pixels_HW))
+                shown.at(len(written), "/".join(slot.key))
+        for old in {path for key in keys for path in (opened.masks / key[0] / key[1]).glob("[0-9]" * 6 + ".png")} - set(written):
+            old.unlink()  # of an earlier call
+        sheet = contact_sheet([("/".join(key), line) for key, line in lines.items()])
+        write_atomic(opened.masks / "sheet.png", encode_png(sheet))
+        opened.update(command=typed("masks"))
+    say(f"{len(written)} masks in {opened.masks}; the first of them drawn on their normal images: sheet.png", quiet=quiet)
     return written

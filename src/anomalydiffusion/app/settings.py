@@ -2,26 +2,83 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from anomalydiffusion.conditioning.adapter import AdapterConfig
 from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.downstream.classifiers import PRESETS as CLASSIFIERS
 from anomalydiffusion.downstream.classifiers import ClassifierConfig
+from anomalydiffusion.downstream.detectors import PRESETS as DETECTORS
 from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.generation.pairs import GenerateConfig
+from anomalydiffusion.masks.learned import LearnedConfig
 from anomalydiffusion.masks.warped import WarpedConfig
 from anomalydiffusion.quality.gate import GateConfig
+from anomalydiffusion.training.loop import LoopConfig
 from anomalydiffusion.training.recipes import TrainConfig
+from anomalydiffusion.training.shots import PoolConfig
 
-__all__ = ["PRESETS", "Drawing", "Settings", "resolve", "to_toml"]
+__all__ = ["PRESETS", "Drawing", "MaskConfig", "Settings", "resolve", "to_toml"]
 
+# The paper's values; where it names none, those of its released code (rate, threshold and border of masks, steps of masks).
+# A ratio of 64 is the largest square that the picture has.
+_WHOLE = {"crops": 4096, "ratio": [64.0, 64.0], "light": 0.0}
+_PAPER: dict[str, Any] = {
+    "train": {
+        "batch_size": 4, "outside": 0.0, "normalise": False, "condition_noise": 0.0,
+        "adapter": {"anomaly_tokens": 8, "spatial_tokens": 4, "backbone": "resnet50", "initial_word": "anomaly", "lora_rank": 0},
+        "pool": {**_WHOLE, "ratio": [2.0, 64.0]},
+        "loop": {"steps": 300_000, "learning_rate": 0.02, "checkpointing_steps": 2000, "mixed_precision": "no"},
+    },
+    "masks": {
+        "source": "learned",
+        "learned": {"steps": 100, "guidance": 5.0, "threshold": 0.8, "frame": "image", "area": [0.0, math.inf], "border": 1 / 3},
+        "train": {
+            "batch_size": 4,
+            "adapter": {"anomaly_tokens": 4, "prompt": "a photo of {}", "initial_word": "anomaly", "lora_rank": 0},
+            "pool": _WHOLE, "loop": {"steps": 5000, "learning_rate": 0.02, "checkpointing_steps": 500, "mixed_precision": "no"},
+        },
+    },
+    "generate": {
+        "steps": 200, "eta": 1.0, "guidance": 1.0, "strength": 1.0, "ratio": [64.0, 64.0], "condition_noise": 0.0, "reweight": "paper",
+        "match": False, "grain": "off",
+    },
+    "detector": to_dict(DETECTORS["paper"]), "classifier": to_dict(CLASSIFIERS["paper"]),
+}  # fmt: skip
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "paper": _PAPER,
     "fast": {"train": {"loop": {"steps": 300}}, "generate": {"steps": 10}},
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskConfig:
+    """Where masks come from: real ones, warped; or the prior, which `train` teaches the shots' masks first."""
+
+    source: Literal["warped", "learned"] = "warped"
+    warped: WarpedConfig = field(default_factory=WarpedConfig)
+    learned: LearnedConfig = field(default_factory=LearnedConfig)
+    train: TrainConfig = field(
+        default_factory=lambda: TrainConfig(
+            masked=False,
+            condition_noise=0.0,
+            pool=PoolConfig(crops=512, ratio=(64.0, 64.0), minimum_side=8, light=0.0),
+            adapter=AdapterConfig(anomaly_tokens=4, spatial_tokens=0, prompt="a binary mask of {}"),
+            loop=LoopConfig(steps=500, learning_rate=1e-3, warmup=20, checkpointing_steps=100, mixed_precision="auto"),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        if self.source not in ("warped", "learned"):
+            raise ConfigError(f"mask source '{self.source}' is not known; known: warped, learned")
+        if self.train.masked or self.train.adapter.spatial_tokens:
+            raise ConfigError("masks.train: masks are learned without a mask: masked = false, spatial_tokens = 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +91,7 @@ class Settings:
     rotation: int = 0  # thirds by which each defect type's groups are turned before its shots are taken
     device: str = "cpu"
     train: TrainConfig = field(default_factory=TrainConfig)
-    masks: WarpedConfig = field(default_factory=WarpedConfig)
+    masks: MaskConfig = field(default_factory=MaskConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
     gate: GateConfig = field(default_factory=GateConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
@@ -47,7 +104,7 @@ class Drawing:
 
     seed: int
     generate: GenerateConfig
-    masks: WarpedConfig
+    masks: MaskConfig
     gate: GateConfig
     normals: str = ""  # a folder of the user's; "" = the run's own
     given_masks: str = ""

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask
 from anomalydiffusion.core.seeds import rng
@@ -20,7 +21,7 @@ from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Task
 from anomalydiffusion.generation.transplant import transplant
-from anomalydiffusion.masks.warped import propose
+from anomalydiffusion.masks import learned, warped
 from anomalydiffusion.quality.gate import reference
 
 __all__ = ["Source", "shots_of"]
@@ -79,10 +80,15 @@ def _given_masks(folder: Path, keys: Iterable[Key], split: Split) -> dict[Key, l
 
 
 class Source:
-    """Normal images, references and masks of a run; the pictures in use are kept, a few at a time."""
+    """Normal images, references and masks of a run; the pictures in use are kept, a few at a time.
 
-    def __init__(self, split: Split, settings: Settings, normals: Path | None, given_masks: Path | None) -> None:
-        self.settings = settings
+    `mask_adapter`: what draws learned masks; without it, masks are warped ones.
+    """
+
+    def __init__(
+        self, split: Split, settings: Settings, normals: Path | None, given_masks: Path | None, mask_adapter: Adapter | None = None
+    ) -> None:
+        self.settings, self.mask_adapter = settings, mask_adapter
         self.shots = shots_of(split)
         self.grounds = {key: [foreground(image) for image, _ in items] for key, items in self.shots.items()}
         self.names = {key: [str(shot.path) for shot in split.shots if shot.key == key] for key in self.shots}
@@ -163,10 +169,15 @@ class Source:
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
 
     def _proposed(self, task: Task, normal: Path, sha256: str) -> Mask:
-        references = [mask for _, mask in self.shots[task.slot.key]]
+        key, config, image, ground = task.slot.key, self.settings.masks, self.image(normal, sha256), self.ground(normal, sha256)
+        references = [mask for _, mask in self.shots[key]]
         try:
-            return propose(references, self.image(normal, sha256), seed=task.seed, config=self.settings.masks,
-                           foreground_HW=self.ground(normal, sha256), reference_foregrounds=self.grounds[task.slot.key])  # fmt: skip
+            if self.mask_adapter is not None:
+                return learned.propose(
+                    self.mask_adapter, key, references, image, seed=task.seed, config=config.learned, foreground_HW=ground
+                )
+            return warped.propose(references, image, seed=task.seed, config=config.warped, foreground_HW=ground,
+                                  reference_foregrounds=self.grounds[key])  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error
 

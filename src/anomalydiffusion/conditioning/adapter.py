@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from anomalydiffusion.core.config import from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
-from anomalydiffusion.priors.base import Context
+from anomalydiffusion.priors.base import Context, Gain
 from anomalydiffusion.priors.latent import LatentPrior
 
 __all__ = ["Adapter", "AdapterConfig"]
@@ -62,21 +63,27 @@ class Origin:
 
 
 class Adapter(nn.Module):
-    """Anomaly vectors and spatial encoder, and the LoRA weights that live inside the prior's denoiser."""
+    """Anomaly vectors and spatial encoder, and the LoRA weights that live inside the prior's denoiser.
 
-    def __init__(self, prior: LatentPrior, keys: Sequence[Key], config: AdapterConfig, origin: Origin, seed: int = 0) -> None:
+    Adapters of different `name` may share a prior: each one's `predict` answers with its own LoRA weights and no other's.
+    """
+
+    def __init__(
+        self, prior: LatentPrior, keys: Sequence[Key], config: AdapterConfig, origin: Origin, seed: int = 0, name: str = "default"
+    ) -> None:
         super().__init__()
-        self.config, self.origin, self.prior = config, origin, prior
+        self.config, self.origin, self.prior, self.name = config, origin, prior, name
         start = prior.word_embeddings(prior.tokenize(config.initial_word)).mean(0)
         self.tokens = AnomalyTokens(keys, config.anomaly_tokens, prior.token_width, start, seed)
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of another name: meant so
             torch.manual_seed(seed)
             self.spatial = SpatialEncoder(config.spatial_tokens, prior.token_width, config.backbone) if config.spatial_tokens else None
             self.denoiser = prior.unet
             if config.lora_rank:
                 targets = list(config.lora_targets)
                 prior.unet.add_adapter(
-                    LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True)
+                    LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True), name
                 )
         self.to(prior.device)
         self.digest = ""
@@ -91,11 +98,14 @@ class Adapter(nn.Module):
         if self.spatial is not None:
             parts["spatial"] = self.spatial
         if self.config.lora_rank:
-            parts["lora"] = _Lora(self.denoiser)
+            parts["lora"] = _Lora(self.denoiser, self.name)
         return nn.ModuleDict(parts)
 
     def context(self, keys: Sequence[Key], mask_B1HW: torch.Tensor, noise_BKD: torch.Tensor | None = None) -> Context:
-        """Condition of a batch: `prompt` with `{e_a, e_s}` in its place. `noise_BKD` is added to the learned tokens."""
+        """Condition of a batch: `prompt` with `{e_a, e_s}` in its place; `noise_BKD` is added to the learned tokens.
+
+        An adapter without spatial tokens does not look at the masks.
+        """
         learned = self.tokens.rows(keys)
         if self.spatial is not None:
             learned = torch.cat([learned, self.spatial(mask_B1HW.to(learned))], dim=1)
@@ -103,13 +113,21 @@ class Adapter(nn.Module):
             learned = learned + noise_BKD.to(learned)
         return insert(self.prior, self.config.prompt, learned)
 
-    def without_lora(self, call: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Run `call` with the frozen prior's own weights."""
+    def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+        """The raw output of the prior with this adapter's LoRA weights in it."""
         if not self.config.lora_rank:
-            return call()
+            return self.frozen(z_BChw, t_B, context, gain)
+        if self.denoiser.active_adapters() != [self.name]:
+            self.denoiser.set_adapter(self.name)
+        return self.prior.predict(z_BChw, t_B, context, gain)
+
+    def frozen(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+        """The raw output of the prior's own weights."""
+        if not getattr(self.denoiser, "peft_config", None):
+            return self.prior.predict(z_BChw, t_B, context, gain)
         self.denoiser.disable_adapters()
         try:
-            return call()
+            return self.prior.predict(z_BChw, t_B, context, gain)
         finally:
             self.denoiser.enable_adapters()
 
@@ -119,7 +137,7 @@ class Adapter(nn.Module):
         if self.spatial is not None:
             tensors |= {f"spatial.{name}": value for name, value in self.spatial.state_dict().items()}
         if self.config.lora_rank:
-            tensors |= {f"lora.{name}": value for name, value in get_peft_model_state_dict(self.denoiser).items()}
+            tensors |= {f"lora.{name}": value for name, value in get_peft_model_state_dict(self.denoiser, adapter_name=self.name).items()}
         record = {"format": FORMAT, "keys": self.keys, "config": to_dict(self.config), "origin": to_dict(self.origin)}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         data = save(plain, metadata={"anomalydiffusion": json.dumps(record)})
@@ -127,7 +145,7 @@ class Adapter(nn.Module):
         self.digest = hashlib.sha256(data).hexdigest()[:16]
 
     @classmethod
-    def load(cls, path: Path, prior: LatentPrior) -> Adapter:
+    def load(cls, path: Path, prior: LatentPrior, name: str = "default") -> Adapter:
         """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""
         try:
             with safe_open(path, "pt") as file:
@@ -147,15 +165,15 @@ class Adapter(nn.Module):
                 f"{path}: trained on prior {origin.prior_digest}, but this prior is {prior.digest}; pass the --prior it was trained on"
             )
         keys = [(str(product), str(defect)) for product, defect in record["keys"]]
-        adapter = cls(prior, keys, from_dict(AdapterConfig, record["config"]), origin)
+        adapter = cls(prior, keys, from_dict(AdapterConfig, record["config"]), origin, name=name)
         part = {
-            name: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(name + ".")} for name in ("tokens", "spatial", "lora")
+            kind: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(kind + ".")} for kind in ("tokens", "spatial", "lora")
         }
         adapter.tokens.load_state_dict(part["tokens"])
         if adapter.spatial is not None:
             adapter.spatial.load_state_dict(part["spatial"])
         if adapter.config.lora_rank:
-            result: Any = set_peft_model_state_dict(adapter.denoiser, part["lora"])
+            result: Any = set_peft_model_state_dict(adapter.denoiser, part["lora"], adapter_name=name)
             if result is not None and result.unexpected_keys:
                 raise RunError(
                     f"{path}: {len(result.unexpected_keys)} LoRA weights do not fit this prior, first {result.unexpected_keys[0]}"
@@ -165,11 +183,11 @@ class Adapter(nn.Module):
 
 
 class _Lora(nn.Module):
-    """Only the LoRA parameters of a denoiser, under flat names, so that a checkpoint does not hold the frozen prior."""
+    """Only one adapter's LoRA parameters of a denoiser, under flat names, so that a checkpoint does not hold the frozen prior."""
 
-    def __init__(self, denoiser: nn.Module) -> None:
+    def __init__(self, denoiser: nn.Module, adapter: str) -> None:
         super().__init__()
         for name, parameter in denoiser.named_parameters():
-            if "lora_" in name:
+            if "lora_" in name and f".{adapter}." in name:
                 parameter.requires_grad_(True)
                 self.register_parameter(name.replace(".", "__"), parameter)

@@ -155,9 +155,9 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     gain: list[torch.Tensor | None] = [None]
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
-        answer = prior.predict(z, t, context, gain[0])
+        answer = adapter.predict(z, t, context, gain[0])
         if plain is not None:
-            answer = adapter.without_lora(lambda: prior.predict(z, t, Context(tokens_BND=plain))).lerp(answer, strength)
+            answer = adapter.frozen(z, t, Context(tokens_BND=plain)).lerp(answer, strength)
         return prior.estimate(z, answer, t)
 
     def blend(z: torch.Tensor, t: int, s: int, estimate: Estimate) -> torch.Tensor:

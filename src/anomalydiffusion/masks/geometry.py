@@ -10,7 +10,7 @@ from scipy import ndimage
 from anomalydiffusion.core.errors import MaskError
 from anomalydiffusion.core.types import Mask
 
-__all__ = ["Shape", "accept", "border_shares", "measure"]
+__all__ = ["Shape", "accept", "border_shares", "largest", "measure"]
 
 EIGHT = np.ones((3, 3), dtype=bool)  # the neighbourhood: touching by a corner is touching
 
@@ -48,6 +48,16 @@ def measure(mask: Mask) -> Shape:
         elongation=float(np.sqrt((high + 1 / 12) / (max(low, 0.0) + 1 / 12))),
         border=max(border_shares(mask.pixels_HW).values()),
     )
+
+
+def largest(marks_HW: np.ndarray, most: int) -> np.ndarray:
+    """The `most` largest connected parts of what is marked."""
+    labels, count = ndimage.label(marks_HW, EIGHT)
+    if count <= most:
+        return marks_HW
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    return np.isin(labels, np.argsort(-sizes, kind="stable")[:most])
 
 
 def accept(

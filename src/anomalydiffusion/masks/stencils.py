@@ -12,7 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import EIGHT
+from anomalydiffusion.masks.geometry import EIGHT, largest
 
 __all__ = ["MIN_PIXELS", "Stencil", "cut", "stencil_of", "warp"]
 
@@ -157,9 +157,7 @@ def cut(distance_HW: np.ndarray, pixels: float, parts: int) -> np.ndarray:
     deepest = float(distance_HW.max())
     level = min(max(level, -1.5 - 0.5 * max(deepest, 0.0)), 0.5 * deepest if deepest > 0 else level)
     for thicker in (0.0, 0.2, 0.4, 0.5):
-        labels, count = ndimage.label(distance_HW >= level - thicker, EIGHT)
-        if count <= parts:
+        marks = distance_HW >= level - thicker
+        if ndimage.label(marks, EIGHT)[1] <= parts:
             break
-    sizes = np.bincount(labels.ravel())
-    sizes[0] = 0
-    return np.isin(labels, np.argsort(-sizes, kind="stable")[: min(parts, count)])
+    return largest(marks, parts)

@@ -19,12 +19,12 @@ from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.masks.geometry import EIGHT, accept
+from anomalydiffusion.masks.placing import frame, paste, put
 from anomalydiffusion.masks.stencils import MIN_PIXELS, Stencil, cut, stencil_of, warp
 
 __all__ = ["WarpedConfig", "area_range", "propose"]
 
 MAX_AREA = 0.6  # what `accept` allows
-PLACES = 24  # places tried for one warped shape
 PATIENCE = 15  # tries before another reference gets its turn
 SHRINK = 0.93  # scale after a shape that found no place
 MAX_RIM_LOSS = 0.35  # share of a shape that the object's outline may cut off
@@ -58,30 +58,14 @@ def area_range(references: Sequence[Mask]) -> tuple[float, float]:
     return float(min(areas)), float(max(areas))
 
 
-def _paste(patch: np.ndarray, at: tuple[int, int], ground_HW: np.ndarray) -> tuple[np.ndarray, float]:
-    """Put a patch on an empty picture, cut by the object; and the share of the patch that stayed."""
-    pixels = np.zeros(ground_HW.shape, dtype=bool)
-    (y, x), (height, width) = at, patch.shape
-    top, left, bottom, right = max(0, y), max(0, x), min(ground_HW.shape[0], y + height), min(ground_HW.shape[1], x + width)
-    if top < bottom and left < right:
-        pixels[top:bottom, left:right] = patch[top - y : bottom - y, left - x : right - x] & ground_HW[top:bottom, left:right]
-    return pixels, int(pixels[max(0, top) : bottom, max(0, left) : right].sum()) / int(patch.sum())
-
-
-def _frame(ground_HW: np.ndarray) -> tuple[tuple[int, int], tuple[int, int]]:
-    """(low, high) of the object by axis."""
-    rows, columns = np.flatnonzero(ground_HW.any(1)), np.flatnonzero(ground_HW.any(0))
-    return (int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1)
-
-
 def _put(patch: np.ndarray, stencil: Stencil, ground_HW: np.ndarray, random: np.random.Generator) -> np.ndarray | str:
     """Place a shape that lies inside or at image sides: the mask's pixels, or the reason why there is no place."""
-    frame = _frame(ground_HW)
+    object_box = frame(ground_HW)
     rows, columns = np.flatnonzero(patch.any(1)), np.flatnonzero(patch.any(0))
     trim = ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
     ranges = []
     for axis, (low, high) in enumerate(stencil.touch):
-        (start, stop), (begin, end) = frame[axis], trim[axis]
+        (start, stop), (begin, end) = object_box[axis], trim[axis]
         if (low and begin != 0) or (high and end != patch.shape[axis]):
             return "leaves the rim"
         start, stop = start + (not low), stop - (not high)
@@ -89,17 +73,11 @@ def _put(patch: np.ndarray, stencil: Stencil, ground_HW: np.ndarray, random: np.
         if (gap := stencil.gap[axis]) is not None and last >= first:
             kept = round((gap if gap >= 0 else -1 - gap) * random.uniform(0.5, 1.5)) - 1
             first = last = min(first + kept, last) if gap >= 0 else max(last - kept, first)
-        if last < first or first < start or (high and not low and first <= frame[axis][0]) or (low and last + end - begin > stop):
+        if last < first or first < start or (high and not low and first <= object_box[axis][0]) or (low and last + end - begin > stop):
             return "is larger than the object"
         ranges.append((first, last))
     small = patch[trim[0][0] : trim[0][1], trim[1][0] : trim[1][1]]
-    sides = any(map(any, stencil.touch))
-    for _ in range(PLACES):
-        y, x = (int(random.integers(first, last + 1)) for first, last in ranges)
-        here = ground_HW[y : y + small.shape[0], x : x + small.shape[1]]
-        if (here | ~small).all() if not sides else here[small].mean() >= 0.98:
-            return _paste(small, (y, x), ground_HW)[0]
-    return "lies off the object"
+    return put(small, (ranges[0], ranges[1]), ground_HW, random, least=0.98 if any(map(any, stencil.touch)) else 1.0)
 
 
 def _outline_point(ground_HW: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float, int] | None:
@@ -121,8 +99,8 @@ def _attempt(
     random: np.random.Generator,
 ) -> np.ndarray | str:  # fmt: skip
     """One warped and placed mask, or the reason why not."""
-    frame = _frame(ground_HW)
-    sizes = frame[0][1] - frame[0][0], frame[1][1] - frame[1][0]
+    (top, bottom), (left, right) = frame(ground_HW)
+    sizes = bottom - top, right - left
     # What reaches from side to side is stretched to this image; the other lengths are free.
     ratios = [size / (end - begin) for size, (begin, end) in zip(sizes, stencil.box, strict=True)]
     spans = [all(touch) for touch in stencil.touch]
@@ -145,9 +123,9 @@ def _attempt(
         # `warp` turns (y, x) to (y cos + x sin, x cos - y sin): a direction atan2(y, x) grows by the angle.
         distance, anchor = warp(stencil, (scale[0], scale[1]), outward - stencil.outward + angle, sizes, config.elastic, random)
         y, x = np.round(point + (1.0 + step) * np.array([math.sin(outward), math.cos(outward)]) - anchor).astype(int)
-        pixels, stayed = _paste(cut(distance, wanted, stencil.parts), (int(y), int(x)), ground_HW)
+        pixels, stayed = paste(cut(distance, wanted, stencil.parts), (int(y), int(x)), ground_HW)
         if stayed >= 1 - MAX_RIM_LOSS:  # what the outline cuts off is added elsewhere
-            pixels, stayed = _paste(cut(distance, wanted / stayed, stencil.parts), (int(y), int(x)), ground_HW)
+            pixels, stayed = paste(cut(distance, wanted / stayed, stencil.parts), (int(y), int(x)), ground_HW)
         if stayed < 1 - MAX_RIM_LOSS:
             return "lies off the object"
         if stayed == 1 or ndimage.label(pixels, EIGHT)[1] > stencil.parts:

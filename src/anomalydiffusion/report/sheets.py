@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Box
 
-__all__ = ["Cell", "Row", "amplification", "cells", "contact_sheet", "fitted", "heat", "strength"]
+__all__ = ["Cell", "Row", "amplification", "cells", "contact_sheet", "fitted", "heat", "outlined", "strength"]
 
 BOX_COLOUR = (229, 57, 53)
 OUTLINE_COLOUR = (0, 200, 255)
@@ -116,6 +116,11 @@ def heat(strength_HW: np.ndarray) -> np.ndarray:
 def fitted(label: str, image_HWC: np.ndarray, cell: int = 220) -> Cell:
     """A whole picture, uint8 RGB of any size, as a cell whose longer side is `cell` pixels."""
     return Cell(label=label, image_HWC=np.asarray(_fit(image_HWC, cell)))
+
+
+def outlined(label: str, image_HWC: np.ndarray, mask_HW: np.ndarray, cell: int = 220) -> Cell:
+    """A whole picture with a line around a mask of its size, as a cell whose longer side is `cell` pixels."""
+    return Cell(label=label, image_HWC=np.asarray(_outlined(image_HWC, mask_HW, cell)))
 
 
 def _heat(image_HWC: np.ndarray, normal_HWC: np.ndarray, amplify: int, most: int) -> np.ndarray:

@@ -31,6 +31,7 @@ class TrainConfig:
     """How an adapter is learned."""
 
     batch_size: int = 16
+    masked: bool = True  # restrict the loss to the mask; off: plain textual inversion, every cell counts alike
     outside: float = 0.3  # weight of the loss outside the mask
     normalise: bool = True  # divide the masked loss by the mask's area
     condition_noise: float = 0.02  # deviation of the noise on learned tokens, as a share of theirs
@@ -75,18 +76,18 @@ def measures(shots: Shots) -> dict[str, dict[str, float]]:
 def train_adapter(
     prior: LatentPrior, shots: Shots, config: TrainConfig, folder: Path, *, seed: int, split_digest: str = "",
     resume: bool = True, progress: Progress | None = None, pool_progress: Callable[[int], None] | None = None,
-    accelerator: Accelerator | None = None,
+    accelerator: Accelerator | None = None, name: str = "default",
 ) -> Adapter:  # fmt: skip
     """Learn anomaly vectors, spatial encoder and LoRA on `shots` with the masked loss; checkpoints go to `folder`.
 
-    Raises `TrainingError` when there is nothing to learn from.
+    The adapter takes the name `name` in the prior, beside those of other names. Raises `TrainingError` when there is nothing to learn from.
     """
     if not shots or not all(shots.values()):
         raise TrainingError("there are no shots to learn from; 'anomalydiffusion check' tells what the data set holds")
     pool = build_pool(prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
     origin = Origin(prior_digest=prior.digest, config_digest=digest(config), split_digest=split_digest, steps=config.loop.steps,
                     measures=measures(shots))  # fmt: skip
-    adapter = Adapter(prior, sorted(shots), config.adapter, origin, seed)
+    adapter = Adapter(prior, sorted(shots), config.adapter, origin, seed, name)
     by_key = {key: [row for row, owner in enumerate(pool.keys) if owner == key] for key in sorted(shots)}
     names = sorted(by_key)
     tokens = config.adapter.anomaly_tokens + config.adapter.spatial_tokens
@@ -102,11 +103,14 @@ def train_adapter(
         spread = config.condition_noise * adapter.tokens.vectors.detach().std()
         jitter = torch_noise((len(rows), tokens, prior.token_width), seed, "condition", step, micro).to(prior.device) * spread
         context = adapter.context(owners, pool.masks[rows].float().to(prior.device), jitter)
-        answer = prior.predict(prior.noised(clean, noise, t), t, context)
+        answer = adapter.predict(prior.noised(clean, noise, t), t, context)
         latent_mask, target = pool.latent_masks[rows].to(prior.device), prior.target(clean, noise, t)
-        loss = masked_loss(answer, target, latent_mask, weight=prior.weight(t), outside=config.outside, normalise=config.normalise)
+        counted = latent_mask if config.masked else torch.ones_like(latent_mask)
+        loss = masked_loss(answer, target, counted, weight=prior.weight(t), outside=config.outside, normalise=config.normalise)
         return {"loss": loss}
 
     adapter.train()
-    run_loop(adapter.trainable(), objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
+    parts = adapter.trainable()
+    learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
+    parts.load_state_dict(learned.state_dict())  # the average, where one is kept
     return adapter.eval()

@@ -1,0 +1,98 @@
+"""Learn a run's adapters, its defects and its masks, and refuse to mix them with what was learned otherwise."""
+
+from __future__ import annotations
+
+import json
+
+from accelerate import Accelerator
+
+from anomalydiffusion.app.progress import bar
+from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.core.config import digest, from_dict, read_toml
+from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.masks.learned import pictures
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.training.loop import latest_checkpoint
+from anomalydiffusion.training.recipes import Shots, TrainConfig, train_adapter
+
+__all__ = ["learn", "learn_masks", "load_masks", "refuse_another"]
+
+
+def refuse_another(run: Run, settings: Settings, split: Split) -> None:
+    """A training that has begun goes on only with its own data and settings."""
+    remedy = "give another --output, or --no-resume to start over"
+    try:
+        before, known = from_dict(Settings, read_toml(run.config)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
+    except (OSError, ValueError, KeyError, ConfigError) as error:
+        raise RunError(f"{run.folder}: its split.json or config.toml is missing or damaged ({error}); {remedy}") from error
+    if known != split.digest:
+        raise RunError(f"{run.folder}: was made from other data or other defects; {remedy}")
+    if digest(before.train) != digest(settings.train) or (before.prior, before.seed) != (settings.prior, settings.seed):
+        raise RunError(f"{run.folder}: was made with other settings; {remedy}")
+
+
+def learn(
+    run: Run, config: TrainConfig, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool, *,
+    masks: bool = False,
+) -> Adapter:  # fmt: skip
+    """Learn one of a run's adapters: its defects, or with `masks` what their masks look like."""
+    checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
+    accelerator = Accelerator(cpu=settings.device == "cpu", log_with="tensorboard", project_dir=run.folder / "logs")
+    accelerator.init_trackers("masks" if masks else "train")
+    found = latest_checkpoint(checkpoints)
+    last = int(found.name.split("-")[1]) if found else -1
+    lines = [json.dumps(record) for record in Manifest(log_file).records() if record["step"] <= last]
+    write_atomic(log_file, "".join(line + "\n" for line in lines).encode())
+    with (
+        bar("encode the masks" if masks else "encode the shots", config.pool.crops, quiet=quiet) as pool_bar,
+        bar("learn masks" if masks else "train", config.loop.steps, quiet=quiet) as train_bar,
+    ):
+
+        def progress(step: int, means: dict[str, float]) -> None:
+            train_bar.at(step, f"loss {means['loss']:.3f}")
+            with log_file.open("a") as log:
+                log.write(json.dumps({"step": step, **{name: round(value, 6) for name, value in means.items()}}) + "\n")
+
+        adapter = train_adapter(
+            loaded, shots, config, checkpoints, seed=settings.seed, split_digest=split_digest,
+            progress=progress, pool_progress=pool_bar.at, accelerator=accelerator, name="masks" if masks else "default",
+        )  # fmt: skip
+    accelerator.end_training()
+    adapter.save(run.mask_adapter if masks else run.adapter)
+    return adapter
+
+
+def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool) -> Adapter:
+    """What draws a run's masks; learned where the run does not know it yet."""
+    if run.mask_adapter.exists():
+        return load_masks(run, settings, loaded)
+    if latest_checkpoint(run.mask_checkpoints) is not None:
+        _refuse_other_masks(run, settings)
+    run.update(masks=_learned_as(settings))
+    drawn = {key: pictures([mask for _, mask in items], settings.masks.learned, loaded.working_size) for key, items in shots.items()}
+    return learn(run, settings.masks.train, settings, split_digest, drawn, loaded, quiet, masks=True)
+
+
+def _learned_as(settings: Settings) -> dict[str, str]:
+    """What must be the same when masks are drawn as when they were learned."""
+    return {"frame": settings.masks.learned.frame, "train": digest(settings.masks.train)}
+
+
+def _refuse_other_masks(run: Run, settings: Settings) -> None:
+    if run.record.get("masks") != _learned_as(settings):
+        raise RunError(
+            f"{run.folder}: its masks were learned with other settings (masks.train, or masks.learned.frame); use those again, or delete "
+            f"{run.mask_adapter.relative_to(run.folder)} and {run.mask_checkpoints.relative_to(run.folder)} to learn anew"
+        )
+
+
+def load_masks(run: Run, settings: Settings, loaded: LatentPrior) -> Adapter:
+    """What draws a run's masks. Raises `RunError` where none were learned, or with other settings."""
+    if not run.mask_adapter.exists():
+        raise RunError(f"{run.folder}: no masks were learned; 'anomalydiffusion masks {run.folder} --source learned' does it")
+    _refuse_other_masks(run, settings)
+    return Adapter.load(run.mask_adapter, loaded, name="masks")

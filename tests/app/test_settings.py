@@ -1,0 +1,40 @@
+"""Presets: what the word `paper` stands for, and that each can be written and read back."""
+
+import math
+import tomllib
+
+import pytest
+
+from anomalydiffusion.app.settings import PRESETS, Settings, resolve, to_toml
+from anomalydiffusion.core.config import from_dict
+from anomalydiffusion.core.errors import ConfigError
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_a_preset_is_the_same_after_a_run_wrote_it_down(preset: str) -> None:
+    settings = resolve(preset)
+    assert settings.preset == preset
+    assert from_dict(Settings, tomllib.loads(to_toml(settings))) == settings
+    assert resolve(base=tomllib.loads(to_toml(settings))) == settings
+
+
+def test_paper_is_the_paper() -> None:
+    paper = resolve("paper")
+    adapter, masks = paper.train.adapter, paper.masks
+    assert (adapter.anomaly_tokens, adapter.spatial_tokens, adapter.backbone, adapter.lora_rank) == (8, 4, "resnet50", 0)
+    assert (adapter.initial_word, paper.train.batch_size, paper.train.loop.steps) == ("anomaly", 4, 300_000)
+    assert paper.train.masked and not paper.train.normalise and paper.train.outside == 0
+    assert (masks.source, masks.train.adapter.anomaly_tokens, masks.train.adapter.lora_rank) == ("learned", 4, 0)
+    assert not masks.train.masked and (masks.learned.guidance, masks.learned.steps, masks.learned.frame) == (5.0, 100, "image")
+    assert masks.learned.area == (0, math.inf)
+    generate = paper.generate
+    assert (generate.eta, generate.guidance, generate.strength, generate.reweight) == (1.0, 1.0, 1.0, "paper")
+    assert (paper.detector.network, paper.detector.side, paper.classifier.network) == ("draem", 256, "resnet34")
+
+
+def test_masks_are_learned_without_a_mask() -> None:
+    for wrong in ({"masked": True}, {"adapter": {"spatial_tokens": 2}}):
+        with pytest.raises(ConfigError, match="learned without a mask"):
+            resolve(masks={"train": wrong})
+    with pytest.raises(ConfigError, match="'warped', 'learned'"):
+        resolve(masks={"source": "drawn"})

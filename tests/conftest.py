@@ -11,7 +11,10 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 
 def build_prior_folder(folder: Path, family: str = "sd", seed: int = 0) -> Path:
-    """Write a diffusers folder of the real classes with few random weights: `sd` (CLIP, AutoencoderKL) or `ldm` (LDM-BERT)."""
+    """Write a diffusers folder of the real classes with few random weights.
+
+    `family`: `sd` (CLIP, AutoencoderKL), `inpainting` (the same, told of the surroundings) or `ldm` (LDM-BERT).
+    """
     from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
     from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertConfig, LDMBertModel
     from transformers import BertTokenizer, CLIPTextConfig, CLIPTextModel
@@ -24,14 +27,15 @@ def build_prior_folder(folder: Path, family: str = "sd", seed: int = 0) -> Path:
         layers_per_block=1, norm_num_groups=4, latent_channels=4, sample_size=64,
     )  # fmt: skip
     unet = UNet2DConditionModel(
-        sample_size=8, in_channels=4, out_channels=4, block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8,
+        sample_size=8, in_channels=9 if family == "inpainting" else 4, out_channels=4, block_out_channels=(16, 32),
+        layers_per_block=1, norm_num_groups=8,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
         cross_attention_dim=32, attention_head_dim=8,
     )  # fmt: skip
     scheduler = DDIMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1
     )
-    if family == "sd":
+    if family != "ldm":
         tokenizer = build_tokenizer(["a photo of an anomaly", "a crack on metal"], 600, 32)
         text = CLIPTextModel(
             CLIPTextConfig(
@@ -53,7 +57,7 @@ def build_prior_folder(folder: Path, family: str = "sd", seed: int = 0) -> Path:
             )
         )  # fmt: skip
         names = {"vqvae": vae, "unet": unet, "bert": text, "tokenizer": tokenizer, "scheduler": scheduler}
-    index: dict[str, object] = {"_class_name": "StableDiffusionPipeline" if family == "sd" else "LDMTextToImagePipeline"}
+    index: dict[str, object] = {"_class_name": "LDMTextToImagePipeline" if family == "ldm" else "StableDiffusionPipeline"}
     for name, part in names.items():
         part.save_pretrained(folder / name)
         index[name] = ["diffusers", type(part).__name__]

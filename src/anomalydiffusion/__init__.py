@@ -16,7 +16,7 @@ _DOOR = {
     "check": "anomalydiffusion.data.check",
     "demo": "anomalydiffusion.app.demo",
     "evaluate": "anomalydiffusion.app.evaluate",
-    "export": "anomalydiffusion.report.export",
+    "export": "anomalydiffusion.app.export",
     "generate": "anomalydiffusion.app.commands",
     "load_prior": "anomalydiffusion.priors.load",
     "masks": "anomalydiffusion.app.commands",

@@ -80,6 +80,26 @@ def test_adapters_that_share_a_prior_do_not_hear_each_other(small_folder: Path, 
     assert not learned[0] & learned[1]
 
 
+def test_a_defect_added_later_leaves_the_others_as_they_were(small_folder: Path, tmp_path: Path) -> None:
+    prior = load_prior(str(small_folder))
+    _adapter(prior).save(tmp_path / "adapter.safetensors")
+    grown = Adapter.load(tmp_path / "adapter.safetensors", load_prior(str(small_folder)))
+    before = _answer(grown)
+    grown.extend([("tile", "dent")], Origin(prior_digest=prior.digest, measures={"tile/dent": {"grain": 0.2}}), seed=3)
+    learned = [name for name, parameter in grown.trainable().named_parameters() if parameter.requires_grad]
+    assert learned == ["tokens.vectors.2"]
+    with torch.no_grad():
+        grown.tokens.vectors[2].add_(1.0)
+    torch.testing.assert_close(_answer(grown), before, atol=0, rtol=0)
+    assert grown.keys == [*KEYS, ("tile", "dent")] and set(grown.origin.measures) == {"tile/crack", "tile/dent"}
+    torch.testing.assert_close(grown.tokens.spread(KEYS), Adapter.load(
+        tmp_path / "adapter.safetensors", load_prior(str(small_folder))).tokens.spread(KEYS), atol=0, rtol=0)  # fmt: skip
+    grown.save(tmp_path / "grown.safetensors")
+    again = Adapter.load(tmp_path / "grown.safetensors", load_prior(str(small_folder)))
+    torch.testing.assert_close(_answer(again), before)
+    torch.testing.assert_close(again.tokens.rows([("tile", "dent")]), grown.tokens.rows([("tile", "dent")]))
+
+
 def test_refusals_say_why(small_folder: Path, tmp_path: Path) -> None:
     prior = load_prior(str(small_folder))
     path = tmp_path / "adapter.safetensors"

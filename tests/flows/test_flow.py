@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import load_file
 from scipy import ndimage
 
 from anomalydiffusion.app import commands
@@ -104,6 +105,54 @@ def test_batch_size_changes_nothing(trained: Path) -> None:
         assert a["mask_sha256"] == b["mask_sha256"] and a["seed"] == b["seed"]
         left, right = (np.asarray(Image.open(r / x["image"])).astype(int) for r, x in ((one, a), (four, b)))
         assert np.abs(left - right).max() <= 2
+
+
+def test_learned_vectors_go_to_other_tools(trained: Path) -> None:
+    _run("export", trained / "run", "--format", "embeddings", "--output", trained / "vectors", "--defect", "hole")
+    (file,) = (trained / "vectors").rglob("*.safetensors")
+    assert file.relative_to(trained / "vectors").as_posix() == "plate-hole/learned_embeds.safetensors"
+    ((name, vectors),) = load_file(file).items()
+    learned = load_file(trained / "run" / "adapter" / "adapter.safetensors")["tokens.vectors"]
+    assert name == "<plate-hole>" and (vectors == learned[0]).all()
+    from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin, load_textual_inversion_state_dicts
+    from transformers import CLIPTextModel, CLIPTokenizer
+
+    reader = TextualInversionLoaderMixin()
+    reader.tokenizer = CLIPTokenizer.from_pretrained(trained / "prior" / "tokenizer")
+    reader.text_encoder = CLIPTextModel.from_pretrained(trained / "prior" / "text_encoder")
+    reader.load_textual_inversion(load_textual_inversion_state_dicts([str(file.parent)], use_safetensors=True)[0])
+    rows = reader.tokenizer("<plate-hole>" + "".join(f" <plate-hole>_{row}" for row in range(1, 8)), add_special_tokens=False).input_ids
+    assert (reader.text_encoder.get_input_embeddings().weight[rows].detach().numpy() == vectors).all()
+    for words, says in (
+        (("--format", "zip"), "known: mvtec, embeddings"),
+        (("--format", "embeddings", "--defect", "dent"), "knows hole, stain"),
+    ):
+        out = _run("export", trained / "run", "--output", trained / "nothing", *words, check=False)
+        assert out.returncode == 2 and says in out.stderr and not (trained / "nothing").exists()
+
+
+def test_a_defect_is_added_later_and_the_others_stay(trained: Path) -> None:
+    base, data = trained, trained / "data"
+    one = ["--prior", base / "prior", "--config", base / "small.toml", "--defect", "hole", "--quiet", *ARGS]
+    _run("train", data, "--output", base / "holes", *one)
+    _run("train", data, "--output", base / "both", "--extend", base / "holes", "--quiet", *ARGS)
+    first, second = (
+        load_file(base / "holes" / "adapter" / "adapter.safetensors"),
+        load_file(base / "both" / "adapter" / "adapter.safetensors"),
+    )
+    assert second["tokens.vectors"].shape[0] == 2 and first["tokens.vectors"].shape[0] == 1
+    for name, value in first.items():
+        assert (second[name][: len(value)] == value).all(), name
+    for run in ("holes", "both"):
+        _run("generate", base / run, "--num", 2, "--defect", "hole", "--quiet")
+    for a, b in zip(_records(base / "holes"), _records(base / "both"), strict=True):
+        assert (a["image_sha256"], a["mask_sha256"]) == (b["image_sha256"], b["mask_sha256"])
+    out = _run("train", data, "--output", base / "more", "--extend", base / "both", check=False)
+    assert out.returncode == 1 and "knows every defect" in out.stderr
+    out = _run("train", data, "--output", base / "turned", "--extend", base / "holes", "--rotation", 1, check=False)
+    assert out.returncode == 1 and "has learned from it" in out.stderr and "Traceback" not in out.stderr
+    out = _run("train", data, "--output", base / "both", "--config", base / "small.toml", "--prior", base / "prior", *ARGS, check=False)
+    assert out.returncode == 1 and "begun from another adapter" in out.stderr
 
 
 def test_learned_masks_are_learned_shown_and_used(trained: Path) -> None:

@@ -66,15 +66,16 @@ def test_each_form_of_reweighting_draws_its_own_defect_and_one_pair_is_the_same_
 
 def test_severity_zero_is_what_the_prior_alone_draws(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     adapter = made[1]
-    none, learned = _image(made, item, severity=0.0), adapter.tokens.vectors.detach().clone()
+    none, vectors = _image(made, item, severity=0.0), adapter.tokens.vectors[0]
+    learned = vectors.detach().clone()
     try:
         with torch.no_grad():
-            adapter.tokens.vectors.neg_()
+            vectors.neg_()
         assert (_image(made, item, severity=0.0) == none).all()
         assert (_image(made, item) != none).any()
     finally:
         with torch.no_grad():
-            adapter.tokens.vectors.copy_(learned)
+            vectors.copy_(learned)
 
 
 def test_outside_the_touched_box_nothing_changes_at_any_severity(made: tuple[LatentPrior, Adapter], item: Item) -> None:

@@ -15,8 +15,11 @@ MILLIONS = {  # denoiser, autoencoder, text encoder
     "ldm-text2im-large-256": (872.3, 83.7, 582.0),
     "stable-diffusion-v1-5": (859.5, 83.7, 123.1),
     "stable-diffusion-2-1-base": (865.9, 83.7, 340.4),
+    "stable-diffusion-inpainting": (859.5, 83.7, 123.1),
 }
-TEXTS = dict(zip(ARCHITECTURES, (layout.original_ldm_bert, layout.original_clip, layout.original_open_clip), strict=True))
+TEXTS = dict(
+    zip(ARCHITECTURES, (layout.original_ldm_bert, layout.original_clip, layout.original_open_clip, layout.original_clip), strict=True)
+)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -140,7 +140,7 @@ def test_cuda_without_cuda_and_beyond_the_last_card(small_folder: Path, monkeypa
 @pytest.mark.parametrize(
     ("setting", "value", "says"),
     [
-        ("in_channels", 9, "takes 9 channels, its autoencoder gives 4; inpainting"),
+        ("in_channels", 5, "takes 5 channels, its autoencoder gives 4; depth"),
         ("cross_attention_dim", 2048, r"takes tokens 2048 wide, its text encoder gives 32; models with several text encoders \(SDXL\)"),
         ("cross_attention_dim", [32, 64], r"takes tokens \[32, 64\] wide"),
     ],

@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from anomalydiffusion.app.cli import app
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.training.denoiser import build_tokenizer
 from tests.priors import original_layout as layout
@@ -31,9 +32,9 @@ V_YAML = {"model": {"params": {"parameterization": "v", "image_size": 16, "unet_
 
 
 class Models:
-    """Small models of one family, and its tokenizer's files."""
+    """Small models of one family, and its tokenizer's files; `told`: channels besides the latent's that the denoiser takes."""
 
-    def __init__(self, family: str, folder: Path) -> None:
+    def __init__(self, family: str, folder: Path, told: int = 0) -> None:
         torch.manual_seed(0)
         self.family, second = family, family == "stable-diffusion-2"
         self.vae = AutoencoderKL(
@@ -41,7 +42,7 @@ class Models:
             layers_per_block=2, latent_channels=4,
         )  # fmt: skip
         self.unet = UNet2DConditionModel(
-            in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=2, cross_attention_dim=64,
+            in_channels=4 + told, out_channels=4, block_out_channels=(64, 128), layers_per_block=2, cross_attention_dim=64,
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             attention_head_dim=(1, 2) if second else 8, use_linear_projection=second,
         )  # fmt: skip
@@ -179,11 +180,21 @@ def test_the_second_family_with_and_without_a_last_block_and_a_word_on_what_it_p
 def test_models_of_more_than_words_are_refused(first: Models, tmp_path: Path) -> None:
     weights, name = first.weights(), "model.diffusion_model.input_blocks.0.0.weight"
     for more, said in (
-        ({name: torch.cat([weights[name], weights[name]], 1)}, "takes 8 channels, its autoencoder gives 4; inpainting"),
+        ({name: torch.cat([weights[name], weights[name]], 1)}, "takes 8 channels, its autoencoder gives 4; depth"),
         ({"model.diffusion_model.label_emb.0.0.weight": torch.zeros(1)}, "wants a picture's embedding or a class"),
     ):
         with pytest.raises(PriorError, match=said):
             load_prior(str(write(first, tmp_path / "model.safetensors", {**weights, **more})))
+
+
+def test_an_inpainting_file_answers_as_the_modules_it_was_written_from(tmp_path: Path) -> None:
+    models = Models("stable-diffusion-1", tmp_path, told=5)
+    prior = load_prior(str(write(models, tmp_path / "model.ckpt")))
+    assert prior.inpaints and prior.family == "stable-diffusion-1"
+    z, told, t, ids = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8, 8), torch.tensor([10, 900]), torch.randint(0, 700, (2, 24))
+    tokens = models.text(ids)[0]
+    expected = models.unet(torch.cat([z, told], 1), t, encoder_hidden_states=tokens).sample
+    torch.testing.assert_close(prior.predict(z, t, Context(tokens_BND=tokens, surroundings=told)), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_another_schedule_in_the_weights_is_kept(first: Models, tmp_path: Path) -> None:

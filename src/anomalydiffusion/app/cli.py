@@ -113,13 +113,14 @@ def train(
     config: Config = None, seed: Seed = None,
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
+    extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run: keep what it learned, add the other defects.")] = None,
     device: Device = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Learn defects from their few shots."""
     from anomalydiffusion.app import commands
 
     commands.train(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed,
-                   rotation=rotation, max_train_steps=max_train_steps, device=device, resume=resume, dry_run=dry_run,
+                   rotation=rotation, max_train_steps=max_train_steps, extend=extend, device=device, resume=resume, dry_run=dry_run,
                    quiet=quiet)  # fmt: skip
 
 
@@ -195,18 +196,18 @@ def evaluate(
 def export(
     run: Run,
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the export.")],
-    format: Annotated[str, typer.Option("--format", help="mvtec.")] = "mvtec",
+    format: Annotated[str, typer.Option("--format", help="mvtec: the pairs; embeddings: the learned vectors.")] = "mvtec",
     product: Product = None, defect: Defect = None,
     normals: Annotated[bool, typer.Option("--normals/--no-normals", help="Copy the normal images too.")] = True,
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Hand the accepted pairs to other tools."""
-    from anomalydiffusion.report.export import export as call
+    from anomalydiffusion.app.export import export as call
 
     summary = call(run, output, format, product=product, defect=defect, normals=normals)
     if not quiet:
         for (name, kind), count in summary.counts.items():
-            typer.echo(f"{name}/{kind}: {count} pairs")
+            typer.echo(f"{name}/{kind}: {count} {'vectors' if format == 'embeddings' else 'pairs'}")
         typer.echo(str(summary.output))
 
 

@@ -12,7 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another
+from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another, take_over
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, Settings, resolve, to_toml
 from anomalydiffusion.app.source import Source, shots_of
@@ -69,13 +69,14 @@ def _chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] |
 def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
-    rotation: int | None = None, max_train_steps: int | None = None, device: str | None = None, resume: bool = True,
-    dry_run: bool = False, quiet: bool = False,
+    rotation: int | None = None, max_train_steps: int | None = None, extend: Path | str | None = None, device: str | None = None,
+    resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
-    Raises `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other
-    data is not overwritten.
+    `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
+    vectors of their own, and the others stay as they are. Raises `SplitError`, `DataError`, `RunError` in one line each. A run
+    that was trained with other settings or other data is not overwritten.
     """
     given: dict[str, Any] = {
         "prior": prior,
@@ -84,9 +85,11 @@ def train(
         "device": device,
         "train": {"loop": {"steps": max_train_steps}},
     }
-    settings = resolve(preset, config, **given)
+    earlier = Run.open(Path(extend)) if extend is not None else None
+    settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
     if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
+    extends = Adapter.digest_of(earlier.adapter) if earlier else ""
     data, output = Path(data), Path(output)
     split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
     counts = ", ".join(f"{'/'.join(key)} {sum(shot.key == key for shot in split.shots)}" for key in _chosen(split, None, None))
@@ -104,12 +107,13 @@ def train(
             raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
         begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
         if resume and begun:
-            refuse_another(run, settings, split)
+            refuse_another(run, settings, split, extends)
             if run.adapter.exists() and (settings.masks.source == "warped" or run.mask_adapter.exists()):
                 say(f"{output}: already trained", quiet=quiet)
                 return run
         shots = shots_of(split)
         loaded = load_prior(settings.prior, device=settings.device)
+        begin = take_over(earlier, split, loaded) if earlier else None
         if not resume:  # only now, when nothing that was typed can be wrong any more
             for old in (run.checkpoints, run.adapter.parent):
                 shutil.rmtree(old, ignore_errors=True)
@@ -119,10 +123,12 @@ def train(
         write_atomic(run.config, to_toml(settings).encode())
         run.update(
             command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
-            versions={name: version(name) for name in LIBRARIES},
+            versions={name: version(name) for name in LIBRARIES}, extends=extends,
+            earlier_shots=begin.shots if begin else [],
         )  # fmt: skip
         if not run.adapter.exists():
-            learn(run, settings.train, settings, split.digest, shots, loaded, quiet)
+            new = {key: own for key, own in shots.items() if begin is None or key not in begin.adapter.keys}
+            learn(run, settings.train, settings, split.digest, new, loaded, quiet, start=begin.adapter if begin else None)
         if settings.masks.source == "learned":
             learn_masks(run, settings, split.digest, shots, loaded, quiet)
         run.update(status="trained")

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from anomalydiffusion.app import commands
 from anomalydiffusion.app.evaluate import evaluate
+from anomalydiffusion.app.export import export
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.data.check import check
 from anomalydiffusion.data.demo import make_demo
-from anomalydiffusion.report.export import export
 from anomalydiffusion.report.page import report
 
 __all__ = ["demo"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from accelerate import Accelerator
 
@@ -19,11 +20,11 @@ from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import Shots, TrainConfig, train_adapter
 
-__all__ = ["learn", "learn_masks", "load_masks", "refuse_another"]
+__all__ = ["Beginning", "learn", "learn_masks", "load_masks", "refuse_another", "take_over"]
 
 
-def refuse_another(run: Run, settings: Settings, split: Split) -> None:
-    """A training that has begun goes on only with its own data and settings."""
+def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> None:
+    """A training that has begun goes on only with its own data, settings and beginning."""
     remedy = "give another --output, or --no-resume to start over"
     try:
         before, known = from_dict(Settings, read_toml(run.config)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
@@ -31,15 +32,46 @@ def refuse_another(run: Run, settings: Settings, split: Split) -> None:
         raise RunError(f"{run.folder}: its split.json or config.toml is missing or damaged ({error}); {remedy}") from error
     if known != split.digest:
         raise RunError(f"{run.folder}: was made from other data or other defects; {remedy}")
+    if run.record.get("extends", "") != extends:
+        raise RunError(f"{run.folder}: was begun from another adapter; {remedy}")
     if digest(before.train) != digest(settings.train) or (before.prior, before.seed) != (settings.prior, settings.seed):
         raise RunError(f"{run.folder}: was made with other settings; {remedy}")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beginning:
+    """An earlier run's adapter, and the SHA-256 of every image that it was learned from."""
+
+    adapter: Adapter
+    shots: list[str]
+
+
+def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
+    """The adapter of an earlier run, to be extended.
+
+    Raises `RunError` where it has learned from an image that `split` holds out, or knows every defect already.
+    """
+    adapter = Adapter.load(earlier.adapter, prior)
+    try:
+        record = json.loads(earlier.split.read_text(encoding="utf-8"))
+        learned = sorted(
+            {str(item["sha256"]) for item in record["files"] if item["role"] == "shot"} | set(earlier.record.get("earlier_shots", []))
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
+    for path in split.tested:
+        if split.sha256[path] in learned:
+            raise RunError(f"{path}: is held out here, but {earlier.folder} has learned from it; give the same --rotation and data")
+    if all(shot.key in adapter.keys for shot in split.shots):
+        raise RunError(f"{earlier.folder}: knows every defect of this data already; there is nothing to add")
+    return Beginning(adapter=adapter, shots=learned)
+
+
 def learn(
     run: Run, config: TrainConfig, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool, *,
-    masks: bool = False,
+    masks: bool = False, start: Adapter | None = None,
 ) -> Adapter:  # fmt: skip
-    """Learn one of a run's adapters: its defects, or with `masks` what their masks look like."""
+    """Learn one of a run's adapters: its defects (all, or those that extend `start`), or with `masks` what their masks look like."""
     checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with="tensorboard", project_dir=run.folder / "logs")
     accelerator.init_trackers("masks" if masks else "train")
@@ -60,6 +92,7 @@ def learn(
         adapter = train_adapter(
             loaded, shots, config, checkpoints, seed=settings.seed, split_digest=split_digest,
             progress=progress, pool_progress=pool_bar.at, accelerator=accelerator, name="masks" if masks else "default",
+            from_nothing=masks, start=start,
         )  # fmt: skip
     accelerator.end_training()
     adapter.save(run.mask_adapter if masks else run.adapter)

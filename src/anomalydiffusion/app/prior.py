@@ -87,7 +87,7 @@ def prior_info(
         "name": name, "family": loaded.family, "digest": loaded.digest,
         "autoencoder": type(loaded.vae).__name__, "text_encoder": type(loaded.text_encoder).__name__,
         "factor": loaded.factor, "latent_channels": loaded.latent_channels, "working_size": loaded.working_size,
-        "prediction_type": loaded.prediction_type, "max_tokens": loaded.max_tokens, "parameters": parameters,
+        "prediction_type": loaded.prediction_type, "inpaints": loaded.inpaints, "max_tokens": loaded.max_tokens, "parameters": parameters,
         "megabytes": {str(dtype).removeprefix("torch."): round(sum(parameters.values()) * dtype.itemsize / 1e6, 1)
                       for dtype in (torch.float32, torch.float16)},
         **({"autoencoder_keeps": kept} if kept else {}),

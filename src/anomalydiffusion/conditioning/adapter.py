@@ -6,7 +6,7 @@ import hashlib
 import json
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
+from anomalydiffusion.conditioning.released import ENCODER, ReleasedEncoder, read_released
 from anomalydiffusion.conditioning.spatial import Backbone, SpatialEncoder
 from anomalydiffusion.conditioning.tokens import AnomalyTokens, Key, insert
 from anomalydiffusion.core.config import from_dict, to_dict
@@ -24,6 +25,7 @@ from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.priors.base import Context, Gain
 from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.weights import count
 
 __all__ = ["Adapter", "AdapterConfig"]
 
@@ -36,7 +38,7 @@ class AdapterConfig:
 
     anomaly_tokens: int = 8  # k
     spatial_tokens: int = 4  # n
-    backbone: Backbone = "small"
+    backbone: Backbone = "small"  # "released": the authors' own, which is read from their files and never trained
     initial_word: str = "anomaly"
     prompt: str = "a photo of {}"
     lora_rank: int = 16
@@ -73,12 +75,11 @@ class Adapter(nn.Module):
     ) -> None:
         super().__init__()
         self.config, self.origin, self.prior, self.name = config, origin, prior, name
-        start = prior.word_embeddings(prior.tokenize(config.initial_word)).mean(0)
-        self.tokens = AnomalyTokens(keys, config.anomaly_tokens, prior.token_width, start, seed)
+        self.tokens = AnomalyTokens(keys, config.anomaly_tokens, prior.token_width, self._start(), seed)
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of another name: meant so
             torch.manual_seed(seed)
-            self.spatial = SpatialEncoder(config.spatial_tokens, prior.token_width, config.backbone) if config.spatial_tokens else None
+            self.spatial = _encoder(config, prior.token_width)
             self.denoiser = prior.unet
             if config.lora_rank:
                 targets = list(config.lora_targets)
@@ -88,12 +89,27 @@ class Adapter(nn.Module):
         self.to(prior.device)
         self.digest = ""
 
+    def _start(self) -> torch.Tensor:
+        """The word embedding that anomaly vectors start from."""
+        return self.prior.word_embeddings(self.prior.tokenize(self.config.initial_word)).mean(0)
+
+    def extend(self, keys: Sequence[Key], origin: Origin, seed: int) -> None:
+        """Make room for further defects: from now on only their anomaly vectors are learned.
+
+        What was learned before stays as it is, so the other defects look as they did.
+        """
+        self.trainable().requires_grad_(False)
+        self.tokens.add(keys, self._start(), seed)
+        self.tokens.to(self.prior.device)
+        self.origin = replace(origin, measures={**self.origin.measures, **origin.measures})
+        self.digest = ""
+
     @property
     def keys(self) -> list[Key]:
-        return list(self.tokens.keys)  # type: ignore[arg-type]
+        return list(self.tokens.keys)
 
     def trainable(self) -> nn.ModuleDict:
-        """The modules whose parameters are learned; LoRA weights are the only parameters of the denoiser that want a gradient."""
+        """The modules whose parameters are learned, where they want a gradient; of the denoiser the LoRA weights alone."""
         parts: dict[str, nn.Module] = {"tokens": self.tokens}
         if self.spatial is not None:
             parts["spatial"] = self.spatial
@@ -101,17 +117,19 @@ class Adapter(nn.Module):
             parts["lora"] = _Lora(self.denoiser, self.name)
         return nn.ModuleDict(parts)
 
-    def context(self, keys: Sequence[Key], mask_B1HW: torch.Tensor, noise_BKD: torch.Tensor | None = None) -> Context:
+    def context(
+        self, keys: Sequence[Key], mask_B1HW: torch.Tensor, noise_BKD: torch.Tensor | None = None, surroundings: torch.Tensor | None = None
+    ) -> Context:
         """Condition of a batch: `prompt` with `{e_a, e_s}` in its place; `noise_BKD` is added to the learned tokens.
 
-        An adapter without spatial tokens does not look at the masks.
+        An adapter without spatial tokens does not look at the masks. `surroundings` are for inpainting priors.
         """
         learned = self.tokens.rows(keys)
         if self.spatial is not None:
             learned = torch.cat([learned, self.spatial(mask_B1HW.to(learned))], dim=1)
         if noise_BKD is not None:
             learned = learned + noise_BKD.to(learned)
-        return insert(self.prior, self.config.prompt, learned)
+        return replace(insert(self.prior, self.config.prompt, learned), surroundings=surroundings)
 
     def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
         """The raw output of the prior with this adapter's LoRA weights in it."""
@@ -133,7 +151,7 @@ class Adapter(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write `path` (safetensors; settings and origin in its metadata), whole or not at all."""
-        tensors = {f"tokens.{name}": value for name, value in self.tokens.state_dict().items()}
+        tensors = {"tokens.vectors": self.tokens.rows(self.keys)}  # defects x k x D
         if self.spatial is not None:
             tensors |= {f"spatial.{name}": value for name, value in self.spatial.state_dict().items()}
         if self.config.lora_rank:
@@ -145,20 +163,51 @@ class Adapter(nn.Module):
         self.digest = hashlib.sha256(data).hexdigest()[:16]
 
     @classmethod
+    def from_released(cls, folder: Path, prior: LatentPrior) -> Adapter:
+        """The adapter in a folder of the authors' own checkpoints, `embeddings.pt` and `spatial_encoder.pt`.
+
+        Those were learned under many prompts, of which the first, "a photo of a", is used. What they were learned from is
+        not recorded there. Raises `RunError` where they do not fit this prior.
+        """
+        vectors, weights = read_released(folder)
+        first = next(iter(vectors.values()))
+        if first.shape[1] != prior.token_width:
+            raise RunError(
+                f"{folder}: its vectors are {first.shape[1]} wide, this prior's {prior.token_width}; give the prior they belong to"
+            )
+        config = AdapterConfig(
+            anomaly_tokens=first.shape[0], spatial_tokens=count(weights, "styles."), backbone="released", lora_rank=0,
+            prompt="a photo of a {}",
+        )  # fmt: skip
+        adapter = cls(prior, list(vectors), config, Origin(prior_digest=prior.digest))
+        adapter.tokens.load_state_dict({f"vectors.{row}": own for row, own in enumerate(vectors.values())})
+        if adapter.spatial is not None:
+            try:
+                adapter.spatial.load_state_dict(weights)
+            except RuntimeError as error:
+                raise RunError(
+                    f"{folder / ENCODER}: is no released spatial encoder ({str(error).splitlines()[1].strip()[:200]})"
+                ) from error
+        return adapter.eval()
+
+    @staticmethod
+    def vectors_of(path: Path) -> dict[Key, torch.Tensor]:
+        """The anomaly vectors in an adapter's file by (product, defect), k x D each; no prior is needed."""
+        record, tensors = _read(path)
+        keys = [(str(product), str(defect)) for product, defect in record["keys"]]
+        return dict(zip(keys, tensors["tokens.vectors"], strict=True))
+
+    @staticmethod
+    def digest_of(path: Path) -> str:
+        """SHA-256 of an adapter's file, 16 hexadecimal digits. Raises `RunError` where there is none."""
+        if not path.is_file():
+            raise RunError(f"{path}: no adapter here; run 'anomalydiffusion train' first")
+        return digest_file(path)[:16]
+
+    @classmethod
     def load(cls, path: Path, prior: LatentPrior, name: str = "default") -> Adapter:
         """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""
-        try:
-            with safe_open(path, "pt") as file:
-                record = json.loads((file.metadata() or {})["anomalydiffusion"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
-        except FileNotFoundError as error:
-            raise RunError(f"{path}: no adapter here; run 'anomalydiffusion train' first") from error
-        except Exception as error:
-            raise RunError(f"{path}: this adapter is damaged or not ours ({error}); train again") from error
-        if record["format"] > FORMAT:
-            raise RunError(
-                f"{path}: made by a newer version (format {record['format']}, this one reads {FORMAT}); upgrade anomalydiffusion"
-            )
+        record, tensors = _read(path)
         origin = from_dict(Origin, record["origin"])
         if origin.prior_digest != prior.digest:
             raise RunError(
@@ -169,7 +218,7 @@ class Adapter(nn.Module):
         part = {
             kind: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(kind + ".")} for kind in ("tokens", "spatial", "lora")
         }
-        adapter.tokens.load_state_dict(part["tokens"])
+        adapter.tokens.load_state_dict({f"vectors.{row}": own for row, own in enumerate(part["tokens"]["vectors"])})
         if adapter.spatial is not None:
             adapter.spatial.load_state_dict(part["spatial"])
         if adapter.config.lora_rank:
@@ -178,8 +227,31 @@ class Adapter(nn.Module):
                 raise RunError(
                     f"{path}: {len(result.unexpected_keys)} LoRA weights do not fit this prior, first {result.unexpected_keys[0]}"
                 )
-        adapter.digest = digest_file(path)[:16]
+        adapter.digest = cls.digest_of(path)
         return adapter.eval()
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What is noted in an adapter's file, and its tensors."""
+    try:
+        with safe_open(path, "pt") as file:
+            record = json.loads((file.metadata() or {})["anomalydiffusion"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
+    except FileNotFoundError as error:
+        raise RunError(f"{path}: no adapter here; run 'anomalydiffusion train' first") from error
+    except Exception as error:
+        raise RunError(f"{path}: this adapter is damaged or not ours ({error}); train again") from error
+    if record["format"] > FORMAT:
+        raise RunError(f"{path}: made by a newer version (format {record['format']}, this one reads {FORMAT}); upgrade anomalydiffusion")
+    return record, tensors
+
+
+def _encoder(config: AdapterConfig, width: int) -> nn.Module | None:
+    if config.spatial_tokens == 0:
+        return None
+    if config.backbone == "released":
+        return ReleasedEncoder(config.spatial_tokens, width)
+    return SpatialEncoder(config.spatial_tokens, width, config.backbone)
 
 
 class _Lora(nn.Module):
@@ -189,5 +261,4 @@ class _Lora(nn.Module):
         super().__init__()
         for name, parameter in denoiser.named_parameters():
             if "lora_" in name and f".{adapter}." in name:
-                parameter.requires_grad_(True)
                 self.register_parameter(name.replace(".", "__"), parameter)

@@ -13,7 +13,7 @@ from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 __all__ = ["Backbone", "SpatialEncoder"]
 
-Backbone = Literal["resnet50", "small"]
+Backbone = Literal["resnet50", "small", "released"]
 
 
 def _norm(channels: int) -> nn.Module:

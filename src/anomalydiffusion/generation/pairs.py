@@ -147,9 +147,10 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
         return torch.stack([torch_noise(grid, item.seed, purpose, t) for item in filled]).to(device)
 
     tokens = adapter.config.anomaly_tokens + adapter.config.spatial_tokens
-    spread = config.condition_noise * adapter.tokens.vectors.std()
+    spread = config.condition_noise * adapter.tokens.spread([item.key for item in filled])
     jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in filled]).to(device) * spread
-    context = adapter.context([item.key for item in filled], mask, jitter)
+    around = prior.surroundings(pictures, mask)
+    context = adapter.context([item.key for item in filled], mask, jitter, around)
     strength = config.guidance * config.severity
     plain = _prior_context(prior, adapter, len(filled)) if strength != 1.0 else None
     gain: list[torch.Tensor | None] = [None]
@@ -157,7 +158,7 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
         answer = adapter.predict(z, t, context, gain[0])
         if plain is not None:
-            answer = adapter.frozen(z, t, Context(tokens_BND=plain)).lerp(answer, strength)
+            answer = adapter.frozen(z, t, Context(tokens_BND=plain, surroundings=around)).lerp(answer, strength)
         return prior.estimate(z, answer, t)
 
     def blend(z: torch.Tensor, t: int, s: int, estimate: Estimate) -> torch.Tensor:

@@ -32,7 +32,10 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {  # name -> what it has besides the 
         "unet": {"sample_size": 64, "cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True},
         "clip": HUGE,
     },
-}
+    "stable-diffusion-inpainting": {
+        "unet": {"in_channels": 9, "sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8}, "clip": LARGE,
+    },
+}  # fmt: skip
 
 
 def build(name: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:

@@ -16,10 +16,14 @@ __all__ = ["Context", "Estimate", "Gain", "Prior"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Context:
-    """An encoded prompt: `tokens_BND` after the text encoder, `span` = [start, stop) of the learned tokens in it."""
+    """An encoded prompt: `tokens_BND` after the text encoder, `span` = [start, stop) of the learned tokens in it.
+
+    `surroundings`, for inpainting priors alone: what `Prior.surroundings` says of a picture with a hole; None = all is hole.
+    """
 
     tokens_BND: torch.Tensor
     span: tuple[int, int] = (0, 0)
+    surroundings: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tokens_BND.ndim != 3 or not 0 <= self.span[0] <= self.span[1] <= self.tokens_BND.shape[1]:
@@ -45,12 +49,17 @@ class Prior(Protocol):
     working_size: int  # pixels per side that the denoiser was trained on
     token_width: int
     max_tokens: int
+    inpaints: bool  # whether the denoiser is told what surrounds a hole
     digest: str
     alphas: torch.Tensor  # cumulative alpha of each training step, T values falling from near 1
     device: torch.device
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         """Images in -1..1 -> scaled latents (the mean, no sampling)."""
+        ...
+
+    def surroundings(self, x_BCHW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor | None:
+        """What an inpainting prior is told of pictures with a hole where the mask is 1; None from any other prior."""
         ...
 
     def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,10 @@ from typing import Any
 import torch
 
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.priors.attention import install
 from anomalydiffusion.priors.base import Context, Estimate, Gain
+from anomalydiffusion.priors.fit import inpaints
 
 __all__ = ["LatentPrior"]
 
@@ -33,7 +35,9 @@ class LatentPrior:
         self.token_width = int(text_encoder.get_input_embeddings().weight.shape[1])
         # a tokenizer may name 512 or 1e30; what the text encoder has positions for counts
         self.max_tokens = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
+        self.inpaints = inpaints(int(unet.config.in_channels), self.latent_channels)
         self._scale = float(vae.config.scaling_factor)
+        self._nothing: dict[torch.Size, torch.Tensor] = {}
         self.family = _family(vae, text_encoder)
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -41,6 +45,28 @@ class LatentPrior:
             out = self.vae.encode(x_BCHW.to(self.device, self.vae.dtype))
         latent = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latent
         return latent.float() * self._scale
+
+    def surroundings(self, x_BCHW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor | None:
+        """`[m, E(x (.) (1 - m))]`, B x (1 + C) x h x w, for inpainting priors: the hole on the latent grid, and the rest encoded.
+
+        The hole is max-pooled, so that every cell that the sample replaces is said to be hole; the models were trained with the
+        nearest pixel's. Pictures are encoded one by one, so that none depends on its batch. None from any other prior.
+        """
+        if not self.inpaints:
+            return None
+        x, mask = x_BCHW.to(self.device), mask_B1HW.to(self.device, torch.float32)
+        seen = torch.cat([self.encode(row[None]) for row in x * (1 - mask)])
+        return torch.cat([to_latent_mask(mask, self.factor), seen], dim=1)
+
+    def _all_hole(self, z_BChw: torch.Tensor) -> torch.Tensor:
+        """The surroundings where nothing is seen; encoded once for each size."""
+        size = z_BChw.shape[-2:]
+        if size not in self._nothing:
+            grey = torch.zeros(1, 3, *(side * self.factor for side in size))
+            told = self.surroundings(grey, torch.ones_like(grey[:, :1]))
+            assert told is not None
+            self._nothing[size] = told
+        return self._nothing[size].expand(len(z_BChw), -1, -1, -1)
 
     def decode(self, z_BChw: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
@@ -83,6 +109,9 @@ class LatentPrior:
     def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
         extra = None if gain is None else {"gain": gain, "span": context.span}
         tokens = context.tokens_BND.to(self.unet.dtype)
+        if self.inpaints:
+            told = self._all_hole(z_BChw) if context.surroundings is None else context.surroundings
+            z_BChw = torch.cat([z_BChw, told.to(z_BChw)], dim=1)
         out = self.unet(z_BChw.to(self.unet.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra)
         return out.sample.float()
 

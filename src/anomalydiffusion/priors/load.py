@@ -15,6 +15,7 @@ import transformers
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.architectures import build
+from anomalydiffusion.priors.fit import check_fit
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.original import UNET, components_of
 from anomalydiffusion.priors.weights import PICKLES, read_weights
@@ -109,24 +110,15 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_fit(folder: Path, vae: Any, text_encoder: Any) -> None:
-    """Refuse a denoiser that wants more than a latent and one text encoder's tokens, before its weights are read."""
+def _check_configs(folder: Path, vae: Any, text_encoder: Any) -> None:
+    """Refuse a denoiser that does not fit the rest, before its weights are read."""
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         channels, widths = unet["in_channels"], unet["cross_attention_dim"]
     except (OSError, ValueError, KeyError, TypeError):
         return  # damaged or incomplete: loading says so, or takes diffusers' defaults
     latent, width = vae.config.latent_channels, text_encoder.config.hidden_size
-    if channels != latent:
-        raise PriorError(
-            f"{folder}: its denoiser takes {channels} channels, its autoencoder gives {latent}; inpainting, depth and upscaling models "
-            "are not supported yet: give a text-to-image model"
-        )
-    if any(each != width for each in (widths if isinstance(widths, list) else [widths])):
-        raise PriorError(
-            f"{folder}: its denoiser takes tokens {widths} wide, its text encoder gives {width}; models with several text encoders (SDXL) "
-            "are not supported yet: give one of Stable Diffusion 1 or 2's family, or LDM text2img"
-        )
+    check_fit(f"{folder}: ", channels=channels, latent=latent, tokens=widths, width=width)
 
 
 def _tokenizer_files(path: Path, names: tuple[str, ...], hub: str) -> Path:
@@ -198,10 +190,10 @@ def load_prior(
 ) -> LatentPrior:  # fmt: skip
     """Load "tiny" (bundled), a diffusers folder, a hub id, one file of original weights, or "random:ARCHITECTURE", frozen.
 
-    Stable Diffusion 1 and 2's family and LDM text2img. The family is read from `model_index.json` or from the weights, never
-    from the path's name. A folder's weights are safetensors; one file may be a pickle, of which nothing but tensors is built.
-    `original_config`: the file's yaml (default: NAME.yaml beside it, if there is one). Raises `PriorError` naming the part that
-    is missing, damaged or not supported, and what to fetch where offline.
+    Stable Diffusion 1 and 2's family, their inpainting models among them, and LDM text2img. The family is read from
+    `model_index.json` or from the weights, never from the path's name. A folder's weights are safetensors; one file may be a
+    pickle, of which nothing but tensors is built. `original_config`: the file's yaml (default: NAME.yaml beside it, if there is
+    one). Raises `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
     """
     place = _device(device)
     transformers.utils.logging.disable_progress_bar()
@@ -220,7 +212,7 @@ def load_prior(
         if part is None:
             raise PriorError(f"{folder}: model_index.json names no {' or '.join(names)}")
         if role == "unet":
-            _check_fit(folder, parts["vae"], parts["text_encoder"])
+            _check_configs(folder, parts["vae"], parts["text_encoder"])
         parts[role] = _component(folder, part, str(index[part][1]), dtype)
     for role in ("vae", "unet", "text_encoder"):
         parts[role].to(place)

@@ -13,6 +13,7 @@ import yaml
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.priors.fit import check_fit
 from anomalydiffusion.priors.original_text import clip, ldm_bert, open_clip
 from anomalydiffusion.priors.weights import Weights, count, filled, part
 
@@ -144,19 +145,6 @@ def _check_yaml(path: Path, said: _Said, unet: dict[str, Any], vae: dict[str, An
                 raise PriorError(f"{path}: says {name} = {value}, the weights have {figure}; give the yaml that belongs to them")
 
 
-def _check_fit(unet: dict[str, Any], vae: dict[str, Any], text_width: int, names: Weights) -> None:
-    """Refuse a denoiser that wants more than a latent and one text encoder's tokens."""
-    if unet["in_channels"] != vae["latent_channels"]:
-        raise PriorError(
-            f"its denoiser takes {unet['in_channels']} channels, its autoencoder gives {vae['latent_channels']}; inpainting, depth and "
-            "editing models are not supported yet: give a text-to-image model"
-        )
-    if unet["cross_attention_dim"] != text_width:
-        raise PriorError(f"its denoiser takes tokens {unet['cross_attention_dim']} wide, its text encoder gives {text_width}")
-    if any(name.startswith("label_emb.") for name in names):
-        raise PriorError("its denoiser wants a picture's embedding or a class besides the words; give a text-to-image model")
-
-
 def _scheduler(weights: Weights, said: _Said) -> diffusers.DDIMScheduler:
     """The schedule from the weights' own betas, else the yaml's, else Stable Diffusion's."""
     (start, end), steps, betas = said.betas, said.steps, weights.get("betas")
@@ -222,7 +210,12 @@ def components_of(weights: Weights, source: Path, original: Path | None, dtype: 
         unet_config["sample_size"] = size
         vae_config["sample_size"] = size * 2 ** (len(vae_config["block_out_channels"]) - 1)
         text_encoder = text_encoder_of(part(weights, prefix), dtype)
-        _check_fit(unet_config, vae_config, int(text_encoder.config.hidden_size), own_unet)
+        check_fit(
+            "", channels=unet_config["in_channels"], latent=vae_config["latent_channels"],
+            tokens=unet_config["cross_attention_dim"], width=int(text_encoder.config.hidden_size),
+        )  # fmt: skip
+        if any(name.startswith("label_emb.") for name in own_unet):
+            raise PriorError("its denoiser wants a picture's embedding or a class besides the words; give a text-to-image model")
         renamed_unet = convert_ldm_unet_checkpoint({UNET + name: value for name, value in own_unet.items()}, unet_config)
         renamed_vae = convert_ldm_vae_checkpoint({VAE + name: value for name, value in own_vae.items()}, vae_config)
         parts: dict[str, Any] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from anomalydiffusion.core.errors import PriorError
 
-__all__ = ["PICKLES", "Weights", "count", "filled", "part", "read_weights"]
+__all__ = ["PICKLES", "Weights", "count", "filled", "part", "read_pickle", "read_weights"]
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +42,33 @@ INERT: list[Any] = [
 ]  # fmt: skip
 
 
-def _unpickled(path: Path) -> Any:
-    with torch.serialization.safe_globals(INERT):
+def _unpickled(path: Path, known: Sequence[Any]) -> Any:
+    with torch.serialization.safe_globals([*INERT, *known]):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         except RuntimeError as error:
             if "mmap" not in str(error):
                 raise
             return torch.load(path, map_location="cpu", weights_only=True)  # the format of before 2020 cannot be mapped
+
+
+def read_pickle(path: Path, known: Sequence[Any] = ()) -> Any:
+    """What a pickle holds: tensors, plain values, and of classes only stand-ins, with those in `known`, (class, name) each.
+
+    Raises `PriorError` on a file that is missing, cut short, or that names anything else to be built, and never builds it.
+    """
+    if not path.is_file():
+        raise PriorError(f"{path}: no such file")
+    try:
+        return _unpickled(path, known)
+    except Exception as error:  # a damaged pickle can fail in any way
+        named = re.search(r"GLOBAL (\S*\.\S+)", str(error))
+        if named:
+            raise PriorError(
+                f"{path}: refused, it wants {named[1]} built, which weights do not need and which could run code; get the model as "
+                ".safetensors"
+            ) from error
+        raise PriorError(f"{path}: damaged, cut short, or no file of weights at all ({type(error).__name__}); copy it anew") from error
 
 
 def read_weights(path: Path) -> Weights:
@@ -60,22 +80,14 @@ def read_weights(path: Path) -> Weights:
     """
     if not path.is_file():
         raise PriorError(f"{path}: no such file")
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        try:
             return load_file(path)
-        if path.suffix not in PICKLES:
-            raise PriorError(f"{path}: not a file of weights; give one that ends in .safetensors or {', '.join(PICKLES)}")
-        found = _unpickled(path)
-    except PriorError:
-        raise
-    except Exception as error:  # a damaged pickle can fail in any way
-        named = re.search(r"GLOBAL (\S*\.\S+)", str(error))
-        if named:
-            raise PriorError(
-                f"{path}: refused, it wants {named[1]} built, which weights do not need and which could run code; get the model as "
-                ".safetensors"
-            ) from error
-        raise PriorError(f"{path}: damaged, cut short, or no file of weights at all ({type(error).__name__}); copy it anew") from error
+        except Exception as error:
+            raise PriorError(f"{path}: damaged, cut short, or no file of weights at all ({type(error).__name__}); copy it anew") from error
+    if path.suffix not in PICKLES:
+        raise PriorError(f"{path}: not a file of weights; give one that ends in .safetensors or {', '.join(PICKLES)}")
+    found = read_pickle(path)
     while isinstance(found, dict) and isinstance(found.get("state_dict"), dict):
         found = found["state_dict"]
     tensors = (

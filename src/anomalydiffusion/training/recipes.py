@@ -76,21 +76,29 @@ def measures(shots: Shots) -> dict[str, dict[str, float]]:
 def train_adapter(
     prior: LatentPrior, shots: Shots, config: TrainConfig, folder: Path, *, seed: int, split_digest: str = "",
     resume: bool = True, progress: Progress | None = None, pool_progress: Callable[[int], None] | None = None,
-    accelerator: Accelerator | None = None, name: str = "default",
+    accelerator: Accelerator | None = None, name: str = "default", from_nothing: bool = False,
+    start: Adapter | None = None,
 ) -> Adapter:  # fmt: skip
     """Learn anomaly vectors, spatial encoder and LoRA on `shots` with the masked loss; checkpoints go to `folder`.
 
-    The adapter takes the name `name` in the prior, beside those of other names. Raises `TrainingError` when there is nothing to learn from.
+    The adapter takes the name `name` in the prior, beside those of other names. `from_nothing`: an inpainting prior is not
+    told what surrounds the masks, as it will not be when it draws with no picture around. `start`: an adapter of this prior
+    that is extended by the defects in `shots`; of it nothing is changed but what is added, and its own settings say what is
+    learned of each. Raises `TrainingError` when there is nothing to learn from.
     """
     if not shots or not all(shots.values()):
         raise TrainingError("there are no shots to learn from; 'anomalydiffusion check' tells what the data set holds")
     pool = build_pool(prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
     origin = Origin(prior_digest=prior.digest, config_digest=digest(config), split_digest=split_digest, steps=config.loop.steps,
                     measures=measures(shots))  # fmt: skip
-    adapter = Adapter(prior, sorted(shots), config.adapter, origin, seed, name)
+    if start is None:
+        adapter = Adapter(prior, sorted(shots), config.adapter, origin, seed, name)
+    else:
+        adapter = start
+        adapter.extend(sorted(shots), origin, seed)
     by_key = {key: [row for row, owner in enumerate(pool.keys) if owner == key] for key in sorted(shots)}
     names = sorted(by_key)
-    tokens = config.adapter.anomaly_tokens + config.adapter.spatial_tokens
+    tokens = adapter.config.anomaly_tokens + adapter.config.spatial_tokens
     train_steps = len(prior.alphas)
 
     def objective(step: int, micro: int) -> dict[str, torch.Tensor]:
@@ -100,9 +108,10 @@ def train_adapter(
         t = torch.from_numpy(generator.integers(0, train_steps, config.batch_size)).to(prior.device)
         clean = pool.latents[rows].to(prior.device)
         noise = torch_noise(tuple(clean.shape), seed, "train-noise", step, micro).to(prior.device)
-        spread = config.condition_noise * adapter.tokens.vectors.detach().std()
+        spread = config.condition_noise * adapter.tokens.spread(owners)
         jitter = torch_noise((len(rows), tokens, prior.token_width), seed, "condition", step, micro).to(prior.device) * spread
-        context = adapter.context(owners, pool.masks[rows].float().to(prior.device), jitter)
+        around = None if pool.surroundings is None or from_nothing else pool.surroundings[rows].to(prior.device)
+        context = adapter.context(owners, pool.masks[rows].float().to(prior.device), jitter, around)
         answer = adapter.predict(prior.noised(clean, noise, t), t, context)
         latent_mask, target = pool.latent_masks[rows].to(prior.device), prior.target(clean, noise, t)
         counted = latent_mask if config.masked else torch.ones_like(latent_mask)

@@ -37,12 +37,16 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pool:
-    """Encoded crops: latents N x C x h x w, pixel masks N x 1 x S x S, latent masks N x 1 x h x w, defect of each."""
+    """Encoded crops: latents N x C x h x w, pixel masks N x 1 x S x S, latent masks N x 1 x h x w, defect of each.
+
+    For an inpainting prior also what it is told of the surroundings, N x (1 + C) x h x w.
+    """
 
     latents: torch.Tensor
     masks: torch.Tensor
     latent_masks: torch.Tensor
     keys: list[tuple[str, str]]
+    surroundings: torch.Tensor | None = None
 
 
 def augment(
@@ -105,7 +109,7 @@ def build_pool(
     A view shows the whole defect, or one group of its parts where these lie too far apart for one close look.
     """
     keys = sorted(shots)
-    latents, masks, owners = [], [], []
+    latents, masks, owners, around = [], [], [], []
     size, batch = prior.working_size, 32
     groups = {key: [clusters(mask, size // 2) for _, mask in shots[key]] for key in keys}
     for start in range(0, config.crops, batch):
@@ -119,7 +123,12 @@ def build_pool(
             masks.append(torch.from_numpy(marks)[None, None])
             owners.append(key)
         latents.append(prior.encode(torch.cat(views)).cpu())
+        if (told := prior.surroundings(torch.cat(views), torch.cat(masks[start:]).float())) is not None:
+            around.append(told.cpu())
         if progress:
             progress(min(start + batch, config.crops))
     pixel = torch.cat(masks)
-    return Pool(latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor), keys=owners)
+    return Pool(
+        latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor), keys=owners,
+        surroundings=torch.cat(around) if around else None,
+    )  # fmt: skip

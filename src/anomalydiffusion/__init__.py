@@ -13,6 +13,7 @@ from typing import Any
 from anomalydiffusion.core.version import __version__
 
 _DOOR = {
+    "bench": "anomalydiffusion.app.bench",
     "check": "anomalydiffusion.data.check",
     "demo": "anomalydiffusion.app.demo",
     "evaluate": "anomalydiffusion.app.evaluate",

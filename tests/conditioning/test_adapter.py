@@ -100,6 +100,19 @@ def test_a_defect_added_later_leaves_the_others_as_they_were(small_folder: Path,
     torch.testing.assert_close(again.tokens.rows([("tile", "dent")]), grown.tokens.rows([("tile", "dent")]))
 
 
+def test_what_is_learned_is_single_precision_on_a_half_precision_prior(small_folder: Path, tmp_path: Path) -> None:
+    expected = _answer(_adapter(load_prior(str(small_folder))))
+    half = load_prior(str(small_folder), dtype=torch.bfloat16)
+    adapter = _adapter(half)
+    assert {p.dtype for p in adapter.trainable().parameters()} == {torch.float32} and half.unet.dtype == torch.bfloat16
+    adapter.save(tmp_path / "adapter.safetensors")
+    again = Adapter.load(tmp_path / "adapter.safetensors", load_prior(str(small_folder), dtype=torch.bfloat16))
+    assert {p.dtype for p in again.trainable().parameters()} == {torch.float32}
+    found = _answer(again)
+    assert found.dtype == torch.float32 and torch.isfinite(found).all()
+    assert (found - _answer(adapter)).abs().max() == 0 and (found - expected).abs().mean() < 0.1 * expected.abs().mean()
+
+
 def test_refusals_say_why(small_folder: Path, tmp_path: Path) -> None:
     prior = load_prior(str(small_folder))
     path = tmp_path / "adapter.safetensors"

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from anomalydiffusion.core.config import from_dict, read_toml
-from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.errors import ConfigError, PriorError
 from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus
 from anomalydiffusion.priors.base import Context
@@ -118,23 +118,12 @@ def test_a_folder_cannot_name_a_class_to_run(small_folder: Path, tmp_path: Path)
         load_prior(str(copy))
 
 
-@pytest.mark.parametrize(
-    ("device", "says"),
-    [("foo", "'foo' is not known; give cpu or cuda"), ("mps", "'mps' is not supported yet; give cpu"), ("meta", "'meta' is not supported")],
-)
-def test_a_device_that_does_not_work_is_refused_by_name(small_folder: Path, device: str, says: str) -> None:
-    with pytest.raises(PriorError, match=says):
-        load_prior(str(small_folder), device=device)
-
-
-def test_cuda_without_cuda_and_beyond_the_last_card(small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(PriorError, match="finds no CUDA device here; give cpu"):
-        load_prior(str(small_folder), device="cuda")
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(PriorError, match=r"'cuda:3': this machine has 1 CUDA devices"):
-        load_prior(str(small_folder), device="cuda:3")
+def test_in_half_precision_the_autoencoder_stays_single_where_it_would_overflow(small_folder: Path) -> None:
+    for dtype, autoencoder in ((torch.bfloat16, torch.bfloat16), (torch.float16, torch.float32)):
+        prior = load_prior(str(small_folder), dtype=dtype)
+        assert (prior.unet.dtype, prior.text_encoder.dtype, prior.vae.dtype) == (dtype, dtype, autoencoder)
+    with pytest.raises(ConfigError, match="'foo' is not known"):
+        load_prior(str(small_folder), device="foo")
 
 
 @pytest.mark.parametrize(

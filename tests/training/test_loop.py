@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from anomalydiffusion.core.devices import native_bf16
 from anomalydiffusion.core.errors import ConfigError, TrainingError
-from anomalydiffusion.training.loop import LoopConfig, latest_checkpoint, native_bf16, run_loop
+from anomalydiffusion.training.loop import LoopConfig, latest_checkpoint, run_loop
 
 
 def _problem():

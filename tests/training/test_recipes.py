@@ -1,11 +1,19 @@
-"""The grain of a defect is measured where the answer is known."""
+"""The grain of a defect is measured where the answer is known; an adapter is learned alike with more or less memory."""
+
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
 
+from anomalydiffusion.conditioning.adapter import AdapterConfig
+from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.training.recipes import grain_ratio, measures
+from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.training.recipes import TrainConfig, grain_ratio, measures, train_adapter
+from anomalydiffusion.training.shots import PoolConfig
 
 
 def _shot(inside: float, around: float = 8.0, side: int = 40, seed: int = 0) -> tuple[np.ndarray, Mask]:
@@ -52,3 +60,24 @@ def test_each_defect_type_gets_the_median_of_its_shots_cut_to_one() -> None:
     assert set(found) == {"plate/hole", "plate/rough", "plate/scratch"}
     assert found["plate/hole"]["grain"] < 0.05
     assert found["plate/rough"] == {"grain": 1.0} and found["plate/scratch"] == {"grain": 1.0}
+
+
+def test_less_memory_learns_the_same(small_folder: Path, tmp_path: Path) -> None:
+    learned = {}
+    for sparing in (False, True):
+        config = replace(TrainConfig(), batch_size=2, pool=PoolConfig(crops=4), adapter=AdapterConfig(lora_rank=2),
+                         gradient_checkpointing=sparing)  # fmt: skip
+        config = replace(config, loop=replace(config.loop, steps=2, mixed_precision="no"))
+        prior = load_prior(str(small_folder))
+        adapter = train_adapter(prior, {("plate", "hole"): [_shot(8.0)]}, config, tmp_path / str(sparing), seed=0)
+        assert not prior.unet.is_gradient_checkpointing
+        learned[sparing] = {name: value.detach() for name, value in adapter.trainable().named_parameters()}
+    for name, value in learned[False].items():
+        torch.testing.assert_close(learned[True][name], value, atol=1e-6, rtol=1e-4)
+
+
+def test_float16_is_for_drawing_alone(small_folder: Path, tmp_path: Path) -> None:
+    prior = load_prior(str(small_folder), dtype=torch.float16)
+    config = replace(TrainConfig(), pool=PoolConfig(crops=2))
+    with pytest.raises(ConfigError, match="learn in float32 or bfloat16"):
+        train_adapter(prior, {("plate", "hole"): [_shot(8.0)]}, config, tmp_path, seed=0)

@@ -27,7 +27,8 @@ Product = Annotated[list[str] | None, typer.Option("--product", help="Only this 
 Defect = Annotated[list[str] | None, typer.Option("--defect", help="Only this defect type; repeatable.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Everything random follows from it.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings; the command line wins.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu or cuda.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 .. or mps.")]
+Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16: of the prior's networks.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
@@ -114,13 +115,15 @@ def train(
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run: keep what it learned, add the other defects.")] = None,
-    device: Device = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False, debug: Debug = False,
+    device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
+    debug: Debug = False,
 ) -> None:  # fmt: skip
     """Learn defects from their few shots."""
     from anomalydiffusion.app import commands
 
     commands.train(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed,
-                   rotation=rotation, max_train_steps=max_train_steps, extend=extend, device=device, resume=resume, dry_run=dry_run,
+                   rotation=rotation, max_train_steps=max_train_steps, extend=extend, device=device, dtype=dtype, resume=resume,
+                   dry_run=dry_run,
                    quiet=quiet)  # fmt: skip
 
 
@@ -130,13 +133,13 @@ def masks(
     source: Annotated[str | None, typer.Option("--source", help="warped: real masks, changed; learned: drawn by the prior.")] = None,
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
-    config: Config = None, seed: Seed = None, device: Device = None, quiet: Quiet = False, debug: Debug = False,
+    config: Config = None, seed: Seed = None, device: Device = None, dtype: Dtype = None, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Choose where masks come from, and show those that generation would use."""
     from anomalydiffusion.app import commands
 
     commands.masks(run, num=num, source=source, product=product, defect=defect, prior=prior, config=config, seed=seed, device=device,
-                   quiet=quiet)  # fmt: skip
+                   dtype=dtype, quiet=quiet)  # fmt: skip
 
 
 @app.command()
@@ -151,7 +154,7 @@ def generate(
     masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, or with <product>/<defect>/ in it.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
     attempts: Annotated[int | None, typer.Option("--attempts", help="Draws per pair before it is given up.")] = None,
-    config: Config = None, device: Device = None,
+    config: Config = None, device: Device = None, dtype: Dtype = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on, or throw these types' pairs away first.")] = True,
     dry_run: DryRun = False, as_json: AsJson = False,
     quiet: Quiet = False, debug: Debug = False,
@@ -161,7 +164,8 @@ def generate(
 
     records = commands.generate(
         run, num, product=product, defect=defect, prior=prior, seed=seed, steps=steps, severity=severity, normals=normals,
-        masks=masks, batch_size=batch_size, attempts=attempts, config=config, device=device, resume=resume, dry_run=dry_run, quiet=quiet,
+        masks=masks, batch_size=batch_size, attempts=attempts, config=config, device=device, dtype=dtype, resume=resume,
+        dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     if as_json:
         _print({"drawn": len(records), "accepted": sum(bool(r["accepted"]) for r in records)})
@@ -230,6 +234,21 @@ def demo(
     from anomalydiffusion.app.demo import demo as call
 
     typer.echo(call(output, quiet=quiet))
+
+
+@app.command()
+def bench(
+    prior: Annotated[str, typer.Option("--prior", help="As for train; or random:NAME, an architecture with random weights.")] = "tiny",
+    what: Annotated[str, typer.Option("--what", help="call, generate, train or all.")] = "all",
+    preset: Annotated[str | None, typer.Option("--preset", help="default, paper or fast.")] = None,
+    config: Config = None, device: Device = None, dtype: Dtype = None,
+    repeat: Annotated[int, typer.Option("--repeat", help="How often each is measured.")] = 3,
+    as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Measure speed and memory of a prior on this machine."""
+    from anomalydiffusion.app.bench import bench as call
+
+    _list(call(prior, what=what, preset=preset, config=config, device=device, dtype=dtype, repeat=repeat, quiet=quiet or as_json), as_json)
 
 
 @prior_app.command("train")

@@ -14,7 +14,7 @@ from typing import Any
 
 from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another, take_over
 from anomalydiffusion.app.progress import bar, say
-from anomalydiffusion.app.settings import Drawing, Settings, resolve, to_toml
+from anomalydiffusion.app.settings import Drawing, Settings, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest, read_toml
@@ -27,7 +27,6 @@ from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split, from_json, to_json
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, discard, fill, next_batch, plan
-from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.quality.gate import check_pair
 from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined
 from anomalydiffusion.training.loop import latest_checkpoint
@@ -70,7 +69,7 @@ def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
     rotation: int | None = None, max_train_steps: int | None = None, extend: Path | str | None = None, device: str | None = None,
-    resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
@@ -83,6 +82,7 @@ def train(
         "seed": seed,
         "rotation": rotation,
         "device": device,
+        "dtype": dtype,
         "train": {"loop": {"steps": max_train_steps}},
     }
     earlier = Run.open(Path(extend)) if extend is not None else None
@@ -112,7 +112,7 @@ def train(
                 say(f"{output}: already trained", quiet=quiet)
                 return run
         shots = shots_of(split)
-        loaded = load_prior(settings.prior, device=settings.device)
+        loaded = prior_of(settings)
         begin = take_over(earlier, split, loaded) if earlier else None
         if not resume:  # only now, when nothing that was typed can be wrong any more
             for old in (run.checkpoints, run.adapter.parent):
@@ -139,7 +139,7 @@ def generate(
     run: Path | str, num: int, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
     seed: int | None = None, steps: int | None = None, severity: float | None = None, normals: Path | None = None,
     masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, config: Path | None = None,
-    device: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
@@ -149,7 +149,7 @@ def generate(
     if num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
     opened = Run.open(Path(run))
-    given = {"prior": prior, "seed": seed, "device": device,
+    given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
     settings = run_settings(opened, config=config, **given)
     drawing = Drawing.of(settings, normals, masks)
@@ -161,7 +161,7 @@ def generate(
     with opened.lock():
         if resume:
             _refuse_mixing(opened, keys, drawing)
-        loaded = load_prior(settings.prior, device=settings.device)
+        loaded = prior_of(settings)
         if settings.generate.steps > len(loaded.alphas):
             raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(loaded.alphas)} steps at most")
         adapter = Adapter.load(opened.adapter, loaded)
@@ -224,7 +224,7 @@ def _shortfall(keys: Sequence[Key], num: int, records: Sequence[dict[str, Any]],
 
 def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: Sequence[str] | None = None,
           defect: Sequence[str] | None = None, prior: str | None = None, config: Path | None = None, seed: int | None = None,
-          device: str | None = None, quiet: bool = False) -> list[Path]:  # fmt: skip
+          device: str | None = None, dtype: str | None = None, quiet: bool = False) -> list[Path]:  # fmt: skip
     """Write the masks of each defect type's first `num` pairs to RUN/masks, as 8 bit PNG 0 / 255 of their normal images' size.
 
     `source` is "warped" or "learned"; learned masks are learned first, where that was not done yet. Source and settings of
@@ -233,13 +233,13 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
     if num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
     opened = Run.open(Path(run))
-    settings = run_settings(opened, config=config, prior=prior, seed=seed, device=device, masks={"source": source})
+    settings = run_settings(opened, config=config, prior=prior, seed=seed, device=device, dtype=dtype, masks={"source": source})
     split = run_split(opened)
     keys = _chosen(split, product, defect)
     with opened.lock():
         adapter = None
         if settings.masks.source == "learned":
-            loaded = load_prior(settings.prior, device=settings.device)
+            loaded = prior_of(settings)
             adapter = learn_masks(opened, settings, split.digest, shots_of(split), loaded, quiet)
         if (known := run_settings(opened)).masks != settings.masks:
             write_atomic(opened.config, to_toml(replace(known, masks=settings.masks)).encode())

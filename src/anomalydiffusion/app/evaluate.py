@@ -14,7 +14,7 @@ import numpy as np
 
 from anomalydiffusion.app.commands import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar
-from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
@@ -31,7 +31,6 @@ from anomalydiffusion.downstream.evaluate import compare
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.samples import Generated, gather
 from anomalydiffusion.generation.roundtrip import redecode
-from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.measure import View, measure_quality, view
 from anomalydiffusion.report.sheets import contact_sheet, fitted, heat
@@ -63,7 +62,7 @@ def _pairs(run: Run) -> list[Generated]:
 def _redecode(run: Run, settings: Settings) -> Redecode | None:
     """The prior's round trip with the grain that generation hands back; None, with a warning, where the prior is not to be had."""
     try:
-        prior = load_prior(settings.prior, device=settings.device)
+        prior = prior_of(settings)
         measured = Adapter.load(run.adapter, prior).origin.measures
     except AnomalyDiffusionError as error:
         log.warning("the shortcut check is left out: %s", error)

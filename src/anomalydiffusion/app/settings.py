@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from anomalydiffusion.conditioning.adapter import AdapterConfig
 from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
+from anomalydiffusion.core.devices import find_device, find_dtype
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.downstream.classifiers import PRESETS as CLASSIFIERS
 from anomalydiffusion.downstream.classifiers import ClassifierConfig
@@ -18,12 +19,14 @@ from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.masks.learned import LearnedConfig
 from anomalydiffusion.masks.warped import WarpedConfig
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.training.loop import LoopConfig
 from anomalydiffusion.training.recipes import TrainConfig
 from anomalydiffusion.training.shots import PoolConfig
 
-__all__ = ["PRESETS", "Drawing", "MaskConfig", "Settings", "resolve", "to_toml"]
+__all__ = ["PRESETS", "Drawing", "MaskConfig", "Settings", "prior_of", "resolve", "to_toml"]
 
 # The paper's values; where it names none, those of its released code (rate, threshold and border of masks, steps of masks).
 # A ratio of 64 is the largest square that the picture has.
@@ -31,6 +34,7 @@ _WHOLE = {"crops": 4096, "ratio": [64.0, 64.0], "light": 0.0}
 _PAPER: dict[str, Any] = {
     "train": {
         "batch_size": 4, "outside": 0.0, "normalise": False, "condition_noise": 0.0,
+        "gradient_checkpointing": True,
         "adapter": {"anomaly_tokens": 8, "spatial_tokens": 4, "backbone": "resnet50", "initial_word": "anomaly", "lora_rank": 0},
         "pool": {**_WHOLE, "ratio": [2.0, 64.0]},
         "loop": {"steps": 300_000, "learning_rate": 0.02, "checkpointing_steps": 2000, "mixed_precision": "no"},
@@ -90,6 +94,7 @@ class Settings:
     seed: int = 0
     rotation: int = 0  # thirds by which each defect type's groups are turned before its shots are taken
     device: str = "cpu"
+    dtype: str = "float32"  # of the prior's networks; what is learned is always float32
     train: TrainConfig = field(default_factory=TrainConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -103,6 +108,7 @@ class Drawing:
     """What decides how a pair looks and whether it is kept, beside prior and adapter; its digest stands in the manifest."""
 
     seed: int
+    dtype: str
     generate: GenerateConfig
     masks: MaskConfig
     gate: GateConfig
@@ -114,10 +120,15 @@ class Drawing:
         """Leaves out what changes no pair: how many are drawn at once, and how often."""
         plain = GenerateConfig()
         return cls(
-            seed=settings.seed, masks=settings.masks, gate=settings.gate,
+            seed=settings.seed, dtype=settings.dtype, masks=settings.masks, gate=settings.gate,
             generate=replace(settings.generate, batch_size=plain.batch_size, attempts=plain.attempts),
             normals=str(normals.resolve()) if normals else "", given_masks=str(given_masks.resolve()) if given_masks else "",
         )  # fmt: skip
+
+
+def prior_of(settings: Settings) -> LatentPrior:
+    """Load the prior where and how the settings say."""
+    return load_prior(settings.prior, device=settings.device, dtype=find_dtype(settings.dtype, find_device(settings.device)))
 
 
 def resolve(preset: str | None = None, config: Path | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import cast_adapter_dtype
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
@@ -86,6 +87,7 @@ class Adapter(nn.Module):
                 prior.unet.add_adapter(
                     LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True), name
                 )
+                cast_adapter_dtype(prior.unet, name)  # what is learned is float32, whatever the prior is
         self.to(prior.device)
         self.digest = ""
 

@@ -21,7 +21,8 @@ def attention_gain(distance_B1hw: torch.Tensor, mask_B1hw: torch.Tensor, *, boun
     mask, and `1/d` is cut there.
     """
     inside = mask_B1hw > 0
-    d = torch.where(inside, distance_B1hw.double().nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp_min(0), 0.0)
+    fine = distance_B1hw.float() if distance_B1hw.device.type == "mps" else distance_B1hw.double()  # which has no double precision
+    d = torch.where(inside, fine.nan_to_num(0.0, posinf=0.0, neginf=0.0).clamp_min(0), 0.0)
     count = inside.flatten(1).sum(1).clamp_min(1).view(-1, 1, 1, 1)
     unit = torch.ones_like(d[:, :, :1, :1]) if bound is None else d.flatten(1).sum(1).view(-1, 1, 1, 1) / count
     inverse = torch.where(unit > 0, unit / d.clamp_min(SMALLEST), torch.ones_like(d)).clamp_max(bound or 1 / SMALLEST)

@@ -51,7 +51,7 @@ class Prior(Protocol):
     max_tokens: int
     inpaints: bool  # whether the denoiser is told what surrounds a hole
     digest: str
-    alphas: torch.Tensor  # cumulative alpha of each training step, T values falling from near 1
+    alphas: torch.Tensor  # cumulative alpha of each training step, T values falling from near 1, on the CPU
     device: torch.device
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:

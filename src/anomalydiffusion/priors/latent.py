@@ -27,8 +27,9 @@ class LatentPrior:
         if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise PriorError(f"prediction type '{self.prediction_type}' is not known; epsilon, v_prediction and sample are")
         self.digest = digest
-        self.device = next(unet.parameters()).device
-        self.alphas = scheduler.alphas_cumprod.double().to(self.device)
+        self.device, self.dtype = next(unet.parameters()).device, next(unet.parameters()).dtype
+        self.alphas = scheduler.alphas_cumprod.double().cpu()  # the sampler's numbers: no device waits for them
+        self._alphas = self.alphas.float().to(self.device)
         self.factor = _factor(vae)
         self.latent_channels = int(vae.config.latent_channels)
         self.working_size = int(unet.config.sample_size) * self.factor
@@ -108,15 +109,15 @@ class LatentPrior:
 
     def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
         extra = None if gain is None else {"gain": gain, "span": context.span}
-        tokens = context.tokens_BND.to(self.unet.dtype)
+        tokens = context.tokens_BND.to(self.dtype)
         if self.inpaints:
             told = self._all_hole(z_BChw) if context.surroundings is None else context.surroundings
             z_BChw = torch.cat([z_BChw, told.to(z_BChw)], dim=1)
-        out = self.unet(z_BChw.to(self.unet.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra)
+        out = self.unet(z_BChw.to(self.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra)
         return out.sample.float()
 
     def _roots(self, t_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        alpha = self.alphas[t_B].float().view(-1, 1, 1, 1)
+        alpha = self._alphas[t_B].view(-1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
     def target(self, clean: torch.Tensor, noise: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import diffusers
 import torch
 import transformers
 
+from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.architectures import build
@@ -94,20 +95,10 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         raise PriorError(f"{where}: cannot be loaded as {class_name} ({error})") from error
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise PriorError(f"device '{name}' is not known; give cpu or cuda") from error
-    if device.type == "mps":  # it has no double precision, which schedule and re-weighting use, and nobody has tried the rest
-        raise PriorError(f"device '{name}' is not supported yet; give cpu")
-    if device.type not in ("cpu", "cuda"):
-        raise PriorError(f"device '{name}' is not supported; give cpu or cuda")
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PriorError(f"device '{name}': PyTorch finds no CUDA device here; give cpu, or install a driver and a PyTorch with CUDA")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise PriorError(f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0; give one of them")
-    return device
+def _put(parts: dict[str, Any], place: torch.device, dtype: torch.dtype) -> None:
+    """Put the networks on their device; an autoencoder overflows in float16, and computes in single precision."""
+    for role in ("vae", "unet", "text_encoder"):
+        parts[role].to(place, torch.float32 if role == "vae" and dtype == torch.float16 else None)
 
 
 def _check_configs(folder: Path, vae: Any, text_encoder: Any) -> None:
@@ -159,8 +150,7 @@ def _from_file(path: Path, original: Path | None, place: torch.device, dtype: to
     rows, words = parts["text_encoder"].get_input_embeddings().weight.shape[0], len(tokenizer)
     if words > rows:
         raise PriorError(f"{path}: its text encoder knows {rows} words, the tokenizer beside it has {words}; put the model's own there")
-    for role in ("vae", "unet", "text_encoder"):
-        parts[role].to(place)
+    _put(parts, place, dtype)
     sources = [path, *([original] if original else [])]
     return LatentPrior(**parts, tokenizer=tokenizer, digest=hashlib.sha256("".join(map(digest_file, sources)).encode()).hexdigest()[:16])
 
@@ -170,8 +160,7 @@ def _random(name: str, place: torch.device, dtype: torch.dtype) -> LatentPrior:
     parts = build(name, dtype)
     positions = int(parts["text_encoder"].config.max_position_embeddings)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(BUNDLED / "tokenizer", local_files_only=True, model_max_length=positions)
-    for role in ("vae", "unet", "text_encoder"):
-        parts[role].to(place)
+    _put(parts, place, dtype)
     return LatentPrior(**parts, tokenizer=tokenizer, digest=f"{RANDOM}{name}")
 
 
@@ -193,9 +182,10 @@ def load_prior(
     Stable Diffusion 1 and 2's family, their inpainting models among them, and LDM text2img. The family is read from
     `model_index.json` or from the weights, never from the path's name. A folder's weights are safetensors; one file may be a
     pickle, of which nothing but tensors is built. `original_config`: the file's yaml (default: NAME.yaml beside it, if there is
-    one). Raises `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
+    one). `dtype` is that of the networks; a float16 prior's autoencoder computes in float32. Raises `ConfigError` on a device that is
+    not to be had, `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
     """
-    place = _device(device)
+    place = find_device(device)
     transformers.utils.logging.disable_progress_bar()
     if name_or_path.startswith(RANDOM):
         return _random(name_or_path.removeprefix(RANDOM), place, dtype)
@@ -214,6 +204,5 @@ def load_prior(
         if role == "unet":
             _check_configs(folder, parts["vae"], parts["text_encoder"])
         parts[role] = _component(folder, part, str(index[part][1]), dtype)
-    for role in ("vae", "unet", "text_encoder"):
-        parts[role].to(place)
+    _put(parts, place, dtype)
     return LatentPrior(**parts, digest=digest_folder(folder))

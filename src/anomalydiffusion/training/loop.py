@@ -21,10 +21,11 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 
+from anomalydiffusion.core.devices import native_bf16
 from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.core.runs import replace_folder, write_atomic
 
-__all__ = ["LoopConfig", "Objective", "Progress", "latest_checkpoint", "native_bf16", "run_loop"]
+__all__ = ["LoopConfig", "Objective", "Progress", "latest_checkpoint", "run_loop"]
 
 log = logging.getLogger(__name__)
 Objective = Callable[[int, int], dict[str, torch.Tensor]]
@@ -78,13 +79,6 @@ class _Place:
         means = {name: value / self.summed for name, value in self.totals.items()}
         self.totals, self.summed = {}, 0
         return means
-
-
-def native_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16 products."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

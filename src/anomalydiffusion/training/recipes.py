@@ -35,6 +35,7 @@ class TrainConfig:
     outside: float = 0.3  # weight of the loss outside the mask
     normalise: bool = True  # divide the masked loss by the mask's area
     condition_noise: float = 0.02  # deviation of the noise on learned tokens, as a share of theirs
+    gradient_checkpointing: bool = False  # compute the denoiser's inner results again on the way back: less memory, a third slower
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     loop: LoopConfig = field(
@@ -86,6 +87,8 @@ def train_adapter(
     that is extended by the defects in `shots`; of it nothing is changed but what is added, and its own settings say what is
     learned of each. Raises `TrainingError` when there is nothing to learn from.
     """
+    if prior.dtype == torch.float16:
+        raise ConfigError("dtype 'float16': gradients vanish in it; learn in float32 or bfloat16, and generate in float16")
     if not shots or not all(shots.values()):
         raise TrainingError("there are no shots to learn from; 'anomalydiffusion check' tells what the data set holds")
     pool = build_pool(prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
@@ -118,8 +121,12 @@ def train_adapter(
         loss = masked_loss(answer, target, counted, weight=prior.weight(t), outside=config.outside, normalise=config.normalise)
         return {"loss": loss}
 
+    if config.gradient_checkpointing:
+        prior.unet.enable_gradient_checkpointing()
     adapter.train()
     parts = adapter.trainable()
     learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
     parts.load_state_dict(learned.state_dict())  # the average, where one is kept
+    if config.gradient_checkpointing:
+        prior.unet.disable_gradient_checkpointing()
     return adapter.eval()

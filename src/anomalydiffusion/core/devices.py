@@ -1,0 +1,54 @@
+"""Where and how precisely things are computed: the one place that knows devices and number formats."""
+
+from __future__ import annotations
+
+import torch
+
+from anomalydiffusion.core.errors import ConfigError
+
+__all__ = ["DTYPES", "find_device", "find_dtype", "native_bf16"]
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+KNOWN = ("cpu", "cuda", "mps")
+
+
+def find_device(name: str) -> torch.device:
+    """The device of a name such as "cpu", "cuda", "cuda:1" or "mps". Raises `ConfigError` where it is not to be had here."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{name}' is not known; give {', '.join(KNOWN)}") from error
+    if device.type not in KNOWN:
+        raise ConfigError(f"device '{name}' is not supported; give {', '.join(KNOWN)}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError(f"device '{name}': PyTorch finds no Apple graphics here; give cpu")
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ConfigError(f"device '{name}': PyTorch finds no CUDA device here; give cpu, or install a driver and a PyTorch with CUDA")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ConfigError(
+                f"device '{name}': this machine has {torch.cuda.device_count()} CUDA devices, counted from 0; give one of them"
+            )
+        if device.index is not None:
+            torch.cuda.set_device(device)  # what asks for plain "cuda", as accelerate does, then gets this one
+    return device
+
+
+def find_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The number format of a name in `DTYPES`. Raises `ConfigError` where the device has no instructions for it."""
+    if name not in DTYPES:
+        raise ConfigError(f"dtype '{name}' is not known; give {', '.join(DTYPES)}")
+    if name == "float16" and device.type == "cpu":
+        raise ConfigError("dtype 'float16': no processor computes in it; give float32, or bfloat16 where the processor has that")
+    if name == "bfloat16" and not native_bf16(device):
+        raise ConfigError(f"dtype 'bfloat16': this {device.type} has no instructions for it and would be far slower; give float32")
+    return DTYPES[name]
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16 products."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,0 +1,34 @@
+"""The benchmark measures what it names; it is not asked how fast."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from anomalydiffusion.app.bench import bench
+from anomalydiffusion.app.cli import app
+from anomalydiffusion.core.errors import ConfigError
+
+
+def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path: Path) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text("[generate]\nsteps = 2\nbatch_size = 2\n[train]\nbatch_size = 2\n")
+    out = CliRunner().invoke(app, ["bench", "--prior", str(small_folder), "--config", str(config), "--repeat", "2", "--json"])
+    assert out.exit_code == 0, out.output
+    found = json.loads(out.stdout)
+    ours, limits = found["ours"], found["limit_gflops"]
+    assert limits["float32"] > 1 and "float16" not in limits and found["hardware"]["device"] == "cpu"
+    for name in ("call", "embed", "encode", "decode", "pair", "train_step"):
+        assert 0 < ours[name]["least"] <= ours[name]["median"] <= ours[name]["most"]
+    assert ours["pair"]["median"] > ours["call"]["median"] and ours["pairs_per_second"] > 0
+    assert 0 < ours["share"] < 1.5 and ours["call_gflop"] > 0
+    peaks = list(ours["peak_mb"].values())
+    assert list(ours["peak_mb"]) == ["start", "load", "call", "generate", "train"] and peaks == sorted(peaks)
+
+
+def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
+    found = bench(str(small_folder), what="call", repeat=1, quiet=True)["ours"]
+    assert "call" in found and "pair" not in found and "train_step" not in found
+    with pytest.raises(ConfigError, match="--what fly: known are call, generate, train, all"):
+        bench(str(small_folder), what="fly")

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import anomalydiffusion as ad
+from anomalydiffusion.core import errors as ad_errors
 from anomalydiffusion.core.config import dumps
+from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.downstream.verdict import difference, summary
 from downstream import hardware, interval, typed_mean, values
 
@@ -44,6 +46,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
 }
 
 
+def copy(source: Path, target: Path, *without: str) -> None:
+    """Copy a folder, whole or not at all."""
+    with replace_folder(target) as part:
+        shutil.copytree(source, part, ignore=shutil.ignore_patterns(*without), dirs_exist_ok=True)
+
+
 def one_row(given: argparse.Namespace, name: str, settings: dict[str, Any], rotation: int) -> dict[str, Any]:
     """Train or take over, generate and evaluate one row on one rotation; returns its scores."""
     base = given.work / f"{given.product}-ablation" / f"r{rotation}"
@@ -52,9 +60,9 @@ def one_row(given: argparse.Namespace, name: str, settings: dict[str, Any], rota
     config.write_text(dumps(settings).strip() + "\n")
     first = base / DEFAULT
     if name != DEFAULT and "train" not in settings and not (folder / "adapter" / "adapter.safetensors").exists():
-        shutil.copytree(first, folder, ignore=shutil.ignore_patterns("generated", "manifest.jsonl", "report", "scores.json", "logs"))
+        copy(first, folder, "generated", "manifest.jsonl", "report", "scores.json", "logs", "masks")
     if name != DEFAULT and not (folder / "evaluation").exists():
-        shutil.copytree(first / "evaluation", folder / "evaluation")
+        copy(first / "evaluation", folder / "evaluation")
     if not (folder / "adapter" / "adapter.safetensors").exists():
         ad.train(given.data, folder, product=[given.product], defect=given.defect or None, rotation=rotation, config=config,
                  max_train_steps=given.train_steps)  # fmt: skip
@@ -72,7 +80,7 @@ def row(name: str, changed: str, scores: list[dict[str, Any]], arm: str, default
     return f"| {name} | {changed} | {interval(summary(own))} | {against} | {others[0]} | {others[1]} |"
 
 
-def page(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]], typed: str) -> str:
+def page(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]], failed: dict[str, str], typed: str) -> str:
     """The table, one row a changed part, its name first; what it gave is what is lost without it."""
     lines = [
         f"# Ablation on {given.product}", "", f"    {typed}", "",
@@ -82,6 +90,7 @@ def page(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]], type
         "| row | changed | pixel AP | against default | mean of types | image AUROC |", "|---" * 6 + "|",
         row("real-only", "no pairs", found[DEFAULT], "real-only", found[DEFAULT]),
         *(row(name, ROWS[name][0], scores, "ours", found[DEFAULT]) for name, scores in found.items()),
+        *(f"| {name} | {ROWS[name][0]} | could not be made: {error} | | | |" for name, error in failed.items()),
     ]  # fmt: skip
     first = found[DEFAULT][0]
     lines += ["", "## Settings", "", f"- {hardware()}", f"- detector: {first['network']}, {first['steps']} steps an arm",
@@ -106,13 +115,21 @@ def main() -> int:
     given = parser.parse_args()
     names = [DEFAULT, *(name for name in given.rows if name != DEFAULT)]
     found: dict[str, list[dict[str, Any]]] = {}
+    failed: dict[str, str] = {}
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     target = results / f"{datetime.date.today().isoformat()}-ablation-{given.product}.md"
     typed = " ".join(["python benchmarks/ablation.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
     for name in names:
-        found[name] = [one_row(given, name, ROWS[name][1], rotation) for rotation in range(given.rotations)]
-        target.write_text(page(given, found, typed.replace(str(given.work), "WORK")))  # what is there can be read before all is done
+        try:
+            found[name] = [one_row(given, name, ROWS[name][1], rotation) for rotation in range(given.rotations)]
+        except ad_errors.AnomalyDiffusionError as error:
+            if name == DEFAULT:
+                raise
+            failed[name] = str(error)
+        target.write_text(
+            page(given, found, failed, typed.replace(str(given.work), "WORK"))
+        )  # what is there can be read before all is done
     sys.stdout.write(f"{target}\n")
     return 0
 

@@ -23,8 +23,7 @@ def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path
         assert 0 < ours[name]["least"] <= ours[name]["median"] <= ours[name]["most"]
     assert ours["pair"]["median"] > ours["call"]["median"] and ours["pairs_per_second"] > 0
     assert 0 < ours["share"] < 1.5 and ours["call_gflop"] > 0
-    peaks = list(ours["peak_mb"].values())
-    assert list(ours["peak_mb"]) == ["start", "load", "call", "generate", "train"] and peaks == sorted(peaks)
+    assert list(ours["peak_mb"]) == ["start", "load", "call", "generate", "train"] and ours["peak_mb"]["start"] > 50
 
 
 def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
@@ -32,3 +31,5 @@ def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
     assert "call" in found and "pair" not in found and "train_step" not in found
     with pytest.raises(ConfigError, match="--what fly: known are call, generate, train, all"):
         bench(str(small_folder), what="fly")
+    with pytest.raises(ConfigError, match="no processor computes in it"):
+        bench(str(small_folder), dtype="float16")

@@ -140,6 +140,9 @@ def test_refusals_name_the_folder_and_the_remedy(tmp_path: Path) -> None:
         (run.folder / "run.json").write_text(content)
         with pytest.raises(RunError, match=says):
             Run.open(run.folder)
+    (run.folder / "run.json").write_text(json.dumps({"format": Run.FORMAT - 1, "version": "0.0"}))
+    with pytest.raises(RunError, match=r"earlier version.*train again into another folder"):
+        Run.open(run.folder)
     (run.folder / "run.json").write_text(json.dumps({"format": Run.FORMAT + 1, "version": "9.9"}))
     with pytest.raises(RunError, match=r"version 9\.9.*upgrade"):
         Run.open(run.folder)

@@ -110,7 +110,7 @@ def test_batch_size_changes_nothing(trained: Path) -> None:
 def test_learned_vectors_go_to_other_tools(trained: Path) -> None:
     _run("export", trained / "run", "--format", "embeddings", "--output", trained / "vectors", "--defect", "hole")
     (file,) = (trained / "vectors").rglob("*.safetensors")
-    assert file.relative_to(trained / "vectors").as_posix() == "plate-hole/learned_embeds.safetensors"
+    assert file.relative_to(trained / "vectors").as_posix() == "plate/hole/learned_embeds.safetensors"
     ((name, vectors),) = load_file(file).items()
     learned = load_file(trained / "run" / "adapter" / "adapter.safetensors")["tokens.vectors"]
     assert name == "<plate-hole>" and (vectors == learned[0]).all()

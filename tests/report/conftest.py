@@ -86,7 +86,7 @@ def make_run(folder: Path) -> Path:
             records.append(record)
     Manifest(run / "manifest.jsonl").rewrite(records)
     about = {
-        "format": 1, "created": "2026-03-05T10:00:00", "status": "done", "versions": {"torch": "2.9", "python": "3.11"},
+        "format": 2, "created": "2026-03-05T10:00:00", "status": "done", "versions": {"torch": "2.9", "python": "3.11"},
         "commands": [f"anomalydiffusion train {data} --output {run}", f"anomalydiffusion generate {run} --num 3 --seed 7"],
     }  # fmt: skip
     (run / "run.json").write_text(json.dumps(about))

@@ -30,6 +30,7 @@ from anomalydiffusion.generation.shards import Task, discard, fill, next_batch, 
 from anomalydiffusion.quality.gate import check_pair
 from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined
 from anomalydiffusion.training.loop import latest_checkpoint
+from anomalydiffusion.training.recipes import check_learnable
 
 __all__ = ["Key", "generate", "masks", "run_settings", "run_split", "train", "typed"]
 
@@ -101,6 +102,8 @@ def train(
             quiet=quiet,
         )
         return Run(output, {})
+    if earlier is not None and earlier.folder.resolve() == output.resolve():
+        raise ConfigError(f"--extend {extend}: the run to be extended stays as it is; give another --output")
     run = Run.create(output)
     with run.lock():
         if not resume and run.manifest.exists():
@@ -113,6 +116,8 @@ def train(
                 return run
         shots = shots_of(split)
         loaded = prior_of(settings)
+        for learned in (settings.train, settings.masks.train):
+            check_learnable(loaded, learned)
         begin = take_over(earlier, split, loaded) if earlier else None
         if not resume:  # only now, when nothing that was typed can be wrong any more
             for old in (run.checkpoints, run.adapter.parent):
@@ -124,11 +129,10 @@ def train(
         run.update(
             command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
             versions={name: version(name) for name in LIBRARIES}, extends=extends,
-            earlier_shots=begin.shots if begin else [],
+            earlier_shots=begin.shots if begin else [], extended=str(earlier.folder.resolve()) if earlier else "",
         )  # fmt: skip
         if not run.adapter.exists():
-            new = {key: own for key, own in shots.items() if begin is None or key not in begin.adapter.keys}
-            learn(run, settings.train, settings, split.digest, new, loaded, quiet, start=begin.adapter if begin else None)
+            learn(run, settings.train, settings, split.digest, shots, loaded, quiet, start=begin.adapter if begin else None)
         if settings.masks.source == "learned":
             learn_masks(run, settings, split.digest, shots, loaded, quiet)
         run.update(status="trained")
@@ -152,7 +156,8 @@ def generate(
     given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
     settings = run_settings(opened, config=config, **given)
-    drawing = Drawing.of(settings, normals, masks)
+    drawn_by = Adapter.digest_of(opened.mask_adapter) if settings.masks.source == "learned" and opened.mask_adapter.exists() else ""
+    drawing = Drawing.of(settings, normals, masks, drawn_by)
     split = run_split(opened)
     keys = _chosen(split, product, defect)
     if dry_run:
@@ -240,10 +245,9 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
         adapter = None
         if settings.masks.source == "learned":
             loaded = prior_of(settings)
-            adapter = learn_masks(opened, settings, split.digest, shots_of(split), loaded, quiet)
-        if (known := run_settings(opened)).masks != settings.masks:
-            write_atomic(opened.config, to_toml(replace(known, masks=settings.masks)).encode())
-            say(f"{opened.folder}: pairs are drawn on {settings.masks.source} masks like these from now on", quiet=quiet)
+            check_learnable(loaded, settings.masks.train)
+            of_the_run = replace(settings, seed=run_settings(opened).seed)  # --seed is for what is drawn
+            adapter = learn_masks(opened, of_the_run, split.digest, shots_of(split), loaded, quiet)
         proposals = Source(split, settings, None, None, adapter)
         written: list[Path] = []
         slots = plan(keys, num)
@@ -261,6 +265,9 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
             old.unlink()  # of an earlier call
         sheet = contact_sheet([("/".join(key), line) for key, line in lines.items()])
         write_atomic(opened.masks / "sheet.png", encode_png(sheet))
+        if (known := run_settings(opened)).masks != settings.masks:
+            write_atomic(opened.config, to_toml(replace(known, masks=settings.masks)).encode())
+            say(f"{opened.folder}: pairs are drawn on {settings.masks.source} masks like these from now on", quiet=quiet)
         opened.update(command=typed("masks"))
     say(f"{len(written)} masks in {opened.masks}; the first of them drawn on their normal images: sheet.png", quiet=quiet)
     return written

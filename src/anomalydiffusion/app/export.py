@@ -22,7 +22,7 @@ def export(
 ) -> ExportSummary:  # fmt: skip
     """Copy the accepted pairs of `run` to the new folder `output` in one of `report.export.FORMATS`, or its vectors: `embeddings`.
 
-    `embeddings`: `<product>-<defect>/learned_embeds.safetensors` for each defect, one tensor k x D under the name
+    `embeddings`: `<product>/<defect>/learned_embeds.safetensors` for each defect, one tensor k x D under the name
     `<product-defect>`, which diffusers' `load_textual_inversion` reads. They are e_a alone: what mask encoder and LoRA add stays
     in the run. Raises `ConfigError` on an unknown format or name, `RunError` on what is missing, changed or cannot be written.
     """
@@ -44,7 +44,7 @@ def export(
     chosen = {key: own for key, own in vectors.items() if (not product or key[0] in product) and (not defect or key[1] in defect)}
     try:
         for (name, kind), own in chosen.items():
-            write_atomic(output / f"{name}-{kind}" / FILE, save({f"<{name}-{kind}>": own.contiguous()}))
+            write_atomic(output / name / kind / FILE, save({f"<{name}-{kind}>": own.contiguous()}))
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error}); check free space and permissions") from error
     return ExportSummary(format=format, output=output.resolve(), counts={key: len(own) for key, own in chosen.items()}, normals={})

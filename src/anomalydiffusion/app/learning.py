@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from accelerate import Accelerator
 
@@ -34,44 +36,55 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
         raise RunError(f"{run.folder}: was made from other data or other defects; {remedy}")
     if run.record.get("extends", "") != extends:
         raise RunError(f"{run.folder}: was begun from another adapter; {remedy}")
-    if digest(before.train) != digest(settings.train) or (before.prior, before.seed) != (settings.prior, settings.seed):
+    was, now = ((digest(each.train), each.prior, each.seed, each.dtype) for each in (before, settings))
+    if was != now:
         raise RunError(f"{run.folder}: was made with other settings; {remedy}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """An earlier run's adapter, and the SHA-256 of every image that it was learned from."""
+    """An earlier run's adapter, and what it was learned from: [SHA-256, product, group] of each image, "" = a group of its own."""
 
     adapter: Adapter
-    shots: list[str]
+    shots: list[list[str]]
 
 
 def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
     """The adapter of an earlier run, to be extended.
 
-    Raises `RunError` where it has learned from an image that `split` holds out, or knows every defect already.
+    Raises `RunError` where it has learned from an image that `split` holds out, or from another photograph of its part, and where it
+    knows every defect already.
     """
     adapter = Adapter.load(earlier.adapter, prior)
     try:
         record = json.loads(earlier.split.read_text(encoding="utf-8"))
-        learned = sorted(
-            {str(item["sha256"]) for item in record["files"] if item["role"] == "shot"} | set(earlier.record.get("earlier_shots", []))
-        )
+        shots = [
+            [str(item["sha256"]), str(item["product"]), "" if str(item["path"]).endswith(str(item["group"])) else str(item["group"])]
+            for item in record["files"]
+            if item["role"] == "shot"
+        ]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
-    for path in split.tested:
-        if split.sha256[path] in learned:
-            raise RunError(f"{path}: is held out here, but {earlier.folder} has learned from it; give the same --rotation and data")
+    shots = sorted(map(list, {tuple(shot) for shot in [*shots, *earlier.record.get("earlier_shots", [])]}))
+    learned, parts = {shot[0] for shot in shots}, {(shot[1], shot[2]) for shot in shots if shot[2]}
+    for item in (*split.held_out, *split.held_out_normals):
+        if split.sha256[item.path] in learned or (item.product, item.group) in parts:
+            raise RunError(
+                f"{item.path}: is held out here, but {earlier.folder} has learned from it or from a photograph of the same part; "
+                "give the same data and --rotation"
+            )
     if all(shot.key in adapter.keys for shot in split.shots):
         raise RunError(f"{earlier.folder}: knows every defect of this data already; there is nothing to add")
-    return Beginning(adapter=adapter, shots=learned)
+    return Beginning(adapter=adapter, shots=shots)
 
 
 def learn(
     run: Run, config: TrainConfig, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool, *,
     masks: bool = False, start: Adapter | None = None,
 ) -> Adapter:  # fmt: skip
-    """Learn one of a run's adapters: its defects (all, or those that extend `start`), or with `masks` what their masks look like."""
+    """Learn one of a run's adapters, its defects or with `masks` what their masks look like: all of them, or what `start` does not know."""
+    if start is not None:
+        shots = {key: own for key, own in shots.items() if key not in start.keys}
     checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with="tensorboard", project_dir=run.folder / "logs")
     accelerator.init_trackers("masks" if masks else "train")
@@ -100,17 +113,23 @@ def learn(
 
 
 def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool) -> Adapter:
-    """What draws a run's masks; learned where the run does not know it yet."""
+    """What draws a run's masks; learned where the run, or the one that it extends, does not know it yet."""
     if run.mask_adapter.exists():
         return load_masks(run, settings, loaded)
     if latest_checkpoint(run.mask_checkpoints) is not None:
         _refuse_other_masks(run, settings)
     run.update(masks=_learned_as(settings))
+    start, earlier = None, run.record.get("extended", "")
+    if earlier and (before := Run.open(Path(earlier))).mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
+        start = load_masks(before, settings, loaded)
+        if all(key in start.keys for key in shots):
+            start.save(run.mask_adapter)
+            return start
     drawn = {key: pictures([mask for _, mask in items], settings.masks.learned, loaded.working_size) for key, items in shots.items()}
-    return learn(run, settings.masks.train, settings, split_digest, drawn, loaded, quiet, masks=True)
+    return learn(run, settings.masks.train, settings, split_digest, drawn, loaded, quiet, masks=True, start=start)
 
 
-def _learned_as(settings: Settings) -> dict[str, str]:
+def _learned_as(settings: Settings) -> dict[str, Any]:
     """What must be the same when masks are drawn as when they were learned."""
     return {"frame": settings.masks.learned.frame, "train": digest(settings.masks.train)}
 

@@ -41,9 +41,9 @@ _PAPER: dict[str, Any] = {
     },
     "masks": {
         "source": "learned",
-        "learned": {"steps": 100, "guidance": 5.0, "threshold": 0.8, "frame": "image", "area": [0.0, math.inf], "border": 1 / 3},
+        "learned": {"steps": 100, "guidance": 5.0, "threshold": 0.9, "frame": "image", "area": [0.0, math.inf], "border": 1 / 3},
         "train": {
-            "batch_size": 4,
+            "batch_size": 4, "gradient_checkpointing": True,
             "adapter": {"anomaly_tokens": 4, "prompt": "a photo of {}", "initial_word": "anomaly", "lora_rank": 0},
             "pool": _WHOLE, "loop": {"steps": 5000, "learning_rate": 0.02, "checkpointing_steps": 500, "mixed_precision": "no"},
         },
@@ -114,15 +114,17 @@ class Drawing:
     gate: GateConfig
     normals: str = ""  # a folder of the user's; "" = the run's own
     given_masks: str = ""
+    mask_adapter: str = ""  # the digest of what draws learned masks
 
     @classmethod
-    def of(cls, settings: Settings, normals: Path | None, given_masks: Path | None) -> Drawing:
+    def of(cls, settings: Settings, normals: Path | None, given_masks: Path | None, mask_adapter: str) -> Drawing:
         """Leaves out what changes no pair: how many are drawn at once, and how often."""
         plain = GenerateConfig()
         return cls(
             seed=settings.seed, dtype=settings.dtype, masks=settings.masks, gate=settings.gate,
             generate=replace(settings.generate, batch_size=plain.batch_size, attempts=plain.attempts),
             normals=str(normals.resolve()) if normals else "", given_masks=str(given_masks.resolve()) if given_masks else "",
+            mask_adapter="" if given_masks else mask_adapter,
         )  # fmt: skip
 
 

@@ -174,7 +174,7 @@ class Source:
         try:
             if self.mask_adapter is not None:
                 return learned.propose(
-                    self.mask_adapter, key, references, image, seed=task.seed, config=config.learned, foreground_HW=ground
+                    self.mask_adapter, key, references, image, seed=task.seed, image=sha256, config=config.learned, foreground_HW=ground
                 )
             return warped.propose(references, image, seed=task.seed, config=config.warped, foreground_HW=ground,
                                   reference_foregrounds=self.grounds[key])  # fmt: skip

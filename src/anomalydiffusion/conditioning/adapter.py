@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import cast_adapter_dtype
+from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
@@ -143,11 +144,19 @@ class Adapter(nn.Module):
 
     def frozen(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
         """The raw output of the prior's own weights."""
-        if not getattr(self.denoiser, "peft_config", None):
+        with self.unheard():
             return self.prior.predict(z_BChw, t_B, context, gain)
+
+    @contextmanager
+    def unheard(self) -> Iterator[None]:
+        """No adapter's LoRA weights take part while this lasts."""
+        layer = next((each for each in self.denoiser.modules() if isinstance(each, BaseTunerLayer)), None)
+        if layer is None or layer.disable_adapters:
+            yield
+            return
         self.denoiser.disable_adapters()
         try:
-            return self.prior.predict(z_BChw, t_B, context, gain)
+            yield
         finally:
             self.denoiser.enable_adapters()
 

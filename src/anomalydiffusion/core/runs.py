@@ -116,7 +116,7 @@ def _is_dead(folder: Path) -> bool:
 class Run:
     """One run folder: what lies where, and `run.json`. Build it with `create` or `open`."""
 
-    FORMAT = 1
+    FORMAT = 2  # 1: masks had no sources
 
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
         self.folder, self.record = folder, record
@@ -153,7 +153,7 @@ class Run:
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        """Open the run in `folder`. Raises `RunError` when there is none, or a newer version made it."""
+        """Open the run in `folder`. Raises `RunError` when there is none, or a newer or much earlier version made it."""
         try:
             record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         except FileNotFoundError as error:
@@ -164,6 +164,10 @@ class Run:
             raise RunError(f"{folder / 'run.json'}: cannot be read ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get("format"), int):
             raise RunError(f"{folder / 'run.json'}: not a run's record")
+        if record["format"] < cls.FORMAT:
+            raise RunError(
+                f"{folder}: made by an earlier version (format {record['format']}, this one reads {cls.FORMAT}); train again into another folder"
+            )
         if record["format"] > cls.FORMAT:
             made = f"made by version {record.get('version')} (format {record['format']}, this one reads {cls.FORMAT})"
             raise RunError(f"{folder}: {made}; upgrade anomalydiffusion")

@@ -96,13 +96,14 @@ def draw_shape(adapter: Adapter, key: tuple[str, str], *, seed: int, steps: int,
 
 
 def propose(
-    adapter: Adapter, key: tuple[str, str], references: Sequence[Mask], normal_HWC: np.ndarray, *, seed: int,
+    adapter: Adapter, key: tuple[str, str], references: Sequence[Mask], normal_HWC: np.ndarray, *, seed: int, image: str = "",
     config: LearnedConfig | None = None, foreground_HW: np.ndarray | None = None,
 ) -> Mask:  # fmt: skip
     """Draw a mask for a normal image from a mask embedding, cut it at `threshold` and put it on the object.
 
     What is empty, of an area far from the `references`', larger than the object or lies off it, covers most of a side or
-    of the picture, is drawn again with another seed. A shape keeps no more parts, the largest, than a reference has.
+    of the picture, is drawn again with another seed. `image` is part of the seed: another image gets other drawings. With
+    `frame = "defect"` a shape keeps no more parts, the largest, than a reference has.
     Raises `MaskError` when `config.tries` drawings are refused.
     """
     config = config or LearnedConfig()
@@ -111,7 +112,7 @@ def propose(
     most = max(measure(mask).parts for mask in references)
     refused: Counter[str] = Counter()
     for attempt in range(config.tries):
-        own = derive(seed, "mask", "learned", attempt)
+        own = derive(seed, "mask", "learned", image, attempt)
         drawn = Image.fromarray(draw_shape(adapter, key, seed=own, steps=config.steps, guidance=config.guidance))
         size = (ground.shape[1], ground.shape[0]) if config.frame == "image" else (_side(references),) * 2
         marks = np.asarray(drawn.resize(size, Image.Resampling.BILINEAR)) > 255 * config.threshold

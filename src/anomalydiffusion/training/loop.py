@@ -188,9 +188,10 @@ def run_loop(
                 group["lr"] = group["rate"] * config.learning_rate * warm * (0.02 + 0.98 * decay)
             sums: dict[str, float] = {}
             for micro in range(config.gradient_accumulation_steps):
-                with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half), attention():
-                    terms = objective(place.step, micro)
-                accelerator.backward(terms["loss"] / config.gradient_accumulation_steps)
+                with attention():  # on the way back too: there inner results may be computed again
+                    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
+                        terms = objective(place.step, micro)
+                    accelerator.backward(terms["loss"] / config.gradient_accumulation_steps)
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.gradient_accumulation_steps
             if not math.isfinite(sums["loss"]):

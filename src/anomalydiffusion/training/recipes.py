@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 from anomalydiffusion.training.loss import masked_loss
 from anomalydiffusion.training.shots import PoolConfig, build_pool
 
-__all__ = ["TrainConfig", "grain_ratio", "measures", "train_adapter"]
+__all__ = ["TrainConfig", "check_learnable", "grain_ratio", "measures", "train_adapter"]
 
 Shots = Mapping[tuple[str, str], Sequence[tuple[np.ndarray, Mask]]]
 
@@ -74,6 +75,14 @@ def measures(shots: Shots) -> dict[str, dict[str, float]]:
     return out
 
 
+def check_learnable(prior: LatentPrior, config: TrainConfig) -> None:
+    """Raises `ConfigError` where a prior's number format, or the settings, cannot be learned with."""
+    if prior.dtype == torch.float16:
+        raise ConfigError("dtype 'float16': gradients vanish in it; learn in float32 or bfloat16, and generate in float16")
+    if config.adapter.backbone == "released":
+        raise ConfigError("backbone 'released' is read from its authors' files, not learned; give small or resnet50")
+
+
 def train_adapter(
     prior: LatentPrior, shots: Shots, config: TrainConfig, folder: Path, *, seed: int, split_digest: str = "",
     resume: bool = True, progress: Progress | None = None, pool_progress: Callable[[int], None] | None = None,
@@ -87,8 +96,7 @@ def train_adapter(
     that is extended by the defects in `shots`; of it nothing is changed but what is added, and its own settings say what is
     learned of each. Raises `TrainingError` when there is nothing to learn from.
     """
-    if prior.dtype == torch.float16:
-        raise ConfigError("dtype 'float16': gradients vanish in it; learn in float32 or bfloat16, and generate in float16")
+    check_learnable(prior, config)
     if not shots or not all(shots.values()):
         raise TrainingError("there are no shots to learn from; 'anomalydiffusion check' tells what the data set holds")
     pool = build_pool(prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
@@ -125,7 +133,8 @@ def train_adapter(
         prior.unet.enable_gradient_checkpointing()
     adapter.train()
     parts = adapter.trainable()
-    learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
+    with nullcontext() if adapter.config.lora_rank else adapter.unheard():
+        learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
     parts.load_state_dict(learned.state_dict())  # the average, where one is kept
     if config.gradient_checkpointing:
         prior.unet.disable_gradient_checkpointing()

@@ -127,9 +127,7 @@ def main() -> int:
             if name == DEFAULT:
                 raise
             failed[name] = str(error)
-        target.write_text(
-            page(given, found, failed, typed.replace(str(given.work), "WORK"))
-        )  # what is there can be read before all is done
+        target.write_text(page(given, found, failed, typed.replace(str(given.work), "WORK")))  # to be read before all is done
     sys.stdout.write(f"{target}\n")
     return 0
 

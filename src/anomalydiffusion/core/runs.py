@@ -165,9 +165,8 @@ class Run:
         if not isinstance(record, dict) or not isinstance(record.get("format"), int):
             raise RunError(f"{folder / 'run.json'}: not a run's record")
         if record["format"] < cls.FORMAT:
-            raise RunError(
-                f"{folder}: made by an earlier version (format {record['format']}, this one reads {cls.FORMAT}); train again into another folder"
-            )
+            made = f"made by an earlier version (format {record['format']}, this one reads {cls.FORMAT})"
+            raise RunError(f"{folder}: {made}; train again into another folder")
         if record["format"] > cls.FORMAT:
             made = f"made by version {record.get('version')} (format {record['format']}, this one reads {cls.FORMAT})"
             raise RunError(f"{folder}: {made}; upgrade anomalydiffusion")

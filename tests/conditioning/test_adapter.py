@@ -17,6 +17,7 @@ KEYS = [("tile", "crack"), ("tile", "hole")]
 def _adapter(prior, rank: int = 2) -> Adapter:
     config = AdapterConfig(anomaly_tokens=3, spatial_tokens=2, lora_rank=rank)
     adapter = Adapter(prior, KEYS, config, Origin(prior_digest=prior.digest, measures={"tile/crack": {"grain": 0.7}}))
+    torch.manual_seed(0)
     with torch.no_grad():
         for parameter in adapter.trainable().parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

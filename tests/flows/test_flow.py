@@ -114,15 +114,13 @@ def test_learned_vectors_go_to_other_tools(trained: Path) -> None:
     ((name, vectors),) = load_file(file).items()
     learned = load_file(trained / "run" / "adapter" / "adapter.safetensors")["tokens.vectors"]
     assert name == "<plate-hole>" and (vectors == learned[0]).all()
-    from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin, load_textual_inversion_state_dicts
-    from transformers import CLIPTextModel, CLIPTokenizer
+    from diffusers import StableDiffusionPipeline
 
-    reader = TextualInversionLoaderMixin()
-    reader.tokenizer = CLIPTokenizer.from_pretrained(trained / "prior" / "tokenizer")
-    reader.text_encoder = CLIPTextModel.from_pretrained(trained / "prior" / "text_encoder")
-    reader.load_textual_inversion(load_textual_inversion_state_dicts([str(file.parent)], use_safetensors=True)[0])
-    rows = reader.tokenizer("<plate-hole>" + "".join(f" <plate-hole>_{row}" for row in range(1, 8)), add_special_tokens=False).input_ids
-    assert (reader.text_encoder.get_input_embeddings().weight[rows].detach().numpy() == vectors).all()
+    no_more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = StableDiffusionPipeline.from_pretrained(trained / "prior", **no_more)
+    pipe.load_textual_inversion(str(file.parent), use_safetensors=True)
+    rows = pipe.tokenizer("<plate-hole>" + "".join(f" <plate-hole>_{row}" for row in range(1, 8)), add_special_tokens=False).input_ids
+    assert (pipe.text_encoder.get_input_embeddings().weight[rows].detach().numpy() == vectors).all()
     for words, says in (
         (("--format", "zip"), "known: mvtec, embeddings"),
         (("--format", "embeddings", "--defect", "dent"), "knows hole, stain"),
@@ -142,7 +140,8 @@ def test_a_defect_is_added_later_and_the_others_stay(trained: Path) -> None:
     )
     assert second["tokens.vectors"].shape[0] == 2 and first["tokens.vectors"].shape[0] == 1
     for name, value in first.items():
-        assert (second[name][: len(value)] == value).all(), name
+        kept = second[name][: len(value)] if name == "tokens.vectors" else second[name]
+        assert (kept == value).all(), name
     for run in ("holes", "both"):
         _run("generate", base / run, "--num", 2, "--defect", "hole", "--quiet")
     for a, b in zip(_records(base / "holes"), _records(base / "both"), strict=True):

@@ -174,7 +174,7 @@ def _training(prior: LatentPrior, settings: Settings, repeat: int) -> dict[str, 
     item = _item(prior.working_size, 0)
     with TemporaryDirectory() as folder:
         train_adapter(
-            prior, {KEY: [(item.normal_HWC, item.mask)]}, config, Path(folder), seed=0, name="train",
+            prior, {KEY: [(item.normal_HWC, item.mask)]}, config, Path(folder), seed=0, name="measured",
             accelerator=Accelerator(cpu=settings.device == "cpu"), progress=lambda step, means: marks.append(time.perf_counter()),
         )  # fmt: skip
     return {"train_step": _figures([b - a for a, b in pairwise(marks)])}

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-
-from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted
-from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import replace_folder
+from anomalydiffusion.report.layouts import FORMATS, Record
 
 __all__ = ["FORMATS", "ExportSummary", "export"]
 
 log = logging.getLogger(__name__)
 LINEAGE = "lineage.jsonl"
 GOOD = re.compile(r"[^/]+/train/good/\d{6}\.png")
-Record = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +42,9 @@ def export(
     the order of product, defect and image path. `lineage.jsonl` beside the products names the manifest's record of each
     pair. Held-out images, normal or not, are never exported: a detector that saw them could not be tested on them any
     more. So there is no `test/good`; take those from the data set itself.
+
+    `coco`: `annotations.json` with exact run lengths and boxes for each connected part, and `images/`. `yolo`: `data.yaml`, `images/`
+    and `labels/` with a polygon for each connected part, divided so that all pictures from one normal image are on one side.
 
     `product` and `defect` keep only these names; `normals=False` leaves `train/good` out. Every file is compared with its
     SHA-256 first. An `output` that holds an older export is replaced; one that holds anything else is refused. Raises
@@ -128,72 +126,8 @@ def _check_output(output: Path) -> None:
     if LINEAGE not in present:
         raise RunError(f"{output}: is not empty and not an export of ours (no {LINEAGE}); name a new folder")
     lines = Manifest(output / LINEAGE).records()
-    ours = {LINEAGE, *(str(line.get(name)) for line in lines for name in ("exported_image", "exported_mask"))}
+    ours = {LINEAGE, *(str(value) for line in lines for name, value in line.items() if name.startswith("exported_"))}
     products = {name.split("/")[0] for name in ours}
     strange = sorted(n for n in present - ours if not (GOOD.fullmatch(n) and n.split("/")[0] in products))
     if strange:
         raise RunError(f"{output / strange[0]}: is not of an export and would be lost; move it away or name a new folder")
-
-
-def _read(path: Path, sha256: str, remedy: str) -> bytes:
-    """The file's bytes, which must be those that were recorded."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise RunError(f"{path}: changed since it was recorded (another SHA-256); {remedy}")
-    return data
-
-
-def _as_png(path: Path, data: bytes) -> bytes:
-    """`data` itself where it is an 8 bit grey or RGB PNG, else the picture at `path` written as one."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):  # depth and colour type
-        return data
-    return encode_png(read_image(path))
-
-
-def _pair_bytes(run: Path, record: Record) -> tuple[bytes, bytes]:
-    """Image and mask of a record as PNG files of one size; the mask 8 bit, 0 or 255."""
-    remedy = "restore it, or remove its line from manifest.jsonl and make it again with: anomalydiffusion generate"
-    image_path, mask_path = run / record[IMAGE], run / record[MASK]
-    image, mask = _read(image_path, record[IMAGE_SHA256], remedy), _read(mask_path, record[MASK_SHA256], remedy)
-    try:
-        image = _as_png(image_path, image)
-        pixels_HW = read_mask(mask_path)
-        height, width = decode_png(image).shape[:2]
-    except (DataError, OSError) as error:
-        raise RunError(f"{image_path}, {mask_path.name}: not a picture ({error}); {remedy}") from error
-    if not pixels_HW.any():
-        raise RunError(f"{mask_path}: the mask marks no pixel; {remedy}")
-    if pixels_HW.shape != (height, width):
-        raise RunError(f"{mask_path}: {pixels_HW.shape[1]} x {pixels_HW.shape[0]}, but its image is {width} x {height}; {remedy}")
-    plain = decode_png(mask)
-    exact = mask[:4] == b"\x89PNG" and np.array_equal(plain, pixels_HW * np.uint8(255)) and plain.dtype == np.uint8
-    return image, mask if exact else encode_png(pixels_HW)
-
-
-def _put(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-
-
-def _mvtec(run: Path, part: Path, pairs: list[Record], goods: dict[str, list[tuple[Path, str]]]) -> Iterator[Record]:
-    """Write the layout of MVTec AD; yields the lineage."""
-    number, last = 0, ("", "")
-    for record in pairs:
-        key = record[PRODUCT], record[DEFECT]
-        number, last = (number + 1 if key == last else 0), key
-        image = f"{key[0]}/test/{key[1]}/{number:06d}.png"
-        mask = f"{key[0]}/ground_truth/{key[1]}/{number:06d}_mask.png"
-        image_png, mask_png = _pair_bytes(run, record)
-        _put(part / image, image_png)
-        _put(part / mask, mask_png)
-        yield {"exported_image": image, "exported_mask": mask, "record": record}
-    remedy = "put the data set back as it was, or export without normal images (normals=False, --no-normals)"
-    for name, files in goods.items():
-        for index, (path, sha256) in enumerate(files):
-            _put(part / f"{name}/train/good/{index:06d}.png", _as_png(path, _read(path, sha256, remedy)))
-
-
-FORMATS: dict[str, Callable[[Path, Path, list[Record], dict[str, list[tuple[Path, str]]]], Iterator[Record]]] = {"mvtec": _mvtec}

@@ -53,7 +53,7 @@ def _drawn(prior: LatentPrior, count: int) -> tuple[torch.Tensor, list[str]]:
 def test_the_bundled_prior_is_small_and_loads_by_the_same_code(tiny: LatentPrior) -> None:
     files = list(BUNDLED.rglob("*.safetensors"))
     assert len(files) == 3 and sum(path.stat().st_size for path in files) <= 30e6
-    assert (tiny.working_size, tiny.factor, tiny.prediction_type) == (128, 8, "sample")
+    assert (tiny.working_size, tiny.factor, tiny.prediction_type) == (128, 4, "v_prediction")
     assert {path.name for path in BUNDLED.iterdir()} >= {"README.md", "ATTRIBUTION.csv"}
 
 

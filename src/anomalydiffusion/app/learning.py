@@ -16,7 +16,7 @@ from anomalydiffusion.core.config import digest, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Split
+from anomalydiffusion.core.types import Normal, Shot, Split
 from anomalydiffusion.masks.learned import pictures
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import latest_checkpoint
@@ -67,7 +67,8 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
     shots = sorted(map(list, {tuple(shot) for shot in [*shots, *earlier.record.get("earlier_shots", [])]}))
     learned, parts = {shot[0] for shot in shots}, {(shot[1], shot[2]) for shot in shots if shot[2]}
-    for item in (*split.held_out, *split.held_out_normals):
+    tested: list[Shot | Normal] = [*split.held_out, *split.held_out_normals]
+    for item in tested:
         if split.sha256[item.path] in learned or (item.product, item.group) in parts:
             raise RunError(
                 f"{item.path}: is held out here, but {earlier.folder} has learned from it or from a photograph of the same part; "

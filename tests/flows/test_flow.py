@@ -17,6 +17,7 @@ from scipy import ndimage
 
 from anomalydiffusion.app import commands
 from anomalydiffusion.core.errors import ConfigError, MaskError, PriorError, RunError
+from anomalydiffusion.priors.load import load_prior
 from tests.conftest import build_prior_folder
 
 ARGS = ["--max-train-steps", "4"]
@@ -116,8 +117,9 @@ def test_learned_vectors_go_to_other_tools(trained: Path) -> None:
     assert name == "<plate-hole>" and (vectors == learned[0]).all()
     from diffusers import StableDiffusionPipeline
 
-    no_more = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    pipe = StableDiffusionPipeline.from_pretrained(trained / "prior", **no_more)
+    prior = load_prior(str(trained / "prior"))
+    parts = {name: getattr(prior, name) for name in ("vae", "unet", "text_encoder", "tokenizer", "scheduler")}
+    pipe = StableDiffusionPipeline(**parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
     pipe.load_textual_inversion(str(file.parent), use_safetensors=True)
     rows = pipe.tokenizer("<plate-hole>" + "".join(f" <plate-hole>_{row}" for row in range(1, 8)), add_special_tokens=False).input_ids
     assert (pipe.text_encoder.get_input_embeddings().weight[rows].detach().numpy() == vectors).all()
@@ -300,7 +302,7 @@ def test_a_prior_is_found_again_from_another_place_and_tiny_is_the_bundled_one(
     settings = []
     for name in ("prior", "tiny"):
         with monkeypatch.context() as patch:
-            patch.setattr(commands, "load_prior", lambda name, **_: settings.append(name) or pytest.fail("far enough"))
+            patch.setattr(commands, "prior_of", lambda found: settings.append(found.prior) or pytest.fail("far enough"))
             with pytest.raises(pytest.fail.Exception, match="far enough"):
                 commands.train(trained / "data", tmp_path / name, prior=name, quiet=True)
     assert settings == [str(trained / "prior"), "tiny"]

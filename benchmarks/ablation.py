@@ -20,7 +20,7 @@ from anomalydiffusion.core import errors as ad_errors
 from anomalydiffusion.core.config import dumps
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.downstream.verdict import difference, summary
-from downstream import hardware, interval, typed_mean, values
+from downstream import arguments, hardware, interval, typed_mean, values
 
 DEFAULT = "default"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in words and as settings
@@ -100,18 +100,8 @@ def page(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]], fail
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
-    parser.add_argument("data", type=Path)
-    parser.add_argument("--product", required=True)
-    parser.add_argument("--defect", action="append", help="only this defect type; repeatable")
-    parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
+    parser = arguments(__doc__, rotations=1)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these, besides the default")
-    parser.add_argument("--rotations", type=int, default=1)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--num", type=int, default=40, help="pairs a defect type")
-    parser.add_argument("--train-steps", type=int, default=1000)
-    parser.add_argument("--detector", default="cpu")
-    parser.add_argument("--steps", type=int, help="training steps of each detector")
     given = parser.parse_args()
     names = [DEFAULT, *(name for name in given.rows if name != DEFAULT)]
     found: dict[str, list[dict[str, Any]]] = {}

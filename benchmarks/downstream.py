@@ -98,20 +98,26 @@ def page(given: argparse.Namespace, found: list[dict[str, Any]], typed: str) -> 
     return "\n".join(lines) + "\n"
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0] if __doc__ else "")
+def arguments(about: str | None, rotations: int) -> argparse.ArgumentParser:
+    """What every benchmark of detectors is told; `rotations` is the default."""
+    parser = argparse.ArgumentParser(description=(about or "").split("\n", 1)[0])
     parser.add_argument("data", type=Path)
     parser.add_argument("--product", required=True)
     parser.add_argument("--defect", action="append", help="only this defect type; repeatable")
     parser.add_argument("--work", type=Path, required=True, help="where runs are kept")
-    parser.add_argument("--rotations", type=int, default=3)
+    parser.add_argument("--rotations", type=int, default=rotations)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--num", type=int, default=40, help="pairs a defect type")
-    parser.add_argument("--config", type=Path, help="a TOML file with other settings of masks, generate and gate, for ablations")
-    parser.add_argument("--name", default="downstream", help="what the page is called: DATE-NAME-PRODUCT.md")
     parser.add_argument("--train-steps", type=int, default=1000)
     parser.add_argument("--detector", default="cpu")
     parser.add_argument("--steps", type=int, help="training steps of each detector")
+    return parser
+
+
+def main() -> int:
+    parser = arguments(__doc__, rotations=3)
+    parser.add_argument("--config", type=Path, help="a TOML file with other settings of masks, generate and gate, for ablations")
+    parser.add_argument("--name", default="downstream", help="what the page is called: DATE-NAME-PRODUCT.md")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     given = parser.parse_args()

@@ -109,7 +109,7 @@ def train(
     data: Annotated[Path, typer.Argument(help="A data set in MVTec AD layout.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; made if it is not there.")],
     product: Product = None, defect: Defect = None,
-    prior: Annotated[str | None, typer.Option("--prior", help="tiny (bundled), a diffusers folder, or a hub id.")] = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="tiny (bundled), a folder, one file of weights, or a hub id.")] = None,
     preset: Annotated[str | None, typer.Option("--preset", help="default, paper or fast.")] = None,
     config: Config = None, seed: Seed = None,
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,

@@ -15,6 +15,7 @@ from scipy import ndimage
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
+from anomalydiffusion.core.types import Mask
 
 __all__ = ["FORMATS", "Goods", "Record", "outline", "run_lengths"]
 
@@ -114,11 +115,6 @@ def _parts(marks_HW: np.ndarray) -> Iterator[np.ndarray]:
         yield labels == label
 
 
-def _box(marks_HW: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(marks_HW.any(1)), np.flatnonzero(marks_HW.any(0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
 def run_lengths(marks_HW: np.ndarray) -> list[int]:
     """COCO's run lengths: column by column, how many pixels are off, on, off .. in turn; the first may be 0."""
     flat = marks_HW.ravel(order="F")
@@ -146,7 +142,7 @@ def _coco(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Itera
         name = f"images/{pair.key[0]}/{pair.key[1]}/{pair.number:06d}.png"
         image_id, marks = add(name, pair.image_png), decode_png(pair.mask_png) > 0
         for own in _parts(marks):
-            x0, y0, x1, y1 = _box(own)
+            x0, y0, x1, y1 = Mask(pixels_HW=own, origin="exported").box
             annotations.append({
                 "id": len(annotations) + 1, "image_id": image_id, "category_id": keys.index(pair.key) + 1, "iscrowd": 0,
                 "area": int(own.sum()), "bbox": [x0, y0, x1 - x0, y1 - y0],

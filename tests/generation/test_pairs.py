@@ -101,17 +101,23 @@ def test_parts_far_apart_are_each_drawn_and_nothing_between_them(made: tuple[Lat
 
 
 def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:
-    start = item.normal_HWC.copy()
-    start[item.mask.pixels_HW] = np.clip(start[item.mask.pixels_HW].astype(int) - 80, 0, 255)
-    begun = replace(item, start_HWC=start, reference="shot.png")
-    config = replace(CONFIG, steps=100)
-    away = []
-    for strength in (0.01, 0.3, 0.9):
-        (pair,) = make_pairs(*made, [begun], replace(config, strength=strength))
-        away.append(np.abs(pair.image_HWC.astype(int) - start)[item.mask.pixels_HW].mean())
-        far = ndimage.distance_transform_edt(~item.mask.pixels_HW) >= config.feather
-        assert (pair.image_HWC[far] == item.normal_HWC[far]).all() and pair.provenance.reference == "shot.png"
-    assert away[0] < away[1] < away[2]
+    def begin(levels: int) -> Item:
+        start = item.normal_HWC.copy()
+        start[item.mask.pixels_HW] = np.clip(start[item.mask.pixels_HW].astype(int) + levels, 0, 255)
+        return replace(item, start_HWC=start, reference="shot.png")
+
+    begun, bright = begin(-80), begin(60)
+    config, inside = replace(CONFIG, steps=100), item.mask.pixels_HW
+    far = ndimage.distance_transform_edt(~inside) >= config.feather
+    away, apart = [], []
+    for strength in (0.01, 0.9):
+        ones = [make_pairs(*made, [one], replace(config, strength=strength))[0] for one in (begun, bright)]
+        assert all((one.image_HWC[far] == item.normal_HWC[far]).all() and one.provenance.reference == "shot.png" for one in ones)
+        dark, light = (one.image_HWC[inside].astype(int) for one in ones)
+        away.append(np.abs(dark - begun.start_HWC[inside]).mean())
+        apart.append(np.abs(dark - light).mean())
+    assert away[0] + 5 < away[1], "the less noise, the nearer to the real defect"
+    assert apart[0] > apart[1] + 10 > 10, "and the more it matters which"
     assert (_image(made, begun) == _image(made, item)).all(), "from noise alone the start is of no account"
     faint = [_image(made, begun, strength=0.01, steps=100, severity=s)[item.mask.pixels_HW].mean() for s in (0.0, 0.5, 1.0)]
     assert faint[0] > faint[1] + 10 > faint[2] + 20, "severity scales how far the defect is from the normal image"

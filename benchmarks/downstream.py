@@ -2,8 +2,9 @@
 
     python benchmarks/downstream.py DATA --product magnetic_tile --work WORK
 
-For each rotation a run is trained and generated in WORK/<product>-r<rotation> and evaluated with baselines and controls; what is
-finished is not done again. Writes benchmarks/results/<date>-downstream-<product>.md: one row an arm.
+For each rotation a run is trained and generated in WORK/<product>-r<rotation> and evaluated with baselines and controls, by detectors
+and, where there are several defect types, by classifiers of them; what is finished is not done again. Writes
+benchmarks/results/<date>-downstream-<product>.md: one row an arm.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import json
 import os
 import platform
 import sys
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,10 @@ import anomalydiffusion as ad
 from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
 
 METRICS = {"pixel_ap": "pixel AP", "pixel_auroc": "pixel AUROC", "pro": "PRO", "image_auroc": "image AUROC", "image_ap": "image AP"}
+CLASS_METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+SHORTCUT = {"false_positive_rate_plain": "untouched", "false_positive_rate_redecoded": "redecoded regions"}
+
+Scores = list[dict[str, Any]]  # what `evaluate` returned, one a rotation
 
 
 def interval(found: dict[str, Any]) -> str:
@@ -37,64 +44,96 @@ def hardware() -> str:
     return f"{model or platform.processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
-def one_rotation(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
-    """Train, generate and evaluate one rotation; returns its scores."""
+def one_rotation(given: argparse.Namespace, rotation: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train, generate and evaluate one rotation; returns the scores of localization and of classification, if there are types to tell."""
     folder = given.work / f"{given.product}-r{rotation}"
     defects = given.defect or None
     ad.train(given.data, folder, product=[given.product], defect=defects, rotation=rotation, max_train_steps=given.train_steps)
     ad.generate(folder, given.num, config=given.config)
-    scores = ad.evaluate(
-        folder, seeds=given.seeds, baselines=given.baselines, controls=given.controls, detector=given.detector, steps=given.steps
-    )
+    asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
+    located = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
+    classified = ad.evaluate(folder, task="classification", **asked) if len(located["per_defect"]) > 1 else {}
     ad.report(folder)
-    return dict(scores)
+    return dict(located), dict(classified)
 
 
-def values(found: list[dict[str, Any]], arm: str, metric: str, defect: str = "") -> list[float]:
-    """One figure a rotation and seed, in that order."""
-    blocks = [scores["per_defect"][defect] if defect else scores for scores in found]
-    return [float("nan") if value is None else value for block in blocks for value in block["arms"][arm][metric]["values"]]
+def values(found: Scores, arm: str, metric: str, *path: str) -> list[float]:
+    """One figure a rotation and seed, in that order; `path` leads to the arms of a part."""
+    out = []
+    for scores in found:
+        figures = reduce(getitem, [*path, "arms", arm, metric, "values"], scores)
+        out += [float("nan") if value is None else value for value in figures]
+    return out
 
 
-def typed_mean(found: list[dict[str, Any]], arm: str) -> list[float]:
+def typed_mean(found: Scores, arm: str) -> list[float]:
     """The mean over defect types of each one's pixel AP, one figure a rotation and seed: large defects count no more than small ones."""
-    own = [[values([scores], arm, "pixel_ap", defect) for defect in scores["per_defect"]] for scores in found]
+    own = [[values([scores], arm, "pixel_ap", "per_defect", defect) for defect in scores["per_defect"]] for scores in found]
     return [sum(figures) / len(figures) for rotation in own for figures in zip(*rotation, strict=True)]
 
 
-def table(found: list[dict[str, Any]], defect: str = "") -> list[str]:
-    arms = list(found[0]["arms"])
-    heads = [*METRICS.values(), "pixel AP against real-only", *([] if defect else ["pixel AP, mean of types"])]
+def table(found: Scores, metrics: dict[str, str], *path: str) -> list[str]:
+    """One row an arm: its figures, and the gain of the first of `metrics` against real-only."""
+    main, typed = next(iter(metrics)), not path and "pixel_ap" in metrics
+    heads = [*metrics.values(), f"{metrics[main]} against real-only", *(["pixel AP, mean of types"] if typed else [])]
     lines = ["| arm | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    real = values(found, "real-only", "pixel_ap", defect)
-    for arm in arms:
-        own = [interval(summary(values(found, arm, metric, defect))) for metric in METRICS]
-        gain = "" if arm == "real-only" else interval(difference(real, values(found, arm, "pixel_ap", defect)))
-        last = [] if defect else [interval(summary(typed_mean(found, arm)))]
+    real = values(found, "real-only", main, *path)
+    for arm in found[0]["arms"]:
+        own = [interval(summary(values(found, arm, metric, *path))) for metric in metrics]
+        gain = "" if arm == "real-only" else interval(difference(real, values(found, arm, main, *path)))
+        last = [interval(summary(typed_mean(found, arm)))] if typed else []
         lines.append("| " + " | ".join([arm, *own, gain, *last]) + " |")
     return lines
 
 
-def page(given: argparse.Namespace, found: list[dict[str, Any]], typed: str) -> str:
-    real, ours = (values(found, arm, "pixel_ap") for arm in ("real-only", "ours"))
+def judged(found: Scores, metrics: dict[str, str], *path: str) -> list[str]:
+    """The verdict on ours, and the table that it is of."""
+    main = next(iter(metrics))
+    real, ours = (values(found, arm, main, *path) for arm in ("real-only", "ours"))
+    return [f"**{verdict(real, ours, metrics[main])}**", "", *table(found, metrics, *path), ""]
+
+
+def controlled(found: Scores, main: str, wrong: str) -> list[str]:
+    """Whether the comparison counts, by its controls: further real defects, and the arm `wrong`."""
+    controls = controls_hold(*(values(found, arm, main) for arm in ("real-only", "more-real", wrong)), wrong=f"the arm {wrong}")
+    return [f"Controls: {controls['says']}.", ""]
+
+
+def shortcut(found: Scores) -> list[str]:
+    """How often detectors take what only went through the prior's autoencoder for a defect, on held-out normal images."""
+    lines = ["## Shortcut check", "", "Share of pixels above the detector's threshold, in hundredths, in held-out normal images and in "
+             "those of their regions that went through the prior's autoencoder.", "",
+             "| arm | " + " | ".join(SHORTCUT.values()) + " |", "|---" * 3 + "|"]  # fmt: skip
+    for arm in found[0]["shortcut"]["arms"]:
+        own = [interval(summary(values(found, arm, name, "shortcut"))) for name in SHORTCUT]
+        lines.append("| " + " | ".join([arm, *own]) + " |")
+    return [*lines, ""]
+
+
+def page(given: argparse.Namespace, found: Scores, classified: Scores, typed: str) -> str:
     other = f", with {'; '.join(given.config.read_text().split(chr(10))).strip('; ')}" if given.config else ""
     lines = [
         f"# Downstream proof on {given.product}", "", f"    {typed}", "",
         f"Rotations of the split: {len(found)}; seeds: {given.seeds}; figures in hundredths, mean and 95 % t-interval over all of them, "
         "gains paired by rotation and seed. Rotations share images, so the intervals are narrower than fresh data would make them.",
-        "", f"**{verdict(real, ours)}**", "", *table(found), "",
+        "", *judged(found, METRICS),
     ]  # fmt: skip
-    if given.controls:
-        more, garbage = (values(found, arm, "pixel_ap") for arm in ("more-real", "garbage"))
-        lines += [f"Controls: {controls_hold(real, more, garbage)['says']}.", ""]
+    lines += controlled(found, "pixel_ap", "garbage") if given.controls else []
+    lines += shortcut(found) if all(scores.get("shortcut") for scores in found) else []
+    hours = sum(scores["hours"] for scores in found)
+    if all(classified):
+        lines += ["## Classification", "", f"Which type is it, given where it is ({classified[0]['network']}, "
+                  f"{classified[0]['steps']} steps an arm).", "", *judged(classified, CLASS_METRICS)]  # fmt: skip
+        lines += controlled(classified, "accuracy", "shuffled") if given.controls else []
+        hours += sum(scores["hours"] for scores in classified)
     for defect in found[0]["per_defect"]:
         if all(defect in scores["per_defect"] for scores in found):
-            lines += [f"## {defect}", "", *table(found, defect), ""]
+            lines += [f"## {defect}", "", *judged(found, METRICS, "per_defect", defect)]
     lines += ["## Settings", "", f"- {hardware()}", f"- detector: {found[0]['network']}, {found[0]['steps']} steps an arm",
               f"- {given.num} pairs a defect type, adapter trained for {given.train_steps} steps, preset default" + other,
               "- split digests: " + ", ".join(scores["split_digest"] for scores in found),
               f"- held-out images: {', '.join(str(scores['n_test']) for scores in found)} by rotation",
-              f"- detectors' training and testing: {sum(scores['hours'] for scores in found):.2f} hours"]  # fmt: skip
+              f"- training and testing of detectors and classifiers: {hours:.2f} hours"]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -121,13 +160,13 @@ def main() -> int:
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     given = parser.parse_args()
-    found = [one_rotation(given, rotation) for rotation in range(given.rotations)]
+    found, classified = zip(*(one_rotation(given, rotation) for rotation in range(given.rotations)), strict=True)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)
     typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word not in (str(given.data),))])
     target = results / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
-    target.write_text(page(given, found, typed.replace(str(given.work), "WORK")))
-    (given.work / f"{given.product}.json").write_text(json.dumps(found))
+    target.write_text(page(given, list(found), list(classified), typed.replace(str(given.work), "WORK")))
+    (given.work / f"{given.product}.json").write_text(json.dumps({"localization": found, "classification": classified}))
     sys.stdout.write(f"{target}\n")
     return 0
 

@@ -75,3 +75,23 @@ def small_prior(small_folder: Path):
     from anomalydiffusion.priors.load import load_prior
 
     return load_prior(str(small_folder))
+
+
+def build_released_folder(
+    folder: Path, width: int, tokens: int = 2, keys: tuple[str, ...] = ("bottle+broken_large", "metal_nut+scratch")
+) -> dict[str, torch.Tensor]:
+    """What the authors' training leaves, with random numbers in it; statistics of the batch norms as after a training."""
+    from anomalydiffusion.conditioning.released import ReleasedEncoder
+
+    torch.manual_seed(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    vectors = torch.nn.ParameterDict({key: torch.nn.Parameter(torch.randn(3, width)) for key in keys})
+    torch.save({"string_to_token": {"*": torch.tensor(1008)}, "string_to_param": vectors}, folder / "embeddings.pt")
+    encoder = ReleasedEncoder(tokens, width)
+    for name, value in encoder.state_dict().items():
+        if name.endswith("running_mean"):
+            value.normal_(0, 0.2)
+        elif name.endswith("running_var"):
+            value.uniform_(0.5, 1.5)
+    torch.save(encoder.state_dict(), folder / "spatial_encoder.pt")
+    return {key: value.detach() for key, value in vectors.items()}

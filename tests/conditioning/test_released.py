@@ -5,30 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.conditioning.released import ReleasedEncoder
 from anomalydiffusion.core.errors import PriorError, RunError
 from anomalydiffusion.priors.latent import LatentPrior
-
-KEYS = ("bottle+broken_large", "metal_nut+scratch")
-
-
-def _write(folder: Path, width: int, tokens: int = 2) -> dict[str, torch.Tensor]:
-    """What their training leaves, with random numbers in it; statistics of the batch norms as after a training."""
-    torch.manual_seed(0)
-    vectors = nn.ParameterDict({key: nn.Parameter(torch.randn(3, width)) for key in KEYS})
-    torch.save({"string_to_token": {"*": torch.tensor(1008)}, "string_to_param": vectors}, folder / "embeddings.pt")
-    encoder = ReleasedEncoder(tokens, width)
-    for name, value in encoder.state_dict().items():
-        if name.endswith("running_mean"):
-            value.normal_(0, 0.2)
-        elif name.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
-    torch.save(encoder.state_dict(), folder / "spatial_encoder.pt")
-    return {key: value.detach() for key, value in vectors.items()}
+from tests.conftest import build_released_folder
 
 
 def _norm(x: torch.Tensor, w: dict[str, torch.Tensor], name: str) -> torch.Tensor:
@@ -63,7 +45,7 @@ def _tokens(w: dict[str, torch.Tensor], mask: torch.Tensor, tokens: int) -> torc
 
 def test_their_files_are_read_and_answer_as_they_did(small_prior: LatentPrior, tmp_path: Path) -> None:
     width = small_prior.token_width
-    vectors = _write(tmp_path, width)
+    vectors = build_released_folder(tmp_path, width)
     adapter = Adapter.from_released(tmp_path, small_prior)
     assert adapter.keys == [("bottle", "broken_large"), ("metal_nut", "scratch")]
     assert (adapter.config.anomaly_tokens, adapter.config.spatial_tokens) == (3, 2)
@@ -82,7 +64,7 @@ def test_their_files_are_read_and_answer_as_they_did(small_prior: LatentPrior, t
 
 
 def test_it_is_saved_and_extended_like_any_other(small_prior: LatentPrior, tmp_path: Path) -> None:
-    _write(tmp_path, small_prior.token_width)
+    build_released_folder(tmp_path, small_prior.token_width)
     adapter = Adapter.from_released(tmp_path, small_prior)
     adapter.save(tmp_path / "adapter.safetensors")
     again = Adapter.load(tmp_path / "adapter.safetensors", small_prior)
@@ -103,10 +85,10 @@ def test_what_is_not_theirs_is_refused(small_prior: LatentPrior, tmp_path: Path,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(PriorError, match=r"embeddings\.pt: no such file"):
         Adapter.from_released(tmp_path, small_prior)
-    _write(tmp_path, small_prior.token_width + 8)
+    build_released_folder(tmp_path, small_prior.token_width + 8)
     with pytest.raises(RunError, match="vectors are 40 wide, this prior's 32"):
         Adapter.from_released(tmp_path, small_prior)
-    _write(tmp_path, small_prior.token_width)
+    build_released_folder(tmp_path, small_prior.token_width)
     torch.save({"other.weight": torch.zeros(2), "styles.0.x": torch.zeros(1)}, tmp_path / "spatial_encoder.pt")
     with pytest.raises(RunError, match=r"spatial_encoder\.pt: is no released spatial encoder"):
         Adapter.from_released(tmp_path, small_prior)

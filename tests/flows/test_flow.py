@@ -18,7 +18,7 @@ from scipy import ndimage
 from anomalydiffusion.app import commands
 from anomalydiffusion.core.errors import ConfigError, MaskError, PriorError, RunError
 from anomalydiffusion.priors.load import load_prior
-from tests.conftest import build_prior_folder
+from tests.conftest import build_prior_folder, build_released_folder
 
 ARGS = ["--max-train-steps", "4"]
 
@@ -153,6 +153,26 @@ def test_a_defect_is_added_later_and_the_others_stay(trained: Path) -> None:
     out = _run("train", data, "--output", base / "turned", "--extend", base / "holes", "--rotation", 1, check=False)
     assert out.returncode == 1 and "has learned from it" in out.stderr and "Traceback" not in out.stderr
     out = _run("train", data, "--output", base / "both", "--config", base / "small.toml", "--prior", base / "prior", *ARGS, check=False)
+    assert out.returncode == 1 and "begun from another adapter" in out.stderr
+
+
+def test_what_the_authors_released_draws_but_proves_nothing(trained: Path) -> None:
+    base, data = trained, trained / "data"
+    told = ["--prior", base / "prior", "--config", base / "small.toml", "--quiet"]
+    vectors = build_released_folder(base / "theirs", 32, keys=("plate+hole", "plate+stain"))
+    _run("train", data, "--output", base / "as-released", "--extend", base / "theirs", *told)
+    assert (
+        load_file(base / "as-released" / "adapter" / "adapter.safetensors")["tokens.vectors"][1] == vectors["plate+stain"].numpy()
+    ).all()
+    _run("generate", base / "as-released", "--num", 2, "--quiet")
+    assert sum(record["accepted"] for record in _records(base / "as-released")) == 4
+    out = _run("evaluate", base / "as-released", check=False)
+    assert out.returncode == 1 and "theirs, and which images that was learned from is not recorded" in out.stderr
+    vectors = build_released_folder(base / "other", 32, keys=("plate+hole",))
+    _run("train", data, "--output", base / "one-more", "--extend", base / "other", *told, *ARGS)
+    learned = load_file(base / "one-more" / "adapter" / "adapter.safetensors")["tokens.vectors"]
+    assert len(learned) == 2 and (learned[0] == vectors["plate+hole"].numpy()).all()
+    out = _run("train", data, "--output", base / "one-more", "--extend", base / "theirs", *told, *ARGS, check=False)
     assert out.returncode == 1 and "begun from another adapter" in out.stderr
 
 

@@ -114,7 +114,7 @@ def train(
     config: Config = None, seed: Seed = None,
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
-    extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run: keep what it learned, add the other defects.")] = None,
+    extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
     device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip

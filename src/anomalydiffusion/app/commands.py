@@ -12,11 +12,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another, take_over
+from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another, take_over, take_released
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, Settings, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.conditioning.released import digest_released, is_released
 from anomalydiffusion.core.config import digest, read_toml
 from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
@@ -75,8 +76,9 @@ def train(
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
     `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
-    vectors of their own, and the others stay as they are. Raises `SplitError`, `DataError`, `RunError` in one line each. A run
-    that was trained with other settings or other data is not overwritten.
+    vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. Raises
+    `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
+    overwritten.
     """
     given: dict[str, Any] = {
         "prior": prior,
@@ -86,11 +88,12 @@ def train(
         "dtype": dtype,
         "train": {"loop": {"steps": max_train_steps}},
     }
-    earlier = Run.open(Path(extend)) if extend is not None else None
+    released = Path(extend) if extend is not None and is_released(Path(extend)) else None
+    earlier = Run.open(Path(extend)) if extend is not None and released is None else None
     settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
     if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
-    extends = Adapter.digest_of(earlier.adapter) if earlier else ""
+    extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
     data, output = Path(data), Path(output)
     split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
     counts = ", ".join(f"{'/'.join(key)} {sum(shot.key == key for shot in split.shots)}" for key in _chosen(split, None, None))
@@ -119,6 +122,8 @@ def train(
         for learned in (settings.train, settings.masks.train):
             check_learnable(loaded, learned)
         begin = take_over(earlier, split, loaded) if earlier else None
+        if released is not None:
+            begin = take_released(released, split, shots, loaded)
         if not resume:  # only now, when nothing that was typed can be wrong any more
             for old in (run.checkpoints, run.adapter.parent):
                 shutil.rmtree(old, ignore_errors=True)
@@ -130,6 +135,7 @@ def train(
             command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
             versions={name: version(name) for name in LIBRARIES}, extends=extends,
             earlier_shots=begin.shots if begin else [], extended=str(earlier.folder.resolve()) if earlier else "",
+            elsewhere=begin.elsewhere if begin else "",
         )  # fmt: skip
         if not run.adapter.exists():
             learn(run, settings.train, settings, split.digest, shots, loaded, quiet, start=begin.adapter if begin else None)

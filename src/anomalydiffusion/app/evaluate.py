@@ -16,7 +16,7 @@ from anomalydiffusion.app.commands import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError
+from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError, SplitError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -102,6 +102,11 @@ def evaluate(
     if detector is not None and detector not in presets:
         raise ConfigError(f"--detector {detector}: known for {task} are {', '.join(presets) or 'none'}")
     opened = Run.open(Path(run))
+    if elsewhere := opened.record.get("elsewhere"):
+        raise SplitError(
+            f"{opened.folder}: its adapter is from {elsewhere}, and which images that was learned from is not recorded; no held-out image "
+            "can be shown to be new to it, so nothing is evaluated: train an adapter here for a proof"
+        )
     settings = run_settings(opened, config=config, device=device)
     split, pairs, root = run_split(opened), _pairs(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
     with opened.lock():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,9 @@ from anomalydiffusion.core.types import Normal, Shot, Split
 from anomalydiffusion.masks.learned import pictures
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import latest_checkpoint
-from anomalydiffusion.training.recipes import Shots, TrainConfig, train_adapter
+from anomalydiffusion.training.recipes import Shots, TrainConfig, measures, train_adapter
 
-__all__ = ["Beginning", "learn", "learn_masks", "load_masks", "refuse_another", "take_over"]
+__all__ = ["Beginning", "learn", "learn_masks", "load_masks", "refuse_another", "take_over", "take_released"]
 
 
 def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> None:
@@ -43,10 +43,11 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """An earlier run's adapter, and what it was learned from: [SHA-256, product, group] of each image, "" = a group of its own."""
+    """An earlier adapter, and what it was learned from: [SHA-256, product, group] of each image, "" = a group of its own."""
 
     adapter: Adapter
     shots: list[list[str]]
+    elsewhere: str = ""  # where it was read from, if nobody recorded which images it was learned from
 
 
 def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
@@ -76,7 +77,15 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
             )
     if all(shot.key in adapter.keys for shot in split.shots):
         raise RunError(f"{earlier.folder}: knows every defect of this data already; there is nothing to add")
-    return Beginning(adapter=adapter, shots=shots)
+    return Beginning(adapter=adapter, shots=shots, elsewhere=earlier.record.get("elsewhere", ""))
+
+
+def take_released(folder: Path, split: Split, shots: Shots, prior: LatentPrior) -> Beginning:
+    """The adapter in a folder of the authors' own files, with the grain of what `shots` show of its defects."""
+    adapter = Adapter.from_released(folder, prior)
+    known = {key: own for key, own in shots.items() if key in adapter.keys}
+    adapter.origin = replace(adapter.origin, split_digest=split.digest, measures=measures(known))
+    return Beginning(adapter=adapter, shots=[], elsewhere=str(folder.resolve()))
 
 
 def learn(
@@ -84,9 +93,13 @@ def learn(
     masks: bool = False, start: Adapter | None = None,
 ) -> Adapter:  # fmt: skip
     """Learn one of a run's adapters, its defects or with `masks` what their masks look like: all of them, or what `start` does not know."""
+    checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
+    target = run.mask_adapter if masks else run.adapter
     if start is not None:
         shots = {key: own for key, own in shots.items() if key not in start.keys}
-    checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
+        if not shots:
+            start.save(target)
+            return start
     accelerator = Accelerator(cpu=settings.device == "cpu", log_with="tensorboard", project_dir=run.folder / "logs")
     accelerator.init_trackers("masks" if masks else "train")
     found = latest_checkpoint(checkpoints)
@@ -109,7 +122,7 @@ def learn(
             from_nothing=masks, start=start,
         )  # fmt: skip
     accelerator.end_training()
-    adapter.save(run.mask_adapter if masks else run.adapter)
+    adapter.save(target)
     return adapter
 
 
@@ -123,9 +136,6 @@ def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, l
     start, earlier = None, run.record.get("extended", "")
     if earlier and (before := Run.open(Path(earlier))).mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
         start = load_masks(before, settings, loaded)
-        if all(key in start.keys for key in shots):
-            start.save(run.mask_adapter)
-            return start
     drawn = {key: pictures([mask for _, mask in items], settings.masks.learned, loaded.working_size) for key, items in shots.items()}
     return learn(run, settings.masks.train, settings, split_digest, drawn, loaded, quiet, masks=True, start=start)
 

@@ -6,6 +6,7 @@ encoder is the residual network of face recognition [ArcFace, arXiv 1801.07698] 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.weights import Weights, read_pickle, read_weights
 
-__all__ = ["EMBEDDINGS", "ENCODER", "ReleasedEncoder", "read_released"]
+__all__ = ["EMBEDDINGS", "ENCODER", "ReleasedEncoder", "digest_released", "is_released", "read_released"]
 
 EMBEDDINGS, ENCODER = "embeddings.pt", "spatial_encoder.pt"
 SIDE = 256  # pixels of the masks that it was made for: its heads shrink a quarter of that to a point
@@ -113,6 +115,17 @@ class _Held:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.held = {str(name): value for name, value in state.get("_parameters", {}).items()}
+
+
+def is_released(folder: Path) -> bool:
+    """Whether a folder holds what their training leaves, by its file's name."""
+    return (folder / EMBEDDINGS).is_file()
+
+
+def digest_released(folder: Path) -> str:
+    """16 hexadecimal digits that tell one released checkpoint from another."""
+    files = [digest_file(path) for name in (EMBEDDINGS, ENCODER) if (path := folder / name).is_file()]
+    return hashlib.sha256("".join(files).encode()).hexdigest()[:16]
 
 
 def read_released(folder: Path) -> tuple[dict[Key, torch.Tensor], Weights]:

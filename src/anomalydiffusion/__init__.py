@@ -15,6 +15,7 @@ from anomalydiffusion.core.version import __version__
 _DOOR = {
     "bench": "anomalydiffusion.app.bench",
     "check": "anomalydiffusion.data.check",
+    "curate": "anomalydiffusion.app.curate",
     "demo": "anomalydiffusion.app.demo",
     "evaluate": "anomalydiffusion.app.evaluate",
     "export": "anomalydiffusion.app.export",

@@ -55,7 +55,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("flow")
     config = base / "small.toml"
     # a gate that only refuses copies: four steps of training cannot make visible defects
-    config.write_text("[train.pool]\ncrops = 16\n[gate]\nvisible = 0.0\nchange = 0.0\n[generate]\nsteps = 3\nbatch_size = 3\n")
+    config.write_text(
+        "[train.pool]\ncrops = 16\n[gate]\nvisible = 0.0\nchange = 0.0\nstrict = 0.0\n[generate]\nsteps = 3\nbatch_size = 3\n"
+    )
     prior = build_prior_folder(base / "prior")
     _run("train", _data(base / "data"), "--output", base / "run", "--prior", prior, "--config", config, "--quiet", *ARGS)
     return base
@@ -92,6 +94,63 @@ def test_generate_export_report(trained: Path) -> None:
     _run("report", run)
     page = (run / "report" / "index.html").read_text()
     assert "plate" in page and "http://" not in page.replace("http://www.w3.org", "")
+
+
+def _whole(run: Path) -> list[dict]:
+    """The manifest's records without times, their files there and as they were written."""
+    records = _records(run)
+    for record in records:
+        for name in ("image", "mask"):
+            assert hashlib.sha256((run / record[name]).read_bytes()).hexdigest() == record[f"{name}_sha256"]
+        assert (run / record["requested_mask"]).is_file() and ("/rejected/" in record["image"]) != record["accepted"]
+    named = {record[name] for record in records for name in ("image", "mask", "requested_mask")}
+    assert named == {str(path.relative_to(run)) for path in (run / "generated").rglob("*.png")}
+    return [{name: value for name, value in record.items() if name != "seconds"} for record in records]
+
+
+def test_pairs_are_judged_anew_and_others_drawn_in_their_place(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "curated")
+    _run("generate", run, "--num", 4, "--quiet")
+    made = _whole(run)
+    changes = sorted(record["measures"]["change"] for record in made)
+    limit = (changes[1] + changes[2]) / 2
+    _run("curate", run, "--change", limit, "--dry-run", "--quiet")
+    assert _whole(run) == made
+    figures = json.loads(_run("curate", run, "--change", limit, "--json").stdout)
+    assert sum(own["kept"] for own in figures.values()) == 6
+    assert sum(own["reasons"].get("not visible", 0) for own in figures.values()) == 2
+    assert [record["accepted"] for record in _whole(run)] == [record["measures"]["change"] >= limit for record in made]
+    _run("generate", run, "--num", 4, "--attempts", 40, "--quiet")
+    strict = shutil.copytree(trained / "run", trained / "strict")
+    config = trained / "strict.toml"
+    config.write_text(f"[gate]\nchange = {limit}\n")
+    _run("generate", strict, "--num", 4, "--attempts", 40, "--config", config, "--quiet")
+    assert _whole(run) == _whole(strict) != made
+    assert sum(record["accepted"] for record in _whole(run)) == 8
+    _run("curate", run, "--change", 0, "--quiet")
+    assert [record for record in _whole(run) if record["accepted"]] == [record for record in made if record["accepted"]]
+    assert all(record["reasons"] == ["an earlier attempt is kept"] for record in _whole(run) if not record["accepted"])
+
+
+def test_labels_are_fitted_to_what_is_seen_and_back(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "refitted")
+    _run("generate", run, "--num", 3, "--quiet")
+    made = _whole(run)
+    table = _run("curate", run, "--refit", "--strict", 2).stdout
+    assert "overlap" in table and "plate/hole" in table
+    fitted = _whole(run)
+    assert any(record["mask_sha256"] != before["mask_sha256"] for record, before in zip(fitted, made, strict=True))
+    for record in fitted:
+        if record["mask"] != record["requested_mask"]:
+            mask, asked = (np.asarray(Image.open(run / record[name])) > 0 for name in ("mask", "requested_mask"))
+            assert (mask != asked).any() and ndimage.distance_transform_edt(~asked)[mask].max() <= 8
+    limits = json.loads((run / "gate.json").read_text())
+    assert set(limits) == {"plate/hole", "plate/stain"} and all(own["agreement"] > 0 for own in limits.values())
+    _run("curate", run, "--no-refit", "--strict", 0, "--quiet")
+    assert _whole(run) == made
+    (run / made[0]["mask"]).write_bytes(b"")
+    out = _run("curate", run, check=False)
+    assert out.returncode == 1 and "gone or changed" in out.stderr and _records(run)
 
 
 def test_batch_size_changes_nothing(trained: Path) -> None:

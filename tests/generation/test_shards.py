@@ -34,9 +34,9 @@ def _make(batch: Sequence[Task]) -> list[Pair]:
     return [_pair(task) for task in batch]
 
 
-def _judge(task: Task, pair: Pair) -> Verdict:
+def _judge(pair: Pair) -> Verdict:
     """About every third seed is refused."""
-    keep = task.seed % 3 != 0
+    keep = pair.provenance.seed % 3 != 0
     return Verdict(keep=keep, reasons=() if keep else ("not visible",))
 
 
@@ -59,7 +59,7 @@ def test_refused_seeds_are_recorded_and_drawn_again(tmp_path: Path) -> None:
 
 
 def test_a_slot_is_given_up_after_its_attempts(tmp_path: Path) -> None:
-    records = _run(tmp_path, num=1, judge=lambda task, pair: Verdict(keep=False, reasons=("no",)))
+    records = _run(tmp_path, num=1, judge=lambda pair: Verdict(keep=False, reasons=("no",)))
     assert [record["attempt"] for record in records] == [0, 1, 2, 3, 4] * 2
     assert open_slots(plan(KEYS, 1), records, 5) == [] and len(open_slots(plan(KEYS, 1), records, 6)) == 2
 

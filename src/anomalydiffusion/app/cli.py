@@ -172,6 +172,32 @@ def generate(
 
 
 @app.command()
+def curate(
+    run: Run,
+    refit: Annotated[bool | None, typer.Option("--refit/--no-refit", help="Fit each label to what is seen of its defect.")] = None,
+    visible: Annotated[float | None, typer.Option("--visible", help="Least change in the mask, over the variation around it.")] = None,
+    change: Annotated[float | None, typer.Option("--change", help="Least change in the mask, in Lab units.")] = None,
+    copy: Annotated[float | None, typer.Option("--copy", help="Correlation with a shot from which a pair is its copy.")] = None,
+    strict: Annotated[float | None, typer.Option("--strict", help="Deviations below what real defects score; 0 = no such limits.")] = None,
+    agreement: Annotated[float | None, typer.Option("--agreement", help="Least overlap of the label with what changed.")] = None,
+    similarity: Annotated[float | None, typer.Option("--similarity", help="Least likeness to a shot of the type.")] = None,
+    margin: Annotated[float | None, typer.Option("--margin", help="Least likeness to the type above that to others.")] = None,
+    config: Config = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Judge a run's pairs anew with other limits; nothing is deleted, and generate draws others for what is no longer kept."""
+    from anomalydiffusion.app.curate import curate as call
+
+    figures = call(run, refit=refit, visible=visible, change=change, copy=copy, strict=strict, agreement=agreement,
+                   similarity=similarity, margin=margin, config=config, dry_run=dry_run, quiet=quiet)  # fmt: skip
+    if as_json:
+        _print(figures)
+    elif not quiet:
+        from anomalydiffusion.app.tables import yield_table
+
+        yield_table(figures)
+
+
+@app.command()
 def evaluate(
     run: Run, task: Annotated[str, typer.Option("--task", help="localization, classification or quality.")] = "localization",
     seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers; 3 or more give a verdict.")] = 1,

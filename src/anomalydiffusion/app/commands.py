@@ -15,7 +15,7 @@ from typing import Any
 from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another, take_over, take_released
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, Settings, prior_of, resolve, to_toml
-from anomalydiffusion.app.source import Source, shots_of
+from anomalydiffusion.app.source import Source, limits_json, shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
 from anomalydiffusion.core.config import digest, read_toml
@@ -23,12 +23,12 @@ from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Pair, Split, Verdict
+from anomalydiffusion.core.types import Pair, Split
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split, from_json, to_json
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, discard, fill, next_batch, plan
-from anomalydiffusion.quality.gate import check_pair
+from anomalydiffusion.quality.refit import fitted
 from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import check_learnable
@@ -186,10 +186,11 @@ def generate(
 
         def make(tasks: Sequence[Task]) -> list[Pair]:
             pairs = make_pairs(loaded, adapter, [source.item(task) for task in tasks], settings.generate)
-            return [replace(pair, provenance=replace(pair.provenance, config_digest=digest(drawing))) for pair in pairs]
+            pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=digest(drawing))) for pair in pairs]
+            return [fitted(pair) for pair in pairs] if settings.gate.refit else pairs
 
-        def judge(task: Task, pair: Pair) -> Verdict:
-            return check_pair(pair, source.references[task.slot.key], settings.gate)
+        gate = source.gate()
+        write_atomic(opened.limits, limits_json(gate))
 
         kept = {record["image"] for record in accepted(Manifest(opened.manifest).records())}
         with bar("generate", len(slots), quiet=quiet) as shown:
@@ -199,7 +200,7 @@ def generate(
                     kept.add(record["image"])
                 shown.at(len(kept), f"{record['product']}/{record['defect']}")
 
-            records = fill(opened, slots, make, judge, seed=settings.seed, batch_size=settings.generate.batch_size,
+            records = fill(opened, slots, make, gate.check, seed=settings.seed, batch_size=settings.generate.batch_size,
                            attempts=settings.generate.attempts, progress=progress)  # fmt: skip
         opened.update(status="generated")
     _shortfall(keys, num, records, settings.generate.attempts, quiet)

@@ -1,9 +1,11 @@
-"""What the pairs of a run are made of: normal images, masks and the shots they must not copy."""
+"""What the pairs of a run are made of: normal images, masks and the shots that the gate holds them against."""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
 
@@ -14,22 +16,24 @@ from anomalydiffusion.app.settings import Settings
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask
-from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import folders_in, images_in, load
 from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.generation.pairs import Item
-from anomalydiffusion.generation.shards import Task
+from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, warped
-from anomalydiffusion.quality.gate import reference
+from anomalydiffusion.quality.features import extractor
+from anomalydiffusion.quality.gate import Carried, Exemplar, Gate
 
-__all__ = ["Source", "shots_of"]
+__all__ = ["Source", "limits_json", "shots_of"]
 
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 TRIES = 8  # normal images that may be unusable, one after the other, before an attempt is given up
+CARRIED = 32  # shots of a type that are laid on normal images, for the gate to know what a right label scores
 
 
 def shots_of(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
@@ -92,10 +96,7 @@ class Source:
         self.shots = shots_of(split)
         self.grounds = {key: [foreground(image) for image, _ in items] for key, items in self.shots.items()}
         self.names = {key: [str(shot.path) for shot in split.shots if shot.key == key] for key in self.shots}
-        self.references = {
-            key: [reference(image, mask, Path(name).name) for (image, mask), name in zip(items, self.names[key], strict=True)]
-            for key, items in self.shots.items()
-        }
+        self.groups = {key: [shot.group for shot in split.shots if shot.key == key] for key in self.shots}
         given = None if normals is None else _given_normals(normals, split)
         self.normals: dict[str, list[tuple[Path, str]]] = {}
         for product in {key[0] for key in self.shots}:
@@ -139,6 +140,34 @@ class Source:
             )  # fmt: skip
         raise problem
 
+    def gate(self) -> Gate:
+        """The gate of this run, with limits that its shots set."""
+        config = self.settings.gate
+        exemplars = {
+            key: [
+                Exemplar(image_HWC=image, mask=mask, name=Path(name).name, group=group)
+                for (image, mask), name, group in zip(items, self.names[key], self.groups[key], strict=True)
+            ]
+            for key, items in self.shots.items()
+        }
+        if not config.strict:
+            return Gate(exemplars, {}, config)
+        carried = {key: [each for index in range(CARRIED) if (each := self._carried(key, index))] for key in self.shots}
+        return Gate(exemplars, carried, config, extractor("efficientnet-lite0"))
+
+    def _carried(self, key: Key, index: int) -> Carried | None:
+        """A shot's defect under a warped mask of a normal image; None where no mask fits the images that were tried."""
+        task = Task(slot=Slot(key=key, index=index), attempt=0, seed=derive(self.settings.seed, "gate", *key, index))
+        for _, (path, sha256) in zip(range(TRIES), self._candidates(task, None), strict=False):
+            try:
+                image = self.image(path, sha256)
+                mask = self._warped(task, path, sha256)
+            except (DataError, MaskError, OSError):
+                continue  # named when a pair is wanted of it
+            laid, shot = transplant(image, mask, self.shots[key], seed=task.seed)
+            return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
+        return None
+
     def _candidates(self, task: Task, given: Mask | None) -> Iterator[tuple[Path, str]]:
         """Normal images in a random order; for a mask of the user's those of its size."""
         files = self.normals[task.slot.key[0]]
@@ -169,17 +198,30 @@ class Source:
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
 
     def _proposed(self, task: Task, normal: Path, sha256: str) -> Mask:
-        key, config, image, ground = task.slot.key, self.settings.masks, self.image(normal, sha256), self.ground(normal, sha256)
-        references = [mask for _, mask in self.shots[key]]
+        if self.mask_adapter is None:
+            return self._warped(task, normal, sha256)
         try:
-            if self.mask_adapter is not None:
-                return learned.propose(
-                    self.mask_adapter, key, references, image, seed=task.seed, image=sha256, config=config.learned, foreground_HW=ground
-                )
-            return warped.propose(references, image, seed=task.seed, config=config.warped, foreground_HW=ground,
-                                  reference_foregrounds=self.grounds[key])  # fmt: skip
+            return learned.propose(
+                self.mask_adapter, task.slot.key, [mask for _, mask in self.shots[task.slot.key]], self.image(normal, sha256),
+                seed=task.seed, image=sha256, config=self.settings.masks.learned, foreground_HW=self.ground(normal, sha256),
+            )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error
+
+    def _warped(self, task: Task, normal: Path, sha256: str) -> Mask:
+        key = task.slot.key
+        try:
+            return warped.propose(
+                [mask for _, mask in self.shots[key]], self.image(normal, sha256), seed=task.seed, config=self.settings.masks.warped,
+                foreground_HW=self.ground(normal, sha256), reference_foregrounds=self.grounds[key],
+            )  # fmt: skip
+        except MaskError as error:
+            raise MaskError(f"{normal}: {error}") from error
+
+
+def limits_json(gate: Gate) -> bytes:
+    """What each defect type's pairs must reach, as a file."""
+    return (json.dumps({"/".join(key): asdict(own) for key, own in gate.limits.items()}, indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _size(path: Path) -> tuple[int, int] | None:

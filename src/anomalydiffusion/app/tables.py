@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-__all__ = ["figures_list", "scores_table"]
+__all__ = ["figures_list", "scores_table", "yield_table"]
 
 NAMES = {  # figure -> heading, factor, decimals
     "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
@@ -86,3 +86,16 @@ def figures_list(figures: Mapping[str, Any]) -> None:
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), said(value))
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 180).print(table)
+
+
+def yield_table(figures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print what the gate keeps of each defect type, and why it keeps no more."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    heads = ("drawn", "kept\nbefore", "kept", "label\noverlap", "least\nagreement", "least\nsimilarity", "least\nmargin", "reasons")
+    table = Table(Column("defect", no_wrap=True), *heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for name, own in figures.items():
+        limits = ["-" if value is None else f"{value:.2f}" for value in own["limits"].values()]
+        reasons = ", ".join(f"{reason} {count}" for reason, count in own["reasons"].items())
+        counts = [str(own[each]) for each in ("drawn", "kept_before", "kept")]
+        table.add_row(name, *counts, f"{own['label_overlap']:.2f}", *(limits or ["-"] * 3), reasons)
+    console.print(table)

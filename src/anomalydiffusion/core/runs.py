@@ -132,6 +132,7 @@ class Run:
         self.scores = folder / "scores.json"
         self.evaluation = folder / "evaluation"
         self.masks = folder / "masks"
+        self.limits = folder / "gate.json"
 
     @classmethod
     def create(cls, folder: Path, **facts: Any) -> Run:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import Any
 
 from anomalydiffusion.core.errors import GenerationError
@@ -17,7 +17,7 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Verdict
 
-__all__ = ["Slot", "Task", "discard", "fill", "next_batch", "open_slots", "plan"]
+__all__ = ["Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "slot_of"]
 
 Key = tuple[str, str]
 
@@ -44,25 +44,22 @@ def plan(keys: Sequence[Key], num: int) -> list[Slot]:
     return [Slot(key=key, index=index) for key in keys for index in range(num)]
 
 
-def _place(record: dict[str, Any]) -> tuple[str, str, int]:
-    return str(record["product"]), str(record["defect"]), int(str(record["image"]).rsplit("/", 1)[1].split(".")[0].split("-")[0])
+def slot_of(record: dict[str, Any]) -> Slot:
+    """The slot that a manifest's record is an attempt at."""
+    index = str(record["image"]).rsplit("/", 1)[1].split(".")[0].split("-")[0]
+    return Slot(key=(str(record["product"]), str(record["defect"])), index=int(index))
 
 
 def open_slots(slots: Sequence[Slot], records: Sequence[dict[str, Any]], attempts: int) -> list[tuple[Slot, int]]:
     """The slots that have neither an accepted pair nor used up their attempts, each with its next attempt."""
-    tried: dict[tuple[str, str, int], int] = {}
+    tried: dict[Slot, int] = {}
     done = set()
     for record in records:
-        place = _place(record)
-        tried[place] = max(tried.get(place, 0), int(record["attempt"]) + 1)
+        slot = slot_of(record)
+        tried[slot] = max(tried.get(slot, 0), int(record["attempt"]) + 1)
         if record["accepted"]:
-            done.add(place)
-    out = []
-    for slot in slots:
-        place = (*slot.key, slot.index)
-        if place not in done and tried.get(place, 0) < attempts:
-            out.append((slot, tried.get(place, 0)))
-    return out
+            done.add(slot)
+    return [(slot, tried.get(slot, 0)) for slot in slots if slot not in done and tried.get(slot, 0) < attempts]
 
 
 def next_batch(open_: Sequence[tuple[Slot, int]], size: int, seed: int) -> list[Task]:
@@ -73,24 +70,32 @@ def next_batch(open_: Sequence[tuple[Slot, int]], size: int, seed: int) -> list[
     ]
 
 
+def files_of(slot: Slot, attempt: int, *, keep: bool, refitted: bool) -> dict[str, str]:
+    """Where an attempt's files lie, from the run's folder, under the names that its record has for them."""
+    base, stem = PurePosixPath("generated", *slot.key), f"{slot.index:06d}"
+    if keep:
+        found = {"image": base / "images" / f"{stem}.png", "mask": base / "masks" / f"{stem}.png"}
+        requested = base / "requested" / f"{stem}.png"
+    else:
+        stem, base = f"{stem}-{attempt}", base / "rejected"
+        found = {"image": base / f"{stem}.png", "mask": base / f"{stem}_mask.png"}
+        requested = base / f"{stem}_requested.png"
+    return {name: str(path) for name, path in {**found, "requested_mask": requested if refitted else found["mask"]}.items()}
+
+
 def _write(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float) -> dict[str, Any]:
     """Image, mask, and last of all the manifest's line."""
-    product, defect = task.slot.key
-    base = Path("generated") / product / defect
-    stem = f"{task.slot.index:06d}"
-    if verdict.keep:
-        image, mask = base / "images" / f"{stem}.png", base / "masks" / f"{stem}.png"
-    else:
-        image, mask = base / "rejected" / f"{stem}-{task.attempt}.png", base / "rejected" / f"{stem}-{task.attempt}_mask.png"
+    paths = files_of(task.slot, task.attempt, keep=verdict.keep, refitted=pair.mask is not pair.requested)
+    pixels = {"requested_mask": pair.requested.pixels_HW, "image": pair.image_HWC, "mask": pair.mask.pixels_HW}
     hashes = {}
-    for name, path, array in (("image", image, pair.image_HWC), ("mask", mask, pair.mask.pixels_HW)):
+    for path, array in {paths[name]: array for name, array in pixels.items()}.items():  # the mask that was asked for may be the mask
         data = encode_png(array)
         write_atomic(run.folder / path, data)
-        hashes[f"{name}_sha256"] = hashlib.sha256(data).hexdigest()
+        hashes[path] = hashlib.sha256(data).hexdigest()
     record = {
-        **pair.provenance.to_dict(), "image": image.as_posix(), "mask": mask.as_posix(), **hashes,
-        "requested_mask": mask.as_posix(), "touched_box": list(pair.provenance.touched_box),
-        "accepted": verdict.keep, "reasons": list(verdict.reasons), "measures": verdict.measures, "seconds": round(seconds, 3),
+        **pair.provenance.to_dict(), **paths, "image_sha256": hashes[paths["image"]], "mask_sha256": hashes[paths["mask"]],
+        "touched_box": list(pair.provenance.touched_box), "accepted": verdict.keep, "reasons": list(verdict.reasons),
+        "measures": verdict.measures, "seconds": round(seconds, 3),
     }  # fmt: skip
     Manifest(run.manifest).append(record)
     return record
@@ -108,7 +113,7 @@ def discard(run: Run, keys: Sequence[Key]) -> None:
 
 
 def fill(
-    run: Run, slots: Sequence[Slot], make: Callable[[Sequence[Task]], list[Pair]], judge: Callable[[Task, Pair], Verdict], *,
+    run: Run, slots: Sequence[Slot], make: Callable[[Sequence[Task]], list[Pair]], judge: Callable[[Pair], Verdict], *,
     seed: int, batch_size: int, attempts: int, progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make pairs until every slot is filled or has used up its attempts; returns the manifest's records of these slots.
@@ -127,12 +132,17 @@ def fill(
             raise GenerationError(f"{len(batch)} pairs were asked for, {len(pairs)} came")
         seconds = (time.monotonic() - began) / len(batch)
         for task, pair in zip(batch, pairs, strict=True):
-            record = _write(run, task, pair, judge(task, pair), seconds)
+            record = _write(run, task, pair, judge(pair), seconds)
             records.append(record)
             if progress:
                 progress(record)
-    ordered = sorted(records, key=lambda record: (*_place(record), int(record["attempt"])))
+    ordered = sorted(records, key=_order)
     if ordered != manifest.records():
         manifest.rewrite(ordered)
-    wanted = {(*slot.key, slot.index) for slot in slots}
-    return [record for record in ordered if _place(record) in wanted]
+    wanted = set(slots)
+    return [record for record in ordered if slot_of(record) in wanted]
+
+
+def _order(record: dict[str, Any]) -> tuple[Key, int, int]:
+    slot = slot_of(record)
+    return slot.key, slot.index, int(record["attempt"])

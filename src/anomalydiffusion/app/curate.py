@@ -1,0 +1,162 @@
+"""The command that judges a run's pairs anew."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalydiffusion.app.commands import run_settings, run_split, typed
+from anomalydiffusion.app.progress import bar
+from anomalydiffusion.app.settings import Drawing, to_toml
+from anomalydiffusion.app.source import Source, limits_json
+from anomalydiffusion.core.config import digest, from_dict, read_toml
+from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, read_mask
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
+from anomalydiffusion.generation.shards import Slot, files_of, slot_of
+from anomalydiffusion.quality.gate import Gate, GateConfig
+from anomalydiffusion.quality.refit import fitted
+
+__all__ = ["curate"]
+
+Record = dict[str, Any]
+FILES = ("image", "mask", "requested_mask")
+EARLIER, PARKED = "an earlier attempt is kept", "is being judged anew"
+
+
+def curate(
+    run: Path | str, *, refit: bool | None = None, visible: float | None = None, change: float | None = None, copy: float | None = None,
+    strict: float | None = None, agreement: float | None = None, similarity: float | None = None, margin: float | None = None,
+    config: Path | None = None, dry_run: bool = False, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Judge every pair of a run anew, kept and rejected ones, with other settings of the gate; they become the run's.
+
+    `refit` fits each label to what is seen of the defect (`quality.refit`); the mask that was asked for is kept beside it. The
+    other settings are those of `GateConfig`. Verdicts go to the manifest, nothing is deleted; a pair that is no longer
+    kept moves to `rejected/`, and `generate` draws another in its place. With `dry_run` nothing is written.
+    Returns, by defect type, how many were drawn, were and are kept, the reasons, and the limits. Raises `RunError` where there
+    is nothing to judge, or a file that the manifest names is gone or changed.
+    """
+    opened = Run.open(Path(run))
+    given = {"refit": refit, "visible": visible, "change": change, "copy": copy, "strict": strict, "agreement": agreement,
+             "similarity": similarity, "margin": margin}  # fmt: skip
+    settings = run_settings(opened, config=config, gate=given)
+    with opened.lock():
+        manifest = Manifest(opened.manifest)
+        if not (records := manifest.records()):
+            raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
+        gate = Source(run_split(opened), settings, None, None).gate()
+        drawings = {name: _drawing(opened, name, settings.gate) for name in {str(record["config_digest"]) for record in records}}
+        judged: list[tuple[Record, Pair, Verdict]] = []
+        kept: set[Slot] = set()
+        with bar("curate", len(records), quiet=quiet) as shown:
+            for record in records:
+                pair = _pair(opened, record)
+                pair = fitted(pair) if settings.gate.refit else pair
+                verdict = gate.check(pair)
+                if verdict.keep and slot_of(record) in kept:
+                    verdict = replace(verdict, keep=False, reasons=(EARLIER,))
+                if verdict.keep:
+                    kept.add(slot_of(record))
+                judged.append((record, pair, verdict))
+                shown.at(len(judged), f"{record['product']}/{record['defect']}")
+        figures = _figures(judged, gate)
+        if not dry_run:
+            known = run_settings(opened)
+            for drawing in drawings.values():
+                write_atomic(opened.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
+            new = [_judged(opened, *each, digest(drawings[str(each[0]["config_digest"])])) for each in judged]
+            _settle(opened, records, [_parked(opened, *each) for each in zip(records, new, strict=True)], {})
+            labels = {str(record["mask"]): encode_png(pair.mask.pixels_HW) for record, (_, pair, _) in zip(new, judged, strict=True)}
+            _settle(opened, manifest.records(), new, labels)
+            write_atomic(opened.config, to_toml(replace(known, gate=settings.gate)).encode())
+            write_atomic(opened.limits, limits_json(gate))
+            opened.update(command=typed("curate"))
+    return figures
+
+
+def _drawing(run: Run, name: str, gate: GateConfig) -> Drawing:
+    """The settings that pairs were made with, with another gate."""
+    return replace(from_dict(Drawing, read_toml(run.folder / "settings" / f"{name}.toml")), gate=gate)
+
+
+def _file(run: Run, record: Record, name: str) -> Path:
+    """A file of a record, as the manifest knows it. Raises `RunError` where it is gone or changed."""
+    path = run.folder / str(record[name])
+    if not path.is_file() or digest_file(path) != record.get(f"{name}_sha256", digest_file(path)):
+        raise RunError(f"{path}: gone or changed since it was made; restore it, or draw the pairs anew with generate --no-resume")
+    return path
+
+
+def _pair(run: Run, record: Record) -> Pair:
+    """A manifest's record with its pixels, its mask the one that was asked for."""
+    _file(run, record, "mask")
+    image, normal = read_image(_file(run, record, "image")), read_image(_file(run, record, "normal"))
+    requested = Mask(pixels_HW=read_mask(_file(run, record, "requested_mask")), origin=str(record["mask_origin"]), seed=int(record["seed"]))
+    facts = {name: record[name] for name in Provenance.__dataclass_fields__ if name in record}
+    provenance = Provenance(**{**facts, "touched_box": tuple(record["touched_box"])})
+    return Pair(image_HWC=image, mask=requested, normal_HWC=normal, requested=requested, provenance=provenance)
+
+
+def _judged(run: Run, record: Record, pair: Pair, verdict: Verdict, config_digest: str) -> Record:
+    """The record with its new verdict, its files named where that belongs."""
+    paths = files_of(slot_of(record), int(record["attempt"]), keep=verdict.keep, refitted=pair.mask is not pair.requested)
+    return {
+        **record, **paths, "mask_sha256": hashlib.sha256(encode_png(pair.mask.pixels_HW)).hexdigest(), "config_digest": config_digest,
+        "accepted": verdict.keep, "reasons": list(verdict.reasons), "measures": verdict.measures,
+    }  # fmt: skip
+
+
+def _parked(run: Run, before: Record, after: Record) -> Record:
+    """The record on its way to another place or label: rejected, its label the one that was asked for, under names of its own.
+
+    So that no file is ever overwritten that the manifest names, and a killed command leaves nothing half written.
+    """
+    if all(before[name] == after[name] for name in (*FILES, "mask_sha256")):
+        return before
+    paths = files_of(slot_of(before), int(before["attempt"]), keep=False, refitted=True)
+    paths["mask"] = paths["requested_mask"]
+    return {
+        **before,
+        **paths,
+        "mask_sha256": digest_file(run.folder / str(before["requested_mask"])),
+        "accepted": False,
+        "reasons": [PARKED],
+    }
+
+
+def _settle(run: Run, before: list[Record], after: list[Record], labels: dict[str, bytes]) -> None:
+    """Copy files to where the records `after` name them, labels from `labels`; put those into the manifest; sweep what none names."""
+    for old, new in zip(before, after, strict=True):
+        for name in ("image", "requested_mask"):
+            if new[name] != old[name]:
+                write_atomic(run.folder / str(new[name]), (run.folder / str(old[name])).read_bytes())
+        if new["mask"] != new["requested_mask"] and (new["mask"], new["mask_sha256"]) != (old["mask"], old["mask_sha256"]):
+            write_atomic(run.folder / str(new["mask"]), labels[str(new["mask"])])
+    Manifest(run.manifest).rewrite(after)
+    named, gone = ({str(record[name]) for record in some for name in FILES} for some in (after, before))
+    for path in gone - named:
+        (run.folder / path).unlink(missing_ok=True)
+
+
+def _figures(judged: list[tuple[Record, Pair, Verdict]], gate: Gate) -> dict[str, Any]:
+    """What `curate` returns."""
+    out: dict[str, Any] = {}
+    for key in sorted({slot_of(record).key for record, _, _ in judged}):
+        own = [each for each in judged if slot_of(each[0]).key == key]
+        reasons = Counter(reason for _, _, verdict in own for reason in verdict.reasons)
+        changed = [float((pair.mask.pixels_HW & pair.requested.pixels_HW).sum() / (pair.mask.pixels_HW | pair.requested.pixels_HW).sum())
+                   for _, pair, _ in own]  # fmt: skip
+        out["/".join(key)] = {
+            "drawn": len(own), "kept_before": sum(bool(record["accepted"]) for record, _, _ in own),
+            "kept": sum(verdict.keep for _, _, verdict in own), "reasons": dict(reasons.most_common()),
+            "label_overlap": round(float(np.mean(changed)), 4), "limits": asdict(gate.limits[key]) if key in gate.limits else {},
+        }  # fmt: skip
+    return out

@@ -45,6 +45,9 @@ def test_refusals(values: dict, says: str) -> None:
 def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:
     file = tmp_path / "c.toml"
     file.write_text('preset = "fast"\n[generate]\nseverity = 0.5\n')
+    assert resolve(config=file, generate={"severity": (0.5, 2)}).generate.severity == (0.5, 2.0)
+    with pytest.raises(ConfigError, match=r"generate\.severity: expected float, got 'much'"):
+        resolve(generate={"severity": "much"})
     settings = resolve(config=file, generate={"severity": None, "steps": 7})
     assert (settings.generate.severity, settings.generate.steps, settings.train.loop.steps) == (0.5, 7, 300)
     plain = Settings().train.loop

@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.errors import ConfigError, GenerationError
+from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
 from anomalydiffusion.priors.latent import LatentPrior
@@ -125,10 +126,33 @@ def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrio
         make_pairs(*made, [item], replace(CONFIG, strength=0.5))
 
 
+def test_of_a_range_each_pair_takes_its_own_and_is_drawn_as_if_alone(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    items = [replace(item, seed=seed, start_HWC=255 - item.normal_HWC, reference="shot.png") for seed in (5, 6)]
+    config = replace(CONFIG, steps=12, strength=(0.2, 1.0), severity=(0.5, 2.0))
+    pairs = make_pairs(*made, items, config)
+    strengths = [rng(one.seed, "strength").uniform(0.2, 1.0) for one in items]
+    assert round(strengths[0] * 12) != round(strengths[1] * 12), "two different first steps, or this shows nothing"
+    for one, pair, strength in zip(items, pairs, strengths, strict=True):
+        severity = pair.provenance.severity
+        assert severity == rng(one.seed, "severity").uniform(0.5, 2.0)
+        (alone,) = make_pairs(*made, [one], replace(config, strength=strength, severity=severity))
+        assert np.abs(alone.image_HWC.astype(int) - pair.image_HWC).max() <= 2
+    (other,) = make_pairs(*made, items[:1], replace(config, strength=strengths[1], severity=pairs[0].provenance.severity))
+    assert (other.image_HWC != pairs[0].image_HWC).any()
+
+
 def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     assert make_pairs(*made, [], CONFIG) == []
     with pytest.raises(GenerationError, match="3 items do not fit a batch of 2"):
         make_pairs(*made, [item] * 3, CONFIG)
-    for wrong in ({"guidance": 0.0}, {"severity": -1.0}, {"eta": 2.0}, {"steps": 0}, {"strength": 0.0}, {"strength": 1.5}):
+    for wrong in (
+        {"guidance": 0.0},
+        {"severity": -1.0},
+        {"eta": 2.0},
+        {"steps": 0},
+        {"strength": 0.0},
+        {"strength": 1.5},
+        {"strength": (0.5, 0.2)},
+    ):
         with pytest.raises(ConfigError):
             replace(CONFIG, **wrong)

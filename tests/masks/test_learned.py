@@ -38,15 +38,15 @@ def adapter(small_prior: LatentPrior) -> Adapter:
     return made
 
 
-def test_a_defects_frame_holds_each_mask_at_its_size() -> None:
-    references = [_mask((10, 20, 50, 28)), _mask((60, 30, 70, 50))]
+def test_a_defects_frame_holds_each_shape_in_its_middle_whatever_its_size() -> None:
+    references = [_mask((10, 20, 50, 28)), _mask((60, 30, 70, 50)), _mask((300, 100, 700, 101), (500, 900))]
     framed = pictures(references, CONFIG, 64)
-    for (picture, mask), reference in zip(framed, references, strict=True):
-        assert picture.shape == (50, 50, 3)  # 1.25 times the longest side, 40
-        assert mask.pixels_HW.sum() == reference.pixels_HW.sum()
+    for (picture, mask), (height, width) in zip(framed, [(64 * 0.8 / 5, 64 * 0.8), (64 * 0.8, 64 * 0.4), (1, 64 * 0.8)], strict=True):
+        assert picture.shape == (64, 64, 3)
+        x0, y0, x1, y1 = mask.box
+        assert (y1 - y0, x1 - x0) == (pytest.approx(height, abs=2), pytest.approx(width, abs=2))
         assert (picture[mask.pixels_HW] == 255).all() and (picture[~mask.pixels_HW] == 0).all()
-        middle = ndimage.center_of_mass(mask.pixels_HW)
-        assert np.abs(np.array(middle) - 24.5).max() <= 1
+        assert np.abs(np.array(ndimage.center_of_mass(mask.pixels_HW)) - 31.5).max() <= 1.5
     whole = pictures(references, replace(CONFIG, frame="image"), 64)
     assert all(mask.pixels_HW.shape == (64, 64) for _, mask in whole)
     y, x = ndimage.center_of_mass(whole[0][1].pixels_HW)
@@ -79,26 +79,30 @@ def _bar(length: int) -> np.ndarray:
     return picture
 
 
-def test_a_shape_keeps_its_size_and_lies_on_the_object(adapter: Adapter, drawings: list[np.ndarray]) -> None:
-    references = [_mask((20, 20, 60, 24))]  # its frame is 50 pixels, so the drawing's 64 stand for 50
+def test_a_shape_takes_a_references_size_and_lies_on_the_object(adapter: Adapter, drawings: list[np.ndarray]) -> None:
+    references = [_mask((20, 20, 50, 24)), _mask((20, 20, 23, 26))]
     ground = np.zeros((80, 120), bool)
     ground[:, 55:] = True
-    drawings += [_bar(40)] * 40
-    places = set()
-    for seed in range(10):
+    drawings += [_bar(40)] * 20
+    places, lengths = set(), []
+    for seed in range(20):
         mask = propose(adapter, KEY, references, NORMAL, seed=seed, config=CONFIG, foreground_HW=ground)
         x0, y0, x1, y1 = mask.box
-        assert (x1 - x0, y1 - y0) == (pytest.approx(40 * 50 / 64, abs=1), pytest.approx(4 * 50 / 64, abs=1))
+        assert (y1 - y0) == pytest.approx((x1 - x0) / 10, abs=1)
         assert ground[mask.pixels_HW].all() and mask.origin == "learned" and mask.seed == seed
         places.add((x0, y0))
-    assert len(places) > 5
+        lengths.append(x1 - x0)
+    assert len(places) > 10
+    assert all(5 <= length <= 8 or 24 <= length <= 36 for length in lengths) and len(set(lengths)) > 5, "6 or 30, a fifth more or less"
 
 
 def test_what_cannot_be_used_is_drawn_again(adapter: Adapter, drawings: list[np.ndarray]) -> None:
     references = [_mask((20, 20, 60, 24))]
     empty, speckled = np.zeros((64, 64), np.uint8), _bar(30)
     speckled[5, 5] = speckled[60, 60] = 255
-    drawings += [empty, _bar(2), speckled]
+    square = np.zeros((64, 64), np.uint8)
+    square[10:50, 10:50] = 255
+    drawings += [empty, square, speckled]
     mask = propose(adapter, KEY, references, NORMAL, seed=0, config=replace(CONFIG, area=(0.3, 3.0)), foreground_HW=GROUND)
     assert not drawings
     assert ndimage.label(mask.pixels_HW)[1] == 1, "no more parts than a reference has"

@@ -52,6 +52,17 @@ def _root(
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def _range(text: str | None, option: str) -> float | tuple[float, float] | None:
+    """A number, or two with a colon between."""
+    try:
+        found = [float(part) for part in (text or "").split(":")] if text is not None else []
+    except ValueError:
+        found = [0.0] * 3
+    if len(found) > 2:
+        raise typer.BadParameter(f"'{text}': expected a number, or two such as 0.5:1.5", param_hint=option)
+    return None if not found else found[0] if len(found) == 1 else (found[0], found[1])
+
+
 def _print(figures: dict[str, Any]) -> None:
     typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
 
@@ -149,7 +160,7 @@ def generate(
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
     seed: Seed = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
-    severity: Annotated[float | None, typer.Option("--severity", help="1 = as learned; lower is fainter, higher is stronger.")] = None,
+    severity: Annotated[str | None, typer.Option("--severity", help="1 = as learned; lower is fainter; 0.5:1.5 = each its own.")] = None,
     normals: Annotated[Path | None, typer.Option("--normals", help="A folder of normal images to draw on.")] = None,
     masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, or with <product>/<defect>/ in it.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
@@ -163,9 +174,9 @@ def generate(
     from anomalydiffusion.app import commands
 
     records = commands.generate(
-        run, num, product=product, defect=defect, prior=prior, seed=seed, steps=steps, severity=severity, normals=normals,
-        masks=masks, batch_size=batch_size, attempts=attempts, config=config, device=device, dtype=dtype, resume=resume,
-        dry_run=dry_run, quiet=quiet,
+        run, num, product=product, defect=defect, prior=prior, seed=seed, steps=steps, severity=_range(severity, "--severity"),
+        normals=normals, masks=masks, batch_size=batch_size, attempts=attempts, config=config, device=device, dtype=dtype,
+        resume=resume, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     if as_json:
         _print({"drawn": len(records), "accepted": sum(bool(r["accepted"]) for r in records)})

@@ -147,7 +147,7 @@ def train(
 
 def generate(
     run: Path | str, num: int, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
-    seed: int | None = None, steps: int | None = None, severity: float | None = None, normals: Path | None = None,
+    seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
     masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, config: Path | None = None,
     device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip

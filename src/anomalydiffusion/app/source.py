@@ -131,7 +131,7 @@ class Source:
                 self.named.add(path)
                 continue
             start, shot = None, ""
-            if self.settings.generate.strength < 1:
+            if self.settings.generate.begins_from_real:
                 start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed)
                 shot = self.names[task.slot.key][number]
             return Item(

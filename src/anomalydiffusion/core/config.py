@@ -9,7 +9,7 @@ import math
 import tomllib
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,8 +39,7 @@ def _value(kind: Any, value: Any, where: str) -> Any:
             raise ConfigError(f"{where}: expected a table, got {value!r}")
         return from_dict(typing.cast(type, kind), value, where)
     if origin in (types.UnionType, typing.Union):
-        kinds = [k for k in typing.get_args(kind) if k is not type(None)]
-        return None if value is None else _value(kinds[0], value, where)
+        return None if value is None else _either([k for k in typing.get_args(kind) if k is not type(None)], value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
             raise ConfigError(f"{where}: expected a list, got {value!r}")
@@ -63,6 +62,17 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(kind, type) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
     return value
+
+
+def _either(kinds: Sequence[Any], value: Any, where: str) -> Any:
+    """The value as the first of `kinds` that it fits; what is wrong with it is said as of the first."""
+    wrong: list[ConfigError] = []
+    for kind in kinds:
+        try:
+            return _value(kind, value, where)
+        except ConfigError as error:
+            wrong.append(error)
+    raise wrong[0]
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,17 @@ from anomalydiffusion.priors.sampling import ddim, strided_steps
 __all__ = ["GenerateConfig", "Item", "make_pairs", "to_levels"]
 
 
+Range = tuple[float, float]  # each pair draws its own number between the two, from its seed
+
+
+def _ends(value: float | Range) -> Range:
+    return (value, value) if isinstance(value, int | float) else value
+
+
+def _drawn(value: float | Range, seed: int, purpose: str) -> float:
+    return float(rng(seed, purpose).uniform(*value)) if isinstance(value, tuple) else float(value)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateConfig:
     """How pairs are drawn."""
@@ -34,8 +45,10 @@ class GenerateConfig:
     steps: int = 20
     eta: float = 1.0
     guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
-    strength: float = 0.1  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
-    severity: float = 1.0  # 1 = as learned; a factor on guidance and start: below weaker, above stronger, 0 = what the prior would draw
+    strength: float | Range = (
+        0.1  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
+    )
+    severity: float | Range = 1.0  # 1 = as learned; a factor on guidance and start: below weaker, above stronger, 0 = as the prior draws
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
     feather: float = 3.0  # pixels of the normal image
@@ -52,15 +65,22 @@ class GenerateConfig:
             raise ConfigError("steps, batch_size and attempts must be at least 1")
         if not 0 <= self.eta <= 1 or not 1 <= self.ratio[0] <= self.ratio[1]:
             raise ConfigError("eta must be 0..1, ratio two rising numbers of at least 1")
-        if not 0 < self.strength <= 1:
-            raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1")
-        if not 0 <= self.severity <= 10 or not 0 < self.guidance <= 10:
-            raise ConfigError("severity must be 0..10, guidance above 0 and at most 10")
+        low, high = _ends(self.strength)
+        if not 0 < low <= high <= 1:
+            raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1, or two such numbers that rise")
+        low, high = _ends(self.severity)
+        if not 0 <= low <= high <= 10 or not 0 < self.guidance <= 10:
+            raise ConfigError("severity must be 0..10, or two such numbers that rise; guidance above 0 and at most 10")
+
+    @property
+    def begins_from_real(self) -> bool:
+        """Whether some drawings begin from a real defect under the mask."""
+        return _ends(self.strength)[0] < 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Item:
-    """One pair to be made."""
+    """One pair to be made; its seed decides everything random in it."""
 
     key: tuple[str, str]
     normal_HWC: np.ndarray
@@ -71,6 +91,37 @@ class Item:
     attempt: int = 0
     start_HWC: np.ndarray | None = None  # the normal image with a real defect under the mask; needed below a strength of 1
     reference: str = ""  # the shot that this defect is from
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Part:
+    """One group of an item's mask, to be drawn on its own crop."""
+
+    item: Item
+    strength: float
+    severity: float
+
+    @classmethod
+    def of(cls, item: Item, config: GenerateConfig) -> _Part:
+        return cls(item=item, **{name: _drawn(getattr(config, name), item.seed, name) for name in ("strength", "severity")})
+
+    def start(self) -> np.ndarray:
+        """What the drawing begins from: at full strength nothing but noise, so the normal image stands for it.
+
+        `severity` scales how far the real defect is from the normal image.
+        """
+        if self.strength == 1:
+            return self.item.normal_HWC
+        if self.item.start_HWC is None:
+            raise GenerationError(f"strength = {self.strength}: give a start, a real defect under the mask; or a strength of 1")
+        if self.severity == 1:
+            return self.item.start_HWC
+        normal = self.item.normal_HWC.astype(np.float64)
+        return np.clip(normal + self.severity * (self.item.start_HWC - normal) + 0.5, 0, 255).astype(np.uint8)
+
+    def first(self, steps: int) -> int:
+        """The first of `steps` that is walked."""
+        return 0 if self.strength == 1 else steps - max(1, round(self.strength * steps))
 
 
 def _prior_context(prior: LatentPrior, adapter: Adapter, count: int) -> torch.Tensor:
@@ -89,24 +140,26 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
     if len(items) > config.batch_size:
         raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
     groups = [clusters(item.mask, prior.working_size // 2) for item in items]
+    wholes = [_Part.of(item, config) for item in items]
     images, boxes = [item.normal_HWC for item in items], [list[Box]() for _ in items]
     for turn in range(max(map(len, groups), default=0)):
         rows = [row for row, parts in enumerate(groups) if turn < len(parts)]
         seeds = [derive(items[row].seed, "group", turn) if turn else items[row].seed for row in rows]
         todo = [
-            replace(items[row], normal_HWC=images[row], mask=groups[row][turn], seed=seed) for row, seed in zip(rows, seeds, strict=True)
+            replace(wholes[row], item=replace(items[row], normal_HWC=images[row], mask=groups[row][turn], seed=seed))
+            for row, seed in zip(rows, seeds, strict=True)
         ]
         for row, (image, touched) in zip(rows, _draw(prior, adapter, todo, config), strict=True):
             images[row] = image
             boxes[row].append(touched)
     pairs = []
-    for item, image, mine in zip(items, images, boxes, strict=True):
+    for item, whole, image, mine in zip(items, wholes, images, boxes, strict=True):
         x0, y0, x1, y1 = np.array(mine).T
         provenance = Provenance(
             product=item.key[0], defect=item.key[1], seed=item.seed, attempt=item.attempt, normal=item.normal,
             normal_sha256=item.normal_sha256, mask_origin=item.mask.origin,
             touched_box=(int(x0.min()), int(y0.min()), int(x1.max()), int(y1.max())), prior_digest=prior.digest,
-            adapter_digest=adapter.digest, config_digest=digest(config), steps=config.steps, severity=config.severity, version=__version__,
+            adapter_digest=adapter.digest, config_digest=digest(config), steps=config.steps, severity=whole.severity, version=__version__,
             reference=item.reference,
         )  # fmt: skip
         pairs.append(Pair(image_HWC=image, mask=item.mask, normal_HWC=item.normal_HWC, requested=item.mask, provenance=provenance))
@@ -114,7 +167,7 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
 
 
 @torch.no_grad()
-def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig) -> list[tuple[np.ndarray, Box]]:
+def _draw(prior: LatentPrior, adapter: Adapter, parts: Sequence[_Part], config: GenerateConfig) -> list[tuple[np.ndarray, Box]]:
     """Draw a defect into one crop of each item's image; the new image and the box of what may have changed.
 
         z_{t-1} = p_theta(z_{t-1} | z_t, e) (.) m  +  q(y_{t-1} | y_0) (.) (1 - m)   [arXiv 2312.05767v2, generation]
@@ -125,10 +178,11 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     `p_theta` follows `f_prior + guidance severity (f_adapted - f_prior)`: a few shots teach a small prior a faint defect,
     and what tells it from the normal surface is the difference.
     """
-    filled = [*items, *[items[-1]] * (config.batch_size - len(items))]
+    filled = [*parts, *[parts[-1]] * (config.batch_size - len(parts))]
+    items = [part.item for part in filled]
     size, device, channels = prior.working_size, prior.device, prior.latent_channels
     boxes, views, marks, starts = [], [], [], []
-    for item in filled:
+    for part, item in zip(filled, items, strict=True):
         generator = rng(item.seed, "crop")
         ratio = float(np.exp(generator.uniform(*np.log(config.ratio))))
         place = (float(generator.uniform(0.2, 0.8)), float(generator.uniform(0.2, 0.8)))
@@ -136,7 +190,7 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
         boxes.append(box)
         views.append(resize(extract(item.normal_HWC, box), size))
         marks.append(resize(extract(item.mask.pixels_HW, box), size))
-        starts.append(resize(extract(_start(item, config), box), size))
+        starts.append(resize(extract(part.start(), box), size))
     mask = torch.from_numpy(np.stack(marks))[:, None].float().to(device)
     latent_mask = to_latent_mask(mask, prior.factor)
     pictures = torch.cat([to_tensor(view)[:1] for view in views]).to(device)
@@ -144,22 +198,30 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
     grid = (channels, *normal.shape[-2:])
 
     def noise(purpose: str, t: int) -> torch.Tensor:
-        return torch.stack([torch_noise(grid, item.seed, purpose, t) for item in filled]).to(device)
+        return torch.stack([torch_noise(grid, item.seed, purpose, t) for item in items]).to(device)
 
-    tokens = adapter.config.anomaly_tokens + adapter.config.spatial_tokens
-    spread = config.condition_noise * adapter.tokens.spread([item.key for item in filled])
-    jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in filled]).to(device) * spread
+    tokens, keys = adapter.config.anomaly_tokens + adapter.config.spatial_tokens, [item.key for item in items]
+    spread = config.condition_noise * adapter.tokens.spread(keys)
+    jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in items]).to(device) * spread
     around = prior.surroundings(pictures, mask)
-    context = adapter.context([item.key for item in filled], mask, jitter, around)
-    strength = config.guidance * config.severity
-    plain = _prior_context(prior, adapter, len(filled)) if strength != 1.0 else None
+    context = adapter.context(keys, mask, jitter, around)
+    weight = torch.tensor([config.guidance * part.severity for part in filled], device=device)[:, None, None, None]
+    plain = _prior_context(prior, adapter, len(filled)) if bool((weight != 1).any()) else None
     gain: list[torch.Tensor | None] = [None]
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
         answer = adapter.predict(z, t, context, gain[0])
         if plain is not None:
-            answer = adapter.frozen(z, t, Context(tokens_BND=plain, surroundings=around)).lerp(answer, strength)
+            answer = adapter.frozen(z, t, Context(tokens_BND=plain, surroundings=around)).lerp(answer, weight.to(answer.dtype))
         return prior.estimate(z, answer, t)
+
+    every = strided_steps(len(prior.alphas), config.steps)
+    firsts = [every[part.first(config.steps)] for part in filled]  # the step at which each begins
+    steps = [t for t in every if t <= max(firsts)]
+    began = torch.cat([prior.encode(to_tensor(start)) for start in starts]) if config.begins_from_real else normal
+    alone = noise("start", 0)
+    noised = [prior.noised(began[row : row + 1], alone[row : row + 1], torch.full((1,), t, device=device)) for row, t in enumerate(firsts)]
+    first = torch.cat([alone[row : row + 1] if part.strength == 1 else noised[row] for row, part in enumerate(filled)])
 
     def blend(z: torch.Tensor, t: int, s: int, estimate: Estimate) -> torch.Tensor:
         if config.reweight == "preview":
@@ -170,49 +232,26 @@ def _draw(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: G
             gain[0] = attention_gain((seen - pictures).square().sum(1, keepdim=True), mask, bound=None)
         here = torch.full((len(filled),), max(s, 0), device=device)
         background = normal if s < 0 else prior.noised(normal, noise("background", s), here)
-        return z * latent_mask + background * (1 - latent_mask)
+        z = z * latent_mask + background * (1 - latent_mask)
+        if fresh := [row for row, begins in enumerate(firsts) if begins == s]:  # what these were drawn until now is of no account
+            z[fresh] = first[fresh]
+            if gain[0] is not None:
+                gain[0][fresh] = 1.0
+        return z
 
-    steps, first, began = strided_steps(len(prior.alphas), config.steps), noise("start", 0), normal
-    if config.strength < 1:
-        steps = steps[-max(1, round(config.strength * config.steps)) :]
-        began = torch.cat([prior.encode(to_tensor(start)) for start in starts])
-        first = prior.noised(began, first, torch.full((len(filled),), steps[0]))
-    z = ddim(
-        denoise,
-        first,
-        prior.alphas,
-        steps,
-        eta=config.eta,
-        noise=noise,
-        after_step=blend,
-    )
+    z = ddim(denoise, first, prior.alphas, steps, eta=config.eta, noise=noise, after_step=blend)
     # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere
     out = []
-    for row, item in enumerate(items):
+    for row, part in enumerate(parts):
         sample = to_levels(prior.decode(z[row : row + 1]))
         decoded = to_levels(prior.decode(began[row : row + 1]))
-        measured = adapter.origin.measures.get("/".join(item.key), {}).get("grain", 1.0)
-        grain = 1.0 if config.strength < 1 else {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
+        measured = adapter.origin.measures.get("/".join(part.item.key), {}).get("grain", 1.0)
+        grain = 1.0 if part.strength < 1 else {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
         out.append(
-            paste(item.normal_HWC, sample, decoded, starts[row], boxes[row], item.mask.pixels_HW,
-                  width=config.feather, grain=grain, match=config.match, cell=prior.factor, start_HWC=_start(item, config))
+            paste(part.item.normal_HWC, sample, decoded, starts[row], boxes[row], part.item.mask.pixels_HW,
+                  width=config.feather, grain=grain, match=config.match, cell=prior.factor, start_HWC=part.start())
         )  # fmt: skip
     return out
-
-
-def _start(item: Item, config: GenerateConfig) -> np.ndarray:
-    """What the drawing of an item begins from: at full strength nothing but noise, so its normal image stands for it.
-
-    `severity` scales how far the real defect is from the normal image.
-    """
-    if config.strength == 1:
-        return item.normal_HWC
-    if item.start_HWC is None:
-        raise GenerationError(f"strength = {config.strength}: give a start, a real defect under the mask; or a strength of 1")
-    if config.severity == 1:
-        return item.start_HWC
-    normal = item.normal_HWC.astype(np.float64)
-    return np.clip(normal + config.severity * (item.start_HWC - normal) + 0.5, 0, 255).astype(np.uint8)
 
 
 def to_levels(x_1CHW: torch.Tensor) -> np.ndarray:

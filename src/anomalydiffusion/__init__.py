@@ -13,6 +13,8 @@ from typing import Any
 from anomalydiffusion.core.version import __version__
 
 _DOOR = {
+    "AnomalyDiffusionPipeline": "anomalydiffusion.app.pipeline",
+    "DefectDataset": "anomalydiffusion.app.dataset",
     "bench": "anomalydiffusion.app.bench",
     "check": "anomalydiffusion.data.check",
     "curate": "anomalydiffusion.app.curate",

@@ -14,9 +14,11 @@ import pytest
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy import ndimage
+from torch.utils.data import DataLoader
 
+import anomalydiffusion as ad
 from anomalydiffusion.app import commands
-from anomalydiffusion.core.errors import ConfigError, MaskError, PriorError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, MaskError, PriorError, RunError
 from anomalydiffusion.priors.load import load_prior
 from tests.conftest import build_prior_folder, build_released_folder
 
@@ -213,6 +215,63 @@ def test_a_defect_is_added_later_and_the_others_stay(trained: Path) -> None:
     assert out.returncode == 1 and "has learned from it" in out.stderr and "Traceback" not in out.stderr
     out = _run("train", data, "--output", base / "both", "--config", base / "small.toml", "--prior", base / "prior", *ARGS, check=False)
     assert out.returncode == 1 and "begun from another adapter" in out.stderr
+
+
+def test_a_pipeline_draws_on_one_image_and_is_saved_without_its_data_set(trained: Path, tmp_path: Path) -> None:
+    pipe = ad.AnomalyDiffusionPipeline.from_pretrained(trained / "run")
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.defects == [("plate", "hole"), ("plate", "stain")]
+    normal = trained / "data" / "plate" / "train" / "good" / "1.png"
+    seen: list[int] = []
+    drawn = pipe(normal, defect="hole", seed=7, callback_on_step_end=lambda pipe, index, t, state: seen.append(state["latents"].ndim))
+    image, mask, before = (np.asarray(each) for each in (drawn.image, drawn.mask, Image.open(normal)))
+    assert image.shape == before.shape and set(np.unique(mask)) == {0, 255} and drawn.provenance.defect == "hole"
+    assert (image[mask > 0] != before[mask > 0]).any()
+    assert (image[ndimage.distance_transform_edt(mask == 0) >= 3] == before[ndimage.distance_transform_edt(mask == 0) >= 3]).all()
+    assert seen == [4] * len(seen) and 1 <= len(seen) <= 3
+    again = pipe(Image.open(normal), drawn.mask, product="plate", defect="hole", seed=7, severity=1.0)
+    assert (np.asarray(again.image) == image).all() and again.provenance.mask_origin == "user"
+    assert (np.asarray(pipe(before, mask, defect="hole", seed=8).image) != image).any()
+    pipe.save_pretrained(tmp_path / "saved")
+    moved = shutil.move(trained / "data", tmp_path / "elsewhere")
+    try:
+        saved = ad.AnomalyDiffusionPipeline.from_pretrained(tmp_path / "saved")
+        saved.set_progress_bar_config(disable=True)
+        assert (np.asarray(saved(before, defect="hole", seed=7).image) == image).all()
+        saved.save_pretrained(tmp_path / "saved")
+        with pytest.raises(DataError, match="no such file"):
+            ad.AnomalyDiffusionPipeline.from_pretrained(trained / "run")
+    finally:
+        shutil.move(moved, trained / "data")
+    for words, says in (({}, "several defects fit"), ({"defect": "dent"}, "no such defect; known: plate/hole, plate/stain")):
+        with pytest.raises(ConfigError, match=says):
+            pipe(before, **words)
+    with pytest.raises(DataError, match="mask: 60 x 50, but the image is 170 x 150"):
+        pipe(before, np.ones((50, 60), bool), defect="hole")
+    with pytest.raises(MaskError, match="marks no pixel"):
+        pipe(before, np.zeros((150, 170), bool), defect="hole")
+    with pytest.raises(RunError, match="is no saved pipeline"):
+        pipe.save_pretrained(trained)
+    index = json.loads((tmp_path / "saved" / "pipeline.json").read_text())
+    index["shots"][0]["image"] = "../../secret.png"
+    (tmp_path / "saved" / "pipeline.json").write_text(json.dumps(index))
+    with pytest.raises(RunError, match="lies outside"):
+        ad.AnomalyDiffusionPipeline.from_pretrained(tmp_path / "saved")
+
+
+def test_accepted_pairs_are_a_data_set_to_train_on(trained: Path) -> None:
+    run = shutil.copytree(trained / "run", trained / "dataset")
+    with pytest.raises(RunError, match="no accepted pairs"):
+        ad.DefectDataset(run)
+    _run("generate", run, "--num", 2, "--quiet")
+    everything, holes = ad.DefectDataset(run), ad.DefectDataset(run, defect=["hole"], transform=lambda example: example["mask"])
+    assert len(everything) == 4 and len(holes) == 2
+    example = everything[0]
+    assert example["image"].size == example["mask"].size and example["mask"].getextrema() == (0, 255)
+    batch = next(iter(DataLoader(holes, batch_size=2, collate_fn=list)))
+    assert [np.asarray(each).max() for each in batch] == [255, 255]
+    with pytest.raises(ConfigError, match="unknown defect 'dent'; this run has pairs of hole, stain"):
+        ad.DefectDataset(run, defect=["dent"])
 
 
 def test_what_the_authors_released_draws_but_proves_nothing(trained: Path) -> None:

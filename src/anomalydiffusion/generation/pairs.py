@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -27,6 +27,7 @@ from anomalydiffusion.priors.sampling import ddim, strided_steps
 __all__ = ["GenerateConfig", "Item", "make_pairs", "to_levels"]
 
 
+OnStep = Callable[[int, int, torch.Tensor], None]
 Range = tuple[float, float]  # each pair draws its own number between the two, from its seed
 
 
@@ -130,12 +131,15 @@ def _prior_context(prior: LatentPrior, adapter: Adapter, count: int) -> torch.Te
     return insert(prior, adapter.config.prompt, empty).tokens_BND.expand(count, -1, -1)
 
 
-def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig) -> list[Pair]:
+def make_pairs(
+    prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig, on_step: OnStep | None = None
+) -> list[Pair]:  # fmt: skip
     """Generate one pair per item by blended latent diffusion on crops of each normal image.
 
     A mask whose parts lie far apart is drawn group by group, each on a crop of its own, so that none is too small to be
     seen. All noise of an item comes from its seed alone, and a batch is always filled up to `config.batch_size`, so that
-    an item is computed by the same kernels however many there are. Raises `GenerationError` for unknown defects.
+    an item is computed by the same kernels however many there are. `on_step(index, t, z)` is called after each step of each group
+    of parts, with the latents. Raises `GenerationError` for unknown defects.
     """
     if len(items) > config.batch_size:
         raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
@@ -149,7 +153,7 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
             replace(wholes[row], item=replace(items[row], normal_HWC=images[row], mask=groups[row][turn], seed=seed))
             for row, seed in zip(rows, seeds, strict=True)
         ]
-        for row, (image, touched) in zip(rows, _draw(prior, adapter, todo, config), strict=True):
+        for row, (image, touched) in zip(rows, _draw(prior, adapter, todo, config, on_step), strict=True):
             images[row] = image
             boxes[row].append(touched)
     pairs = []
@@ -167,7 +171,9 @@ def make_pairs(prior: LatentPrior, adapter: Adapter, items: Sequence[Item], conf
 
 
 @torch.no_grad()
-def _draw(prior: LatentPrior, adapter: Adapter, parts: Sequence[_Part], config: GenerateConfig) -> list[tuple[np.ndarray, Box]]:
+def _draw(
+    prior: LatentPrior, adapter: Adapter, parts: Sequence[_Part], config: GenerateConfig, on_step: OnStep | None
+) -> list[tuple[np.ndarray, Box]]:  # fmt: skip
     """Draw a defect into one crop of each item's image; the new image and the box of what may have changed.
 
         z_{t-1} = p_theta(z_{t-1} | z_t, e) (.) m  +  q(y_{t-1} | y_0) (.) (1 - m)   [arXiv 2312.05767v2, generation]
@@ -237,6 +243,8 @@ def _draw(prior: LatentPrior, adapter: Adapter, parts: Sequence[_Part], config: 
             z[fresh] = first[fresh]
             if gain[0] is not None:
                 gain[0][fresh] = 1.0
+        if on_step is not None:
+            on_step(steps.index(t), t, z)
         return z
 
     z = ddim(denoise, first, prior.alphas, steps, eta=config.eta, noise=noise, after_step=blend)

@@ -27,6 +27,7 @@ _DOOR = {
     "prior_info": "anomalydiffusion.app.prior",
     "prior_train": "anomalydiffusion.app.prior",
     "report": "anomalydiffusion.report.page",
+    "studio": "anomalydiffusion.app.studio",
     "train": "anomalydiffusion.app.commands",
 }
 __all__ = ["__version__", *_DOOR]

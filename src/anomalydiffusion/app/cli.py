@@ -274,6 +274,21 @@ def demo(
 
 
 @app.command()
+def studio(
+    run: Annotated[Path, typer.Argument(help="The run's folder; need not be there yet.")] = Path("run"),
+    data: Annotated[Path | None, typer.Option("--data", help="The data set's folder; known already where the run has learned.")] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to serve at; others can reach 0.0.0.0, which needs --auth.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="Port to serve at.", min=1, max=65535)] = 7860,
+    auth: Annotated[str | None, typer.Option("--auth", help="USER:PASSWORD that is asked for.")] = None,
+    debug: Debug = False,
+) -> None:  # fmt: skip
+    """Open the web page: look at data, learn, draw, review, prove, export."""
+    from anomalydiffusion.app.studio import studio as call
+
+    call(run, data=data, host=host, port=port, auth=auth)
+
+
+@app.command()
 def bench(
     prior: Annotated[str, typer.Option("--prior", help="As for train; or random:NAME, an architecture with random weights.")] = "tiny",
     what: Annotated[str, typer.Option("--what", help="call, generate, train or all.")] = "all",

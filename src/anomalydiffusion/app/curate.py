@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from anomalydiffusion.generation.shards import Slot, files_of, slot_of
 from anomalydiffusion.quality.gate import Gate, GateConfig
 from anomalydiffusion.quality.refit import fitted
 
-__all__ = ["curate"]
+__all__ = ["curate", "decide"]
 
 Record = dict[str, Any]
 FILES = ("image", "mask", "requested_mask")
 EARLIER, PARKED = "an earlier attempt is kept", "is being judged anew"
+KEPT, REFUSED = "kept by hand", "rejected by hand"  # reasons that no gate overrules
 
 
 def curate(
@@ -41,8 +43,8 @@ def curate(
     `refit` fits each label to what is seen of the defect (`quality.refit`); the mask that was asked for is kept beside it. The
     other settings are those of `GateConfig`. Verdicts go to the manifest, nothing is deleted; a pair that is no longer
     kept moves to `rejected/`, and `generate` draws another in its place. With `dry_run` nothing is written.
-    Returns, by defect type, how many were drawn, were and are kept, the reasons, and the limits. Raises `RunError` where there
-    is nothing to judge, or a file that the manifest names is gone or changed.
+    What `decide` said stays. Returns, by defect type, how many were drawn, were and are kept, the reasons, and the limits.
+    Raises `RunError` where there is nothing to judge, or a file that the manifest names is gone or changed.
     """
     opened = Run.open(Path(run))
     given = {"refit": refit, "visible": visible, "change": change, "copy": copy, "strict": strict, "agreement": agreement,
@@ -61,6 +63,8 @@ def curate(
                 pair = _pair(opened, record)
                 pair = fitted(pair) if settings.gate.refit else pair
                 verdict = gate.check(pair)
+                if by_hand := [reason for reason in record["reasons"] if reason in (KEPT, REFUSED)]:
+                    verdict = replace(verdict, keep=by_hand == [KEPT], reasons=tuple(by_hand))
                 if verdict.keep and slot_of(record) in kept:
                     verdict = replace(verdict, keep=False, reasons=(EARLIER,))
                 if verdict.keep:
@@ -80,6 +84,38 @@ def curate(
             write_atomic(opened.limits, limits_json(gate))
             opened.update(command=typed("curate"))
     return figures
+
+
+def decide(run: Path | str, verdicts: Mapping[str, bool]) -> list[Record]:
+    """Keep (True) or reject (False) pairs by hand, each named by its image as the manifest has it; returns their records.
+
+    The gate does not overrule it later. Keeping an attempt rejects the one that stood in its place. Raises `RunError` where an
+    image is not in the manifest (any more: another verdict moves a pair's files).
+    """
+    opened = Run.open(Path(run))
+    with opened.lock():
+        manifest = Manifest(opened.manifest)
+        records = manifest.records()
+        wanted = {str(record["image"]): record for record in records if record["image"] in verdicts}
+        if missing := set(verdicts) - set(wanted):
+            raise RunError(f"{opened.folder / sorted(missing)[0]}: is not in the manifest, or was judged meanwhile; look again")
+        taken = {slot_of(record) for name, record in wanted.items() if verdicts[name]}
+        new = []
+        for record in records:
+            keep = verdicts.get(str(record["image"]))
+            if keep is None and record["accepted"] and slot_of(record) in taken:
+                keep = False
+            if keep is None or (keep is bool(record["accepted"]) and record["image"] not in verdicts):
+                new.append(record)
+                continue
+            paths = files_of(slot_of(record), int(record["attempt"]), keep=keep, refitted=record["mask"] != record["requested_mask"])
+            new.append({**record, **paths, "accepted": keep, "reasons": [KEPT if keep else REFUSED]})
+        labels = {
+            str(after["mask"]): (opened.folder / str(before["mask"])).read_bytes() for before, after in zip(records, new, strict=True)
+        }
+        _settle(opened, records, [_parked(opened, *each) for each in zip(records, new, strict=True)], {})
+        _settle(opened, manifest.records(), new, labels)
+        return [after for before, after in zip(records, new, strict=True) if str(before["image"]) in verdicts]
 
 
 def _drawing(run: Run, name: str, gate: GateConfig) -> Drawing:

@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 # glibc hands freed memory back page by page, which can cost half of a CPU training's time; these keep it (read at process start)
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
-HEAVY = {"train", "masks", "generate", "curate", "evaluate", "bench", "demo", "prior"}
+HEAVY = {"train", "masks", "generate", "curate", "evaluate", "bench", "demo", "prior", "studio"}
 
 
 def _line(text: object) -> None:

@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-__all__ = ["figures_list", "scores_table", "yield_table"]
+__all__ = ["figure_text", "figures_list", "scores_table", "yield_table"]
 
 NAMES = {  # figure -> heading, factor, decimals
     "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
@@ -31,13 +31,21 @@ def _figure(name: str, summary: Mapping[str, Any]) -> str:
     return mean if low == high else f"{mean} [{low}, {high}]"
 
 
-def _table(first: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
+def figure_text(arms: Mapping[str, Mapping[str, Any]], first: str = "trained on") -> tuple[list[str], list[list[str]]]:
+    """The heads and rows of a table of arms: a figure and its interval in a cell."""
     shown = [name for name in NAMES if any(name in values for values in arms.values())]
-    table = Table(
-        Column(first, no_wrap=True), *(NAMES[name][0] for name in shown), box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-    )
-    for arm, values in arms.items():
-        table.add_row(arm, *("" if (arm, name) == ("real-only", "gain") else _figure(name, values[name]) for name in shown))
+    rows = [
+        [arm, *("" if (arm, name) == ("real-only", "gain") else _figure(name, values[name]) for name in shown)]
+        for arm, values in arms.items()
+    ]
+    return [first, *(NAMES[name][0] for name in shown)], rows
+
+
+def _table(first: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
+    heads, rows = figure_text(arms, first)
+    table = Table(Column(heads[0], no_wrap=True), *heads[1:], box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

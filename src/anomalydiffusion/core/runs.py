@@ -21,7 +21,7 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Run", "replace_folder", "write_atomic"]
+__all__ = ["Run", "hold", "replace_folder", "write_atomic"]
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -184,13 +184,20 @@ class Run:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the run for one command; the lock falls with its process. Raises `RunError` when another holds it."""
-        with (self.folder / ".lock").open("w") as handle:
-            if fcntl is not None:
-                try:
-                    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError as error:
-                    raise RunError(f"{self.folder}: another command is working on this run; wait for it or stop it") from error
+        with hold(self.folder / ".lock", f"{self.folder}: another command is working on this run; wait for it or stop it"):
             yield
+
+
+@contextmanager
+def hold(path: Path, held: str) -> Iterator[None]:
+    """Hold the lock file `path` for the time of the block; it falls with its process. Raises `RunError`, `held`, when another holds it."""
+    with path.open("w") as handle:
+        if fcntl is not None:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(held) from error
+        yield
 
 
 def _now() -> str:

@@ -1,0 +1,223 @@
+"""What the studio can do, without its page: every answer is plain values or pictures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anomalydiffusion.app.commands import run_split
+from anomalydiffusion.app.curate import curate, decide
+from anomalydiffusion.app.export import export
+from anomalydiffusion.app.jobs import Job, Jobs
+from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
+from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.data.check import check
+from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.report.sheets import Row, cells
+
+__all__ = ["Desk"]
+
+Record = dict[str, Any]
+VERDICTS = ("kept", "rejected", "all")
+
+
+class Desk:
+    """One run and its data set. A run that is not there yet is made by `learn`."""
+
+    def __init__(self, run: Path, data: Path | None = None) -> None:
+        self.folder = run
+        self.given = data
+        self.jobs = Jobs(run / "studio")
+        self.pipe: tuple[str, AnomalyDiffusionPipeline] | None = None
+
+    # Data ------------------------------------------------------------------------------------------------------------
+
+    @property
+    def data(self) -> Path:
+        """The data set's folder: what was given, else the one that the run was made from. Raises `DataError` where neither is known."""
+        if self.given is not None:
+            return self.given
+        try:
+            return Path(json.loads(Run(self.folder, {}).split.read_text(encoding="utf-8"))["root"])
+        except (OSError, ValueError, KeyError) as error:
+            raise DataError("no data set yet: give the folder that holds your products") from error
+
+    def look(self) -> tuple[list[list[Any]], list[list[str]]]:
+        """(one row a defect type: product, defect, images, shots, normals; one row a problem: level, file, what, remedy)."""
+        report = check(self.data)
+        rows = [
+            [product.name, defect, count, product.shots.get(defect, 0), product.normals_train, product.normals_test]
+            for product in report.products
+            for defect, count in (product.defects or {"-": 0}).items()
+        ]
+        return rows, [[each.level, each.file, each.message, each.remedy] for each in report.problems]
+
+    def products(self) -> dict[str, list[str]]:
+        """Defect types by product, in the data set."""
+        return {name: list(product.defects) for name, product in read_folder(self.data).products.items()}
+
+    def labelled(self, product: str, defect: str) -> list[str]:
+        """The names of a type's images."""
+        return [shot.path.name for shot in read_folder(self.data).products[product].defects[defect]]
+
+    def label(self, product: str, defect: str, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """An image, uint8 RGB, and its mask, bool."""
+        for shot in read_folder(self.data).products[product].defects[defect]:
+            if shot.path.name == name:
+                return read_image(shot.path), read_mask(shot.mask_path)
+        raise DataError(f"{product}/{defect}: no image {name}; read the data set again")
+
+    @staticmethod
+    def opened(path: Path) -> np.ndarray:
+        """A picture's pixels, uint8 RGB. Raises `DataError` on what is none."""
+        return read_image(path)
+
+    def save_label(self, product: str, defect: str, image_HWC: np.ndarray, marks_HW: np.ndarray, name: str) -> Path:
+        """Write a mask, and the image where it is a new one; returns the mask's file.
+
+        Names are one path component each. Raises `DataError` on another kind of name, and where nothing is marked.
+        """
+        for word in (product, defect, name):
+            if not word or word != Path(word).name or word.startswith("."):
+                raise DataError(f"'{word}': give a plain name, without folders")
+        if marks_HW.shape != image_HWC.shape[:2]:
+            raise DataError(f"the mask is {marks_HW.shape[1]} x {marks_HW.shape[0]}, the image {image_HWC.shape[1]} x {image_HWC.shape[0]}")
+        mask = Mask(pixels_HW=marks_HW, origin="user")
+        known = read_folder(self.data).products.get(product) if self.data.is_dir() else None
+        for shot in known.defects.get(defect, ()) if known else ():
+            if shot.path.name == name:
+                write_atomic(shot.mask_path, encode_png(mask.pixels_HW))
+                return shot.mask_path
+        folder = self.data / product
+        image, target = (
+            folder / "test" / defect / f"{Path(name).stem}.png",
+            folder / "ground_truth" / defect / f"{Path(name).stem}_mask.png",
+        )
+        if image.exists() or target.exists():
+            raise DataError(f"{image}: is there already; give another name")
+        write_atomic(image, encode_png(image_HWC))
+        write_atomic(target, encode_png(mask.pixels_HW))
+        return target
+
+    # Learn, draw many, prove: commands that take long ------------------------------------------------------------------------
+
+    def learn(self, defects: Sequence[str], steps: int, preset: str) -> Job:
+        """Start `train`, or go on with it; `defects` are words "product/defect", none = all."""
+        words = ["train", str(self.data), "--output", str(self.folder), "--max-train-steps", str(steps), "--preset", preset]
+        for option, part in (("--product", 0), ("--defect", 1)):
+            for name in dict.fromkeys(word.split("/", 1)[part] for word in defects):
+                words += [option, name]
+        return self.jobs.start(words)
+
+    def draw_many(self, num: int, defects: Sequence[str], severity: str) -> Job:
+        """Start `generate`, or go on with it."""
+        words = ["generate", str(self.folder), "--num", str(num), "--severity", severity]
+        for option, part in (("--product", 0), ("--defect", 1)):
+            for name in dict.fromkeys(word.split("/", 1)[part] for word in defects):
+                words += [option, name]
+        return self.jobs.start(words)
+
+    def prove(self, task: str, seeds: int, baselines: bool) -> Job:
+        """Start `evaluate`, or go on with it."""
+        words = ["evaluate", str(self.folder), "--task", task]
+        if task != "quality":
+            words += ["--seeds", str(seeds), *(["--baselines"] if baselines else [])]
+        return self.jobs.start(words)
+
+    def losses(self) -> list[tuple[int, float]]:
+        """(step, loss) of the training so far."""
+        records = Manifest(Run(self.folder, {}).train_log).records()
+        return [(int(record["step"]), float(record["loss"])) for record in records if "loss" in record]
+
+    # Draw one --------------------------------------------------------------------------------------------------------------
+
+    def defects(self) -> list[str]:
+        """What the run can draw, as words "product/defect"; none before it has learned."""
+        own = Run(self.folder, {})
+        return ["/".join(key) for key in Adapter.vectors_of(own.adapter)] if own.adapter.is_file() else []
+
+    def normals(self, product: str) -> list[str]:
+        """The files of the product's normal images that may be drawn on."""
+        return [str(normal.path) for normal in run_split(Run.open(self.folder)).normals if normal.product == product]
+
+    def draw(
+        self, word: str, normal: str, marks_HW: np.ndarray | None, severity: float, seed: int
+    ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, str]]]:  # fmt: skip
+        """(image, mask, pictures with captions): one defect on a normal image of the run, under a mask or a proposed one."""
+        product, _, defect = word.partition("/")
+        if normal not in self.normals(product):
+            raise DataError(f"{normal}: is no normal image of {product} in this run")
+        digest = Adapter.digest_of(Run(self.folder, {}).adapter)
+        if self.pipe is None or self.pipe[0] != digest:
+            pipe = AnomalyDiffusionPipeline.from_pretrained(self.folder)
+            pipe.set_progress_bar_config(disable=True)
+            self.pipe = digest, pipe
+        given = None if marks_HW is None or not marks_HW.any() else marks_HW
+        drawn = self.pipe[1](normal, given, product=product, defect=defect, severity=severity, seed=seed)
+        image, mask = np.asarray(drawn.image), np.asarray(drawn.mask) > 0
+        row = Row(image_HWC=image, mask_HW=mask, box=drawn.provenance.touched_box, normal_HWC=read_image(Path(normal)))
+        return image, mask, [(each.image_HWC, each.label) for each in cells(row, cell=320)]
+
+    # Review ----------------------------------------------------------------------------------------------------------------
+
+    def pairs(self, word: str, verdict: str) -> list[Record]:
+        """The manifest's records of one defect type ("" = all) that are kept, rejected, or both."""
+        if verdict not in VERDICTS:
+            raise ConfigError(f"'{verdict}': known are {', '.join(VERDICTS)}")
+        return [
+            record
+            for record in Manifest(Run(self.folder, {}).manifest).records()
+            if word in ("", f"{record['product']}/{record['defect']}") and (verdict == "all" or record["accepted"] is (verdict == "kept"))
+        ]
+
+    def show(self, record: Record) -> list[tuple[np.ndarray, str]]:
+        """A pair's pictures with captions: whole, normal, result, label, difference."""
+        paths = [self.folder / str(record[name]) for name in ("image", "mask", "normal")]
+        normal = read_image(paths[2]) if paths[2].is_file() else None
+        row = Row(image_HWC=read_image(paths[0]), mask_HW=read_mask(paths[1]), box=tuple(record["touched_box"]), normal_HWC=normal)
+        return [(each.image_HWC, each.label) for each in cells(row, cell=320)]
+
+    def thumbnail(self, record: Record, side: int = 160) -> Image.Image:
+        """A pair's image, small."""
+        picture = Image.fromarray(read_image(self.folder / str(record["image"])))
+        picture.thumbnail((side, side))
+        return picture
+
+    def decide(self, image: str, keep: bool) -> Record:
+        """Keep or reject one pair by hand; returns its record, whose files may have moved."""
+        return decide(self.folder, {image: keep})[0]
+
+    def judge(self, *, visible: float, agreement: float | None, strict: float, refit: bool) -> dict[str, Any]:
+        """Judge all pairs anew with other limits."""
+        return curate(self.folder, visible=visible, agreement=agreement, strict=strict, refit=refit, quiet=True)
+
+    # Proof and export --------------------------------------------------------------------------------------------------------
+
+    def scores(self) -> dict[str, Any]:
+        """What `evaluate` found, by task; empty before it ran."""
+        path = Run(self.folder, {}).scores
+        if not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text(encoding="utf-8")))
+        except ValueError as error:
+            raise RunError(f"{path}: damaged ({error}); run evaluate again") from error
+
+    def tested(self) -> list[Path]:
+        """The sheets of the best and the worst test images."""
+        return sorted(Run(self.folder, {}).evaluation.glob("*.png"))
+
+    def hand_out(self, format: str, output: Path) -> str:
+        """Export the kept pairs; what was written, in words."""
+        done = export(self.folder, output, format)
+        return f"{sum(done.counts.values())} pairs in {done.output}"

@@ -1,0 +1,240 @@
+"""A first-time user in a real browser: data, a painted mask, pairs, a verdict by hand, an export; and what the page refuses."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Page, sync_playwright
+
+from anomalydiffusion.app.desk import Desk
+from anomalydiffusion.app.jobs import Jobs
+from anomalydiffusion.app.studio import close, studio
+from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from tests.conftest import build_prior_folder
+from tests.flows.test_flow import _data
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+SMALL = """
+train = {pool = {crops = 16}, loop = {steps = 4}}
+gate = {visible = 0.0, change = 0.0, strict = 0.0}
+generate = {steps = 3, batch_size = 3}
+"""
+
+
+def _port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data set, and a run that has learned a little and has pairs."""
+    folder = tmp_path_factory.mktemp("studio")
+    (folder / "small.toml").write_text(SMALL)
+    words = [
+        "train",
+        _data(folder / "data"),
+        "--output",
+        folder / "run",
+        "--prior",
+        build_prior_folder(folder / "prior"),
+        "--config",
+        folder / "small.toml",
+    ]
+    for command in (words, ["generate", folder / "run", "--num", "3"]):
+        subprocess.run([sys.executable, "-m", "anomalydiffusion", *map(str, command), "--quiet"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(base: Path) -> Iterator[Page]:
+    """The studio in a browser that would tell of any request to elsewhere."""
+    assert CHROMIUM, "no chromium: install Debian's package of that name, or name one in CHROMIUM"
+    port = _port()
+    served = studio(base / "run", port=port, wait=False)
+    asked: list[str] = []
+    try:
+        with sync_playwright() as player:
+            browser = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+            view = browser.new_page(viewport={"width": 1280, "height": 900})
+            view.on("request", lambda request: asked.append(request.url))
+            view.goto(f"http://127.0.0.1:{port}")
+            view.wait_for_selector("#data-look", timeout=60_000)
+            view.set_default_timeout(60_000)
+            yield view
+            browser.close()
+    finally:
+        close(served)
+    assert {url.split("/")[2] for url in asked if url.startswith("http")} == {f"127.0.0.1:{port}"}
+
+
+def _says(page: Page, place: str, text: str, seconds: float = 60) -> None:
+    """Wait until a part of the page shows a text, or holds it in a field."""
+    page.wait_for_function(
+        "([place, text]) => { const found = document.querySelector(place); const field = found && found.querySelector('textarea');"
+        " return found && (found.innerText + (field ? field.value : '')).includes(text) }",
+        arg=[place, text], timeout=1000 * seconds,
+    )  # fmt: skip
+
+
+def _stroke(page: Page, editor: str, dx: int, dy: int) -> None:
+    """Paint a line through the middle of an editor's picture."""
+    canvas = page.locator(f"{editor} canvas").first
+    canvas.scroll_into_view_if_needed()
+    page.wait_for_timeout(1500)  # the picture is laid out
+    box = canvas.bounding_box()
+    assert box is not None
+    x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(x - dx, y - dy)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=12)
+    page.mouse.up()
+    page.wait_for_timeout(500)
+
+
+def _open(page: Page, tab: str) -> None:
+    page.get_by_role("tab", name=tab).click()
+
+
+def test_data_are_shown_and_a_mask_is_mended(page: Page, base: Path) -> None:
+    page.click("#data-look")
+    _says(page, "#data-found", "stain")
+    page.click("#data-masks button")
+    page.click("#label-defect input")
+    page.get_by_role("option", name="hole").click()
+    page.click("#label-image input")
+    page.get_by_role("option", name="3.png").click()
+    page.wait_for_selector("#label-editor canvas")
+    target = base / "data" / "plate" / "ground_truth" / "hole" / "3_mask.png"
+    before = np.asarray(Image.open(target)) > 0
+    _stroke(page, "#label-editor", 60, 40)
+    page.click("#label-save")
+    _says(page, "#label-saved", "Saved")
+    after = np.asarray(Image.open(target)) > 0
+    assert after.shape == before.shape and after[before].mean() > 0.95 and after.sum() > before.sum() + 50
+
+
+def test_a_painted_mask_is_drawn_on(page: Page) -> None:
+    _open(page, "Draw")
+    page.wait_for_selector("#draw-editor canvas")
+    _stroke(page, "#draw-editor", 30, 0)
+    page.click("#draw-start")
+    _says(page, "#draw-result", "difference")
+    assert page.locator("#draw-result img").count() >= 5
+
+
+def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: Path) -> None:
+    _open(page, "Batch")
+    page.fill("#batch-num input", "4")
+    page.click("#batch-start")
+    _says(page, "#job-state", "done: generate", 180)
+    records = [json.loads(line) for line in (base / "run" / "manifest.jsonl").read_text().splitlines()]
+    assert sum(record["accepted"] for record in records) == 8
+    _open(page, "Review")
+    _says(page, "#review-about", "1 of 8")
+    page.keyboard.press("n")
+    _says(page, "#review-about", "2 of 8")
+    page.keyboard.press("r")
+    _says(page, "#review-about", "2 of 7")
+    records = [json.loads(line) for line in (base / "run" / "manifest.jsonl").read_text().splitlines()]
+    (gone,) = [record for record in records if record["reasons"] == ["rejected by hand"]]
+    assert not gone["accepted"] and (base / "run" / gone["image"]).is_file() and "/rejected/" in gone["image"]
+    _open(page, "Export")
+    page.fill("#export-folder textarea, #export-folder input", "handed")
+    page.click("#export-start")
+    _says(page, "#export-done", "7 pairs")
+    assert len(list((base / "handed").rglob("*_mask.png"))) == 7
+
+
+def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:
+    _open(page, "Export")
+    page.click("#export-start")
+    _says(page, "body", "exists already")
+
+
+def test_a_verdict_by_hand_stays_and_one_that_comes_too_late_is_refused(base: Path) -> None:
+    run = shutil.copytree(base / "run", base / "judged", ignore=shutil.ignore_patterns("studio"))
+    desk = Desk(run)
+    kept = desk.pairs("", "kept")
+    record = desk.decide(kept[0]["image"], False)
+    assert not record["accepted"] and len(desk.pairs("", "kept")) == len(kept) - 1
+    with pytest.raises(RunError, match="was judged meanwhile"):
+        desk.decide(kept[0]["image"], False)
+    desk.judge(visible=0.0, agreement=None, strict=0.0, refit=True)
+    after = next(each for each in desk.pairs("", "rejected") if each["seed"] == record["seed"])
+    assert after["reasons"] == ["rejected by hand"]
+    back = desk.decide(after["image"], True)
+    assert back["accepted"] and back["reasons"] == ["kept by hand"] and back["image"] == kept[0]["image"]
+    desk.judge(visible=1000.0, agreement=None, strict=0.0, refit=False)
+    (only,) = desk.pairs("", "kept")
+    assert only["seed"] == record["seed"] and only["reasons"] == ["kept by hand"]
+
+
+def test_names_and_pictures_from_outside_are_checked(base: Path, tmp_path: Path) -> None:
+    desk = Desk(base / "run")
+    image, marks = np.full((20, 30, 3), 90, np.uint8), np.zeros((20, 30), bool)
+    marks[4:9, 5:12] = True
+    for product, defect, name in (
+        ("../x", "hole", "a.png"),
+        ("plate", "a/b", "a.png"),
+        ("plate", "hole", "../../a.png"),
+        ("plate", "", "a"),
+    ):
+        with pytest.raises(DataError, match="give a plain name"):
+            desk.save_label(product, defect, image, marks, name)
+    with pytest.raises(DataError, match="the mask is 30 x 20, the image 10 x 20"):
+        desk.save_label("plate", "hole", image[:, :10], marks, "a.png")
+    fake = tmp_path / "picture.png"
+    fake.write_bytes(b"MZ\x90\x00 not a picture")
+    with pytest.raises(DataError, match="cannot be read as a picture"):
+        desk.opened(fake)
+    with pytest.raises(DataError, match="is no normal image of plate"):
+        desk.draw("plate/hole", str(fake), None, 1.0, 0)
+    own = Desk(base / "run", tmp_path / "own")
+    assert own.save_label("board", "dent", image, marks, "first.jpg").is_file()
+    assert own.products() == {"board": ["dent"]} and (own.label("board", "dent", "first.png")[1] == marks).all()
+
+
+def test_a_job_is_seen_by_another_page_and_stopped(tmp_path: Path, base: Path) -> None:
+    jobs, words = Jobs(tmp_path), ["train", str(base / "data"), "--output", str(tmp_path / "run"), "--prior", str(base / "prior"),
+                                   "--config", str(base / "small.toml"), "--max-train-steps", "100000"]  # fmt: skip
+    assert jobs.state() is None and jobs.start(words).running
+    other = Jobs(tmp_path)
+    with pytest.raises(RunError, match="is still running"):
+        other.start(["check", "x"])
+    until = time.monotonic() + 120
+    while not (tmp_path / "run" / "train_log.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.2)
+    stopped = other.stop(60)
+    assert stopped is not None and not stopped.running and jobs.process is not None
+    assert jobs.process.wait(60) == 130
+    now = jobs.state()
+    assert now is not None and now.says.startswith("stopped; start it again to go on: train")
+
+
+def test_who_may_reach_it(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="give --auth"):
+        studio(tmp_path, host="0.0.0.0", port=_port())
+    with pytest.raises(ConfigError, match="expected USER:PASSWORD"):
+        studio(tmp_path, port=_port(), auth="nobody")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(RunError, match="give another --port"):
+            studio(tmp_path, port=taken.getsockname()[1])
+    served = studio(tmp_path / "one", port=_port(), wait=False)
+    try:
+        with pytest.raises(RunError, match="another studio is open on this run"):
+            studio(tmp_path / "one", port=_port(), wait=False)
+    finally:
+        close(served)

@@ -22,6 +22,7 @@ _DOOR = {
     "evaluate": "anomalydiffusion.app.evaluate",
     "export": "anomalydiffusion.app.export",
     "generate": "anomalydiffusion.app.commands",
+    "import_data": "anomalydiffusion.data.imports",
     "load_prior": "anomalydiffusion.priors.load",
     "masks": "anomalydiffusion.app.commands",
     "prior_info": "anomalydiffusion.app.prior",

@@ -115,6 +115,28 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command("import")
+def import_data(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the data set in MVTec AD layout.")],
+    source: Annotated[Path | None, typer.Argument(help="VisA's folder, a COCO or Label Studio JSON, YOLO's folder; or pictures.")] = None,
+    format: Annotated[str | None, typer.Option("--format", help="visa, coco, yolo, labelstudio or folders (default: by files).")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="The folder of pictures, where it is not found.")] = None,
+    masks: Annotated[Path | None, typer.Option("--masks", help="For folders: masks named like the pictures, or NAME_mask.")] = None,
+    normals: Annotated[Path | None, typer.Option("--normals", help="For folders: pictures without a defect.")] = None,
+    product: Annotated[str | None, typer.Option("--product", help="The product's name; for visa: only this product.")] = None,
+    defect: Annotated[str | None, typer.Option("--defect", help="For folders: the defect type's name.")] = None,
+    quiet: Quiet = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Turn another tool's labelled pictures into a data set that check and train read."""
+    from anomalydiffusion.data.imports import import_data as call
+
+    summary = call(source, output, format, images=images, masks=masks, normals=normals, product=product, defect=defect)
+    if not quiet:
+        for name, counts in summary.counts.items():
+            typer.echo(f"{name}: " + ", ".join(f"{place} {count}" for place, count in counts.items()))
+        typer.echo(str(summary.output))
+
+
 @app.command()
 def train(
     data: Annotated[Path, typer.Argument(help="A data set in MVTec AD layout.")],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ __all__ = [
     "encode_png",
     "read_image",
     "read_mask",
+    "read_size",
     "to_batch",
     "to_latent_mask",
     "to_tensor",
@@ -28,25 +31,38 @@ __all__ = [
 MAX_PIXELS = 200_000_000
 
 
-def _open(path: Path) -> np.ndarray:
-    """Any picture as an array of its own depth: H x W or H x W x C."""
+@contextmanager
+def _picture(path: Path) -> Iterator[Image.Image]:
+    """The picture, of which no pixel is read yet; whatever goes wrong in the block is one line that names the file."""
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty; copy it again or remove it")
-        with Image.open(path) as opened:
-            image: Image.Image = opened
+        with Image.open(path) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: {image.width} x {image.height} is over {MAX_PIXELS // 1_000_000} megapixels; cut it into tiles")
-            if image.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
-                image = image.convert("RGB")
-            image.load()
-            return np.asarray(image)
+            yield image
     except DataError:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
     except Exception as error:
         raise DataError(f"{path}: cannot be read as a picture ({error}); save it again as PNG or remove it") from error
+
+
+def _open(path: Path) -> np.ndarray:
+    """Any picture as an array of its own depth: H x W or H x W x C."""
+    with _picture(path) as opened:
+        image = opened
+        if image.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
+            image = image.convert("RGB")
+        image.load()
+        return np.asarray(image)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height as the picture's first bytes say them; no pixel is read."""
+    with _picture(path) as image:
+        return image.size
 
 
 def read_image(path: Path) -> np.ndarray:

@@ -13,6 +13,7 @@ from natsort import natsorted
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.pixels import read_image, read_mask
 from anomalydiffusion.core.types import DefectSet, Mask, Normal, Product, Shot
+from anomalydiffusion.data.foreign import advice
 
 __all__ = [
     "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in", "product_folders",
@@ -61,15 +62,17 @@ def mask_of(image: Path, masks: dict[str, Path]) -> Path | None:
 def product_folders(root: Path) -> dict[str, Path]:
     """Name and folder of each product under `root`: each sub-folder with a `train` or `test` folder, else `root` itself.
 
-    Raises `DataError` if there is none.
+    Raises `DataError` if there is none; it says what to type where `root` is another tool's data set that can be imported.
     """
     root = root.expanduser().resolve()
+    found = [p for p in [*folders_in(root), root] if (p / "train").is_dir() or (p / "test").is_dir()]
+    found = [p for p in found if p != root] or found
+    ours = any((p / inner).is_dir() for p in found for inner in (f"train/{GOOD}", f"test/{GOOD}", "ground_truth"))
+    if not ours and (command := advice(root)) is not None:
+        raise DataError(command)
     if not root.is_dir():
         what = "not a folder" if root.exists() else "no such folder"
         raise DataError(f"{root}: {what}; give the folder that holds the products")
-    found = [p for p in folders_in(root) if (p / "train").is_dir() or (p / "test").is_dir()]
-    if not found and ((root / "train").is_dir() or (root / "test").is_dir()):
-        found = [root]
     if not found:
         raise DataError(f"{root}: no product here; make <product>/train/good, test/<defect>, ground_truth/<defect>")
     return {p.name: p for p in found}

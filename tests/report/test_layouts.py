@@ -109,11 +109,14 @@ def test_yolo_s_lines_are_strict_and_fill_the_mask(run: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("layout", ["coco", "yolo"])
 def test_an_older_export_is_replaced_and_anything_else_is_not(run: Path, tmp_path: Path, layout: str) -> None:
+    def files() -> set[str]:
+        paths = (path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
+        return {path.replace("/val/", "/train/") for path in paths}  # fewer sources may be divided otherwise
+
     export(run, tmp_path / "out", layout)
-    first = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    first = files()
     export(run, tmp_path / "out", layout, defect=["crack"], product=["tile"])
-    second = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert set(second) < set(first)
+    assert files() < first
     (tmp_path / "out" / "images" / "mine.png").write_bytes(b"x")
     with pytest.raises(RunError, match=r"mine\.png: is not of an export and would be lost"):
         export(run, tmp_path / "out", layout)

@@ -14,7 +14,7 @@ from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, NORMAL_SHA256, PRODUCT
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 
-__all__ = ["GOOD", "Goods", "Pair", "Record", "Writer", "each", "kinds", "normals_of", "put", "validation"]
+__all__ = ["GOOD", "Goods", "Pair", "Record", "Writer", "each", "kinds", "normals_of", "put", "source_of", "validation"]
 
 Record = dict[str, Any]
 Goods = Mapping[str, Sequence[tuple[Path, str]]]  # path and SHA-256 of a product's normal images
@@ -99,6 +99,11 @@ def kinds(pairs: Sequence[Record]) -> list[tuple[str, str]]:
     return sorted({(record[PRODUCT], record[DEFECT]) for record in pairs})
 
 
+def source_of(record: Record) -> str:
+    """The normal image that a pair was drawn on, by SHA-256; where that is not recorded, one and the same for all."""
+    return str(record.get(NORMAL_SHA256))
+
+
 def _share(sources: set[str]) -> set[str]:
     """One in `VALIDATION`, by a hash of the hash; where there are two or more, some stay on either side."""
     ordered = sorted(sources, key=lambda sha256: hashlib.sha256(sha256.encode()).hexdigest())
@@ -110,5 +115,5 @@ def validation(pairs: Sequence[Record], goods: Goods) -> set[str]:
 
     Chosen among those with pairs and those without apart, so that pairs of two or more sources are never all on one side.
     """
-    drawn_on = {str(record[NORMAL_SHA256]) for record in pairs}
+    drawn_on = {source_of(record) for record in pairs}
     return _share(drawn_on) | _share({sha256 for files in goods.values() for _, sha256 in files} - drawn_on)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["outline", "parts"]
+__all__ = ["EIGHT", "outline", "parts"]
 
 EIGHT = np.ones((3, 3))  # pixels that touch by a corner belong together
 

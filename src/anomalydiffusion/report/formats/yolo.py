@@ -6,9 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from anomalydiffusion.core.manifest import NORMAL_SHA256
 from anomalydiffusion.core.pixels import decode_png
-from anomalydiffusion.report.formats.common import Goods, Record, each, kinds, normals_of, put, validation
+from anomalydiffusion.report.formats.common import Goods, Record, each, kinds, normals_of, put, source_of, validation
 from anomalydiffusion.report.formats.parts import outline, parts
 
 __all__ = ["write"]
@@ -36,7 +35,7 @@ def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Itera
             f"{keys.index(pair.key)} " + " ".join(f"{x / width:.7f} {y / height:.7f}" for x, y in outline(own)) for own in parts(marks)
         ]
         stem = f"{pair.key[0]}/{pair.key[1]}/{pair.number:06d}"
-        yield {**add(stem, str(pair.record[NORMAL_SHA256]), pair.image_png, lines), "record": pair.record}
+        yield {**add(stem, source_of(pair.record), pair.image_png, lines), "record": pair.record}
     for product, index, sha256, png in normals_of(goods):
         yield add(f"{product}/good/{index:06d}", sha256, png, [])
     names = "".join(f"  {index}: {json.dumps('/'.join(key), ensure_ascii=False)}\n" for index, key in enumerate(keys))

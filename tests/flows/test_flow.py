@@ -185,7 +185,7 @@ def test_learned_vectors_go_to_other_tools(trained: Path) -> None:
     rows = pipe.tokenizer("<plate-hole>" + "".join(f" <plate-hole>_{row}" for row in range(1, 8)), add_special_tokens=False).input_ids
     assert (pipe.text_encoder.get_input_embeddings().weight[rows].detach().numpy() == vectors).all()
     for words, says in (
-        (("--format", "zip"), "known: mvtec, coco, yolo, embeddings"),
+        (("--format", "zip"), "known: mvtec, anomalib, coco, yolo, imagefolder, labelstudio, embeddings"),
         (("--format", "embeddings", "--defect", "dent"), "knows hole, stain"),
     ):
         out = _run("export", trained / "run", "--output", trained / "nothing", *words, check=False)

@@ -158,7 +158,7 @@ def test_a_record_that_would_mislead_is_refused(run: Path, tmp_path: Path, value
 
 
 def test_wrong_wishes_say_what_there_is(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="format 'zip' is not known; known: mvtec, coco, yolo"):
+    with pytest.raises(ConfigError, match="format 'zip' is not known; known: mvtec, anomalib, coco, yolo, imagefolder, labelstudio"):
         export(run, tmp_path / "out", "zip")
     with pytest.raises(RunError, match="no accepted pair of product car; there are: tile, wood"):
         export(run, tmp_path / "out", product=["tile", "car"])

@@ -19,7 +19,7 @@ from skimage.measure import points_in_poly
 from anomalydiffusion.core.errors import RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.report.export import export
-from anomalydiffusion.report.layouts import outline, run_lengths
+from anomalydiffusion.report.layouts import FORMATS, outline, run_lengths
 
 EIGHT = np.ones((3, 3))
 MASKS = arrays(bool, st.tuples(st.integers(1, 12), st.integers(1, 12)))
@@ -107,14 +107,22 @@ def test_yolo_s_lines_are_strict_and_fill_the_mask(run: Path, tmp_path: Path) ->
     assert all(len(sides) == 1 for sides in side_of.values()) and set.union(*side_of.values()) == {"train", "val"}
 
 
-@pytest.mark.parametrize("layout", ["coco", "yolo"])
+@pytest.mark.parametrize("layout", [name for name in FORMATS if name != "mvtec"])
 def test_an_older_export_is_replaced_and_anything_else_is_not(run: Path, tmp_path: Path, layout: str) -> None:
+    def files() -> set[str]:
+        paths = (path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
+        return {path.replace("/val/", "/train/") for path in paths}  # fewer sources may be divided otherwise
+
     export(run, tmp_path / "out", layout)
-    first = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    first = files()
     export(run, tmp_path / "out", layout, defect=["crack"], product=["tile"])
-    second = sorted(path.relative_to(tmp_path / "out").as_posix() for path in (tmp_path / "out").rglob("*") if path.is_file())
-    assert set(second) < set(first)
-    (tmp_path / "out" / "images" / "mine.png").write_bytes(b"x")
+    assert files() < first
+    folder = max(files() - {"lineage.jsonl"}, key=lambda name: name.endswith(".png")).rpartition("/")[0]
+    (tmp_path / "out" / folder / "mine.png").write_bytes(b"x")
     with pytest.raises(RunError, match=r"mine\.png: is not of an export and would be lost"):
         export(run, tmp_path / "out", layout)
-    assert (tmp_path / "out" / "images" / "mine.png").exists()
+    assert (tmp_path / "out" / folder / "mine.png").exists()
+    (tmp_path / "out" / folder / "mine.png").unlink()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    export(run, tmp_path / "out", layout, defect=["crack"], product=["tile"])
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before, "the same twice"

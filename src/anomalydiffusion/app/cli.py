@@ -259,7 +259,9 @@ def evaluate(
 def export(
     run: Run,
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the export.")],
-    format: Annotated[str, typer.Option("--format", help="mvtec, coco or yolo: the pairs; embeddings: the learned vectors.")] = "mvtec",
+    format: Annotated[
+        str, typer.Option("--format", help="mvtec, anomalib, coco, yolo, imagefolder or labelstudio: the pairs; embeddings: the vectors."),
+    ] = "mvtec",
     product: Product = None, defect: Defect = None,
     normals: Annotated[bool, typer.Option("--normals/--no-normals", help="Copy the normal images too.")] = True,
     quiet: Quiet = False, debug: Debug = False,

@@ -43,8 +43,12 @@ def export(
     pair. Held-out images, normal or not, are never exported: a detector that saw them could not be tested on them any
     more. So there is no `test/good`; take those from the data set itself.
 
-    `coco`: `annotations.json` with exact run lengths and boxes for each connected part, and `images/`. `yolo`: `data.yaml`, `images/`
-    and `labels/` with a polygon for each connected part, divided so that all pictures from one normal image are on one side.
+    `anomalib`: a folder for each product with `normal/`, `abnormal/`, `mask/`, a `folder.yaml` for anomalib's Folder datamodule, and
+    `textures/`, the defects cut out, for models that draw their own anomalies. `coco`: `annotations.json` with exact run
+    lengths and boxes for each connected part, and `images/`. `yolo`: `data.yaml`, `images/` and `labels/` with a polygon for each
+    connected part. `imagefolder`: `train/` and `validation/` with images, masks and `metadata.jsonl` for Hugging Face's `datasets`,
+    and a dataset card. `labelstudio`: `tasks.json` with polygons to correct, `labels.xml`, `images/`, and a README on how to
+    import them. `yolo` and `imagefolder` are divided so that all pictures from one normal image are on one side.
 
     `product` and `defect` keep only these names; `normals=False` leaves `train/good` out. Every file is compared with its
     SHA-256 first. An `output` that holds an older export is replaced; one that holds anything else is refused. Raises

@@ -1,0 +1,119 @@
+"""What every layout shares: checked files of pairs and normal images, and which source images are for validation."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anomalydiffusion.core.errors import DataError, RunError
+from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, NORMAL_SHA256, PRODUCT
+from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
+
+__all__ = ["GOOD", "Goods", "Pair", "Record", "Writer", "each", "kinds", "normals_of", "put", "source_of", "validation"]
+
+Record = dict[str, Any]
+Goods = Mapping[str, Sequence[tuple[Path, str]]]  # path and SHA-256 of a product's normal images
+Writer = Callable[[Path, Path, Sequence[Record], Goods], Iterator[Record]]  # run, new folder, pairs, normal images -> lineage
+GOOD = "good"  # what MVTec AD calls a product without a defect
+VALIDATION = 5  # one source image in so many is for validation
+
+
+def _read(path: Path, sha256: str, remedy: str) -> bytes:
+    """The file's bytes, which must be those that were recorded."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise RunError(f"{path}: changed since it was recorded (another SHA-256); {remedy}")
+    return data
+
+
+def _as_png(path: Path, data: bytes) -> bytes:
+    """`data` itself where it is an 8 bit grey or RGB PNG, else the picture at `path` written as one."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):  # depth and colour type
+        return data
+    return encode_png(read_image(path))
+
+
+def _pair_bytes(run: Path, record: Record) -> tuple[bytes, bytes]:
+    """Image and mask of a record as PNG files of one size; the mask 8 bit, 0 or 255."""
+    remedy = "restore it, or remove its line from manifest.jsonl and make it again with: anomalydiffusion generate"
+    image_path, mask_path = run / record[IMAGE], run / record[MASK]
+    image, mask = _read(image_path, record[IMAGE_SHA256], remedy), _read(mask_path, record[MASK_SHA256], remedy)
+    try:
+        image = _as_png(image_path, image)
+        pixels_HW = read_mask(mask_path)
+        height, width = decode_png(image).shape[:2]
+    except (DataError, OSError) as error:
+        raise RunError(f"{image_path}, {mask_path.name}: not a picture ({error}); {remedy}") from error
+    if not pixels_HW.any():
+        raise RunError(f"{mask_path}: the mask marks no pixel; {remedy}")
+    if pixels_HW.shape != (height, width):
+        raise RunError(f"{mask_path}: {pixels_HW.shape[1]} x {pixels_HW.shape[0]}, but its image is {width} x {height}; {remedy}")
+    plain = decode_png(mask)
+    exact = mask[:4] == b"\x89PNG" and np.array_equal(plain, pixels_HW * np.uint8(255)) and plain.dtype == np.uint8
+    return image, mask if exact else encode_png(pixels_HW)
+
+
+def put(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """One accepted pair as it is written."""
+
+    record: Record
+    key: tuple[str, str]
+    number: int  # within its defect type
+    image_png: bytes
+    mask_png: bytes
+
+
+def each(run: Path, pairs: Sequence[Record]) -> Iterator[Pair]:
+    number, last = 0, ("", "")
+    for record in pairs:
+        key = record[PRODUCT], record[DEFECT]
+        number, last = (number + 1 if key == last else 0), key
+        image_png, mask_png = _pair_bytes(run, record)
+        yield Pair(record=record, key=key, number=number, image_png=image_png, mask_png=mask_png)
+
+
+def normals_of(goods: Goods) -> Iterator[tuple[str, int, str, bytes]]:
+    """Product, number, SHA-256 and PNG of each normal image."""
+    remedy = "put the data set back as it was, or export without normal images (normals=False, --no-normals)"
+    for name, files in goods.items():
+        for index, (path, sha256) in enumerate(files):
+            yield name, index, sha256, _as_png(path, _read(path, sha256, remedy))
+
+
+def kinds(pairs: Sequence[Record]) -> list[tuple[str, str]]:
+    """Product and defect of all pairs, each once, in order."""
+    return sorted({(record[PRODUCT], record[DEFECT]) for record in pairs})
+
+
+def source_of(record: Record) -> str:
+    """The normal image that a pair was drawn on, by SHA-256; where that is not recorded, one and the same for all."""
+    return str(record.get(NORMAL_SHA256))
+
+
+def _share(sources: set[str]) -> set[str]:
+    """One in `VALIDATION`, by a hash of the hash; where there are two or more, some stay on either side."""
+    ordered = sorted(sources, key=lambda sha256: hashlib.sha256(sha256.encode()).hexdigest())
+    return set(ordered[: max(1, len(ordered) // VALIDATION)]) if len(ordered) > 1 else set()
+
+
+def validation(pairs: Sequence[Record], goods: Goods) -> set[str]:
+    """The source (normal) images that are for validation, by SHA-256; what comes from one of them goes there with it.
+
+    Chosen among those with pairs and those without apart, so that pairs of two or more sources are never all on one side.
+    """
+    drawn_on = {source_of(record) for record in pairs}
+    return _share(drawn_on) | _share({sha256 for files in goods.values() for _, sha256 in files} - drawn_on)

@@ -1,0 +1,138 @@
+"""What Hugging Face's `datasets` reads as an image folder, with a dataset card."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from anomalydiffusion.core.manifest import (
+    ADAPTER_DIGEST,
+    DEFECT,
+    MASK_ORIGIN,
+    NORMAL_SHA256,
+    PRIOR_DIGEST,
+    PRODUCT,
+    SEED,
+    SEVERITY,
+    VERSION,
+)
+from anomalydiffusion.core.pixels import decode_png, encode_png
+from anomalydiffusion.report.formats.common import GOOD, Goods, Record, each, kinds, normals_of, put, source_of, validation
+
+__all__ = ["write"]
+
+TRAIN, HELD = "train", "validation"  # names that `datasets` takes for splits
+NOTHING = -1  # no null: a column without any value in one split would have another type there, which `datasets` refuses
+CARD = """\
+# {title}
+
+Images of **defects that were not photographed but generated**, with pixel masks, and the normal images that they were drawn on.
+
+| split | generated defect images | normal images |
+|---|---|---|
+{table}
+
+{counts}
+
+## How it was made
+
+By anomalydiffusion ({versions}), which follows [arXiv 2312.05767](https://arxiv.org/abs/2312.05767): a diffusion model learned
+each defect from a few real images and drew it anew under a mask on a normal image; what lies outside the drawn region is that
+image's, pixel by pixel. Each pair was kept by an automatic gate, not by a person: look at them before you trust them.
+Priors: {priors}. Adapters: {adapters}. `lineage.jsonl` holds the whole record of each pair.
+
+All that comes from one normal image, itself included, is in one split. No image that was held out for testing is here: test
+on real ones.
+
+## Columns
+
+- `image`, `mask`: of one size; a mask is 0 or 255, all 0 for a normal image
+- `product`, `defect`: `{good}` = none
+- `generated`: false for a normal image, which is real
+- `seed`, `severity`: of the drawing; {nothing} where nothing was drawn, or nothing recorded
+- `normal_sha256`: the normal image's file; `mask_origin`, `prior_digest`, `adapter_digest`, `version`: what drew it, empty for a
+  normal image
+
+```python
+from datasets import load_dataset  # 4 or later
+
+data = load_dataset("imagefolder", data_dir="THIS_FOLDER")
+```
+
+## Licence
+
+Not chosen here: whoever owns the photographs that were learned from and drawn on decides. Say so in `license:` above before you
+hand this on, and mind the terms of the prior. `lineage.jsonl` names folders of the machine that this was made on: leave it out
+where that is nobody's business.
+"""
+
+
+def _head(title: str, splits: Sequence[str]) -> str:
+    about = {
+        "pretty_name": title, "task_categories": ["image-segmentation"], "annotations_creators": ["machine-generated"],
+        "tags": ["synthetic", "anomaly-detection", "industrial-inspection"],
+        "configs": [{"config_name": "default", "data_files": [{"split": name, "path": f"{name}/**"} for name in splits]}],
+    }  # fmt: skip
+    return f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}# license: yours to choose\n---\n\n"
+
+
+def _row(record: Record, source: str) -> dict[str, Any]:
+    """What a line says besides its files; each value of one type in every line."""
+    generated = SEED in record
+    seed, severity = (NOTHING if record.get(name) is None else record[name] for name in (SEED, SEVERITY))
+    return {
+        PRODUCT: record[PRODUCT], DEFECT: record[DEFECT], "generated": generated, SEED: int(seed), SEVERITY: float(severity),
+        NORMAL_SHA256: source,
+        **{name: str(record.get(name) or "") for name in (MASK_ORIGIN, PRIOR_DIGEST, ADAPTER_DIGEST, VERSION)},
+    }  # fmt: skip
+
+
+def _listed(pairs: Sequence[Record], field: str) -> str:
+    return ", ".join(f"`{value}`" for value in sorted({str(pair.get(field) or "not recorded") for pair in pairs}))
+
+
+def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+    """Write `train/` and `validation/` (`images/`, `masks/`, `metadata.jsonl`) and the card `README.md`; yields the lineage.
+
+    `file_name` and `mask_file_name` become the image columns `image` and `mask`. Names are numbers alone, since `datasets` takes
+    folders with names such as "test" for splits, wherever they are. Normal images are lines of defect `good` with an empty mask.
+    """
+    held = validation(pairs, goods)
+    rows: dict[str, list[Record]] = {}
+
+    def add(record: Record, source: str, image_png: bytes, mask_png: bytes) -> Record:
+        split = HELD if source in held else TRAIN
+        own = rows.setdefault(split, [])
+        names = {name: f"{folder}/{len(own):06d}.png" for name, folder in (("file_name", "images"), ("mask_file_name", "masks"))}
+        put(part / split / names["file_name"], image_png)
+        put(part / split / names["mask_file_name"], mask_png)
+        own.append({**names, **_row(record, source)})
+        return {"exported_image": f"{split}/{names['file_name']}", "exported_mask": f"{split}/{names['mask_file_name']}"}
+
+    for pair in each(run, pairs):
+        yield {**add(pair.record, source_of(pair.record), pair.image_png, pair.mask_png), "record": pair.record}
+    for product, _, sha256, png in normals_of(goods):
+        empty = encode_png(np.zeros(decode_png(png).shape[:2], bool))
+        yield add({PRODUCT: product, DEFECT: GOOD}, sha256, png, empty)
+    splits = [name for name in (TRAIN, HELD) if name in rows]
+    for split in splits:
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
+        put(part / split / "metadata.jsonl", lines.encode())
+        yield {"exported_file": f"{split}/metadata.jsonl"}
+    title = "Generated defects: " + ", ".join(sorted({product for product, _ in kinds(pairs)}))
+    sums = {split: Counter(row["generated"] for row in rows[split]) for split in splits}
+    number = Counter((pair[PRODUCT], pair[DEFECT]) for pair in pairs)
+    card = CARD.format(
+        title=title, table="\n".join(f"| {split} | {sums[split][True]} | {sums[split][False]} |" for split in splits),
+        counts="\n".join(f"- `{'/'.join(key)}`: {number[key]}" for key in kinds(pairs)),
+        versions=_listed(pairs, VERSION), priors=_listed(pairs, PRIOR_DIGEST), adapters=_listed(pairs, ADAPTER_DIGEST),
+        good=GOOD, nothing=NOTHING,
+    )  # fmt: skip
+    put(part / "README.md", (_head(title, splits) + card).encode())
+    yield {"exported_file": "README.md"}

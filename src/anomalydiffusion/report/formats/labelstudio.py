@@ -1,0 +1,92 @@
+"""Tasks for Label Studio: each label as a polygon to look at and correct."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.sax.saxutils import quoteattr
+
+import numpy as np
+
+from anomalydiffusion.core.manifest import DEFECT, NORMAL_SHA256, PRODUCT, SEED, VERSION
+from anomalydiffusion.core.pixels import decode_png
+from anomalydiffusion.report.formats.common import GOOD, Goods, Pair, Record, each, kinds, normals_of, put
+from anomalydiffusion.report.formats.parts import outline, parts
+
+__all__ = ["write"]
+
+SERVED = "/data/local-files/?d="  # Label Studio's address of files below LOCAL_FILES_DOCUMENT_ROOT
+README = """\
+# Into Label Studio
+
+1. Start it so that it may show the pictures of this folder, and no others:
+
+       LABEL_STUDIO_LOCAL_FILES_SERVING_ENABLED=true LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT=/path/to/this/folder label-studio start
+
+2. Make a project; Settings, Labeling Interface, Code: paste `labels.xml`.
+3. Settings, Cloud Storage, Add Source Storage, Local files: `/path/to/this/folder/images`. Save it, do not sync it: the tasks are
+   in the next file, but pictures are only shown where a storage of the project holds them.
+4. Import `tasks.json`. Labels come as predictions, since nobody has looked at them yet; submit what is right, correct the rest.
+
+Behind another web server, put its address in the place of `/data/local-files/?d=` in `tasks.json`. Polygons run along the edges
+of pixels; a hole in a label is filled. The masks themselves are in the run, and in every other export.
+"""
+
+
+def _polygons(pair: Pair, first: int) -> list[dict[str, Any]]:
+    """Each connected part as a region; corners in percent of width and height."""
+    marks: np.ndarray = decode_png(pair.mask_png) > 0
+    height, width = marks.shape
+    return [
+        {
+            "id": f"part-{first + index:06d}", "type": "polygonlabels", "from_name": "label", "to_name": "image",
+            "original_width": width, "original_height": height, "image_rotation": 0,
+            "value": {
+                "points": [[100 * x / width, 100 * y / height] for x, y in outline(own)], "closed": True,
+                "polygonlabels": ["/".join(pair.key)],
+            },
+        }
+        for index, own in enumerate(parts(marks))
+    ]  # fmt: skip
+
+
+def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+    """Write `tasks.json`, `labels.xml` (the labeling interface), `README.md` and `images/`; yields the lineage.
+
+    A label is `product/defect`. Pictures are named by their place below this export, which Label Studio must be told to serve, so
+    that the folder may be moved. Normal images are tasks without a prediction.
+    """
+    tasks: list[Record] = []
+    count = 0
+
+    def add(name: str, png: bytes, product: str, defect: str, more: Record, predictions: list[Record]) -> None:
+        put(part / name, png)
+        about = {"image": SERVED + quote(name), PRODUCT: product, DEFECT: defect, **more}
+        tasks.append({"data": about, "predictions": predictions})
+
+    for pair in each(run, pairs):
+        name = f"images/{pair.key[0]}/{pair.key[1]}/{pair.number:06d}.png"
+        regions = _polygons(pair, count)
+        count += len(regions)
+        model = f"anomalydiffusion {pair.record.get(VERSION) or ''}".rstrip()
+        more = {field: pair.record.get(field) for field in (SEED, NORMAL_SHA256)}
+        add(name, pair.image_png, *pair.key, more, [{"model_version": model, "result": regions}])
+        yield {"exported_image": name, "record": pair.record}
+    for product, index, sha256, png in normals_of(goods):
+        name = f"images/{product}/{GOOD}/{index:06d}.png"
+        add(name, png, product, GOOD, {SEED: None, NORMAL_SHA256: sha256}, [])
+        yield {"exported_image": name}
+    labels = "".join(f"    <Label value={quoteattr('/'.join(key))}/>\n" for key in kinds(pairs))
+    interface = f"""\
+<View>
+  <Image name="image" value="$image" zoom="true"/>
+  <PolygonLabels name="label" toName="image" strokeWidth="1">
+{labels}  </PolygonLabels>
+</View>
+"""
+    for name, text in (("tasks.json", json.dumps(tasks)), ("labels.xml", interface), ("README.md", README)):
+        put(part / name, text.encode())
+        yield {"exported_file": name}

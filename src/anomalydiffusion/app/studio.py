@@ -19,6 +19,7 @@ from anomalydiffusion.app.settings import PRESETS
 from anomalydiffusion.app.tables import figure_text
 from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError
 from anomalydiffusion.core.runs import hold
+from anomalydiffusion.report.layouts import FORMATS
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported: nothing leaves the machine
 
@@ -33,7 +34,6 @@ __all__ = ["build", "close", "studio"]
 BRUSH = "#ff2d55"
 MOST = 60  # pairs of one page of the review
 UPLOAD = "64mb"
-FORMATS = ["mvtec", "coco", "yolo"]
 TASKS = ["localization", "classification", "quality"]
 FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "sans-serif"]  # of the machine: none is fetched
 CSS = """
@@ -355,7 +355,7 @@ def _proof_tab(desk: Desk) -> None:
 def _export_tab(desk: Desk, movable: bool) -> None:
     with gr.Tab("Export", id="export"):
         with gr.Row():
-            format = gr.Dropdown(FORMATS, value=FORMATS[0], label="Format", elem_id="export-format")
+            format = gr.Dropdown(list(FORMATS), value=next(iter(FORMATS)), label="Format", elem_id="export-format")
             name = gr.Textbox("export", label="New folder" if movable else "New folder, beside the run's", elem_id="export-folder")
             go = gr.Button("Export the kept pairs", variant="primary", elem_id="export-start")
         done = gr.Markdown(elem_id="export-done")

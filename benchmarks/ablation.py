@@ -41,8 +41,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "no-match": ("no colour match on the ring", {"generate": {"match": False}}),
     "no-feather": ("pasted with a hard edge", {"generate": {"feather": 0.0}}),
     "masks-near": ("what was at the rim stays there", {"masks": {"warped": {"place": "near"}}}),
+    "not-carried": ("what a shot of about the mask's shape shows, not its own", {"masks": {"warped": {"carry": False}}}),
+    "severity-range": ("each pair's severity its own, 0.5 to 1.5", {"generate": {"severity": [0.5, 1.5]}}),
+    "strength-range": ("each pair's strength its own, 0.1 to 1", {"generate": {"strength": [0.1, 1.0]}}),
+    "refitted": ("labels fitted to what is seen", {"gate": {"refit": True}}),
     "masks-learned": ("masks drawn by the prior", {"masks": {"source": "learned"}}),
-    "no-gate": ("every pair is taken", {"gate": {"visible": 0.0, "change": 0.0, "copy": 1.0}}),
+    "no-gate": ("every pair is taken", {"gate": {"visible": 0.0, "change": 0.0, "copy": 1.0, "strict": 0.0}}),
 }
 
 

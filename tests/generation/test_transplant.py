@@ -1,10 +1,13 @@
 """A real defect, carried under another mask, keeps what it looks like and how it stands out."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.transplant import transplant
+from anomalydiffusion.masks.warped import WarpedConfig, propose
 
 
 def _mask(size: tuple[int, int], *where: tuple[slice, slice]) -> Mask:
@@ -80,3 +83,46 @@ def test_one_pixel_and_the_whole_image_are_filled() -> None:
     for mask, own in ((dot, dot), (whole, dot), (dot, whole)):
         out, _ = transplant(_flat(size, 100), mask, [(shot, own)], seed=0)
         assert out.shape == (*size, 3) and (out[~mask.pixels_HW] == 100).all()
+
+
+def _coded(height: int, width: int) -> np.ndarray:
+    """Each pixel says where it is: row and column as red and green."""
+    rows, columns = np.mgrid[:height, :width]
+    return np.stack([rows, columns, np.full_like(rows, 90)], 2).astype(np.uint8)
+
+
+def test_a_defect_is_warped_like_its_mask() -> None:
+    image, pixels = _coded(100, 120), np.zeros((100, 120), bool)
+    pixels[40:52, 30:70] = pixels[52:70, 30:40] = True  # an L, like none of its mirror images
+    shots = [(np.zeros_like(image), Mask(pixels_HW=np.roll(pixels, 3, 0), origin="real")), (image, Mask(pixels_HW=pixels, origin="real"))]
+    normal = np.full((160, 180, 3), 90, np.uint8)
+    for seed in range(12):
+        even = WarpedConfig(thickness=0)
+        mask = propose([own for _, own in shots], normal, seed=seed, config=even, foreground_HW=np.ones((160, 180), bool))
+        assert mask.trace is not None and mask.trace.shape == (2, mask.pixels_HW.sum())
+        rows, columns = np.clip(np.round(mask.trace).astype(int), 0, [[99], [119]])
+        assert shots[mask.reference][1].pixels_HW[rows, columns].mean() > 0.8, "the marked pixels were marked there too"
+        if mask.reference == 0:
+            continue
+        made, number = transplant(normal, mask, shots, seed=seed)
+        assert number == 1 and (made[~mask.pixels_HW] == 90).all()
+        shift = made[mask.pixels_HW].astype(float) - np.stack([*mask.trace, np.full(len(rows), 90)], 1)
+        spread = np.abs(shift - np.median(shift, axis=0))
+        assert np.median(spread) < 1.5, "but for the colours' common shift each pixel is what it was there"
+
+
+def test_without_any_change_the_defect_is_the_shots_own() -> None:
+    random = np.random.default_rng(0)
+    image, pixels = random.integers(60, 200, (100, 120, 3), dtype=np.uint8), np.zeros((100, 120), bool)
+    pixels[40:52, 30:70] = pixels[52:70, 30:40] = True
+    shots = [(image, Mask(pixels_HW=pixels, origin="real"))]
+    still = WarpedConfig(rotation=0, scale=(1.0, 1.0), elastic=0, thickness=0, flip=False)
+    mask = propose([shots[0][1]], image, seed=3, config=still, foreground_HW=np.ones((100, 120), bool))
+    assert mask.trace is not None and mask.pixels_HW.sum() == pixels.sum()
+    made, _ = transplant(image, mask, shots, seed=0)
+    moved = np.argwhere(mask.pixels_HW).T - mask.trace
+    assert np.ptp(moved, axis=1).max() < 1e-3, "every pixel moved alike"
+    shift = made[mask.pixels_HW].astype(int) - image[pixels]
+    assert np.abs(shift - np.median(shift, axis=0)).mean() < 20, "half a pixel of interpolation at most"
+    fitted = propose([shots[0][1]], image, seed=3, config=replace(still, carry=False), foreground_HW=np.ones((100, 120), bool))
+    assert fitted.trace is None and (fitted.pixels_HW == mask.pixels_HW).all()

@@ -54,28 +54,25 @@ def _around(image_HWC: np.ndarray, pixels_HW: np.ndarray, box: tuple[int, int, i
 def transplant(normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int) -> tuple[np.ndarray, int]:
     """Fill the mask of a normal image with a real defect; returns the image and the number of the shot that it is from.
 
-    Of three random shots the one whose shape is nearest is taken, mirrored at random and stretched so that both masks have the
-    same centre and the same spread along their axes (along the image's axes unless both are elongated). Where the mask reaches
-    beyond the shot's own, the defect's nearest pixel goes on. Its colours keep their difference from the shot's surroundings:
-    the median around the shot's mask becomes the median around this one. Outside the mask every pixel stays.
+    A mask that knows its reference among the `shots` and its trace in it gets what that shot shows there: the defect is warped
+    like its mask. For any other, of three random shots the one whose shape is nearest is taken, mirrored at random and stretched
+    so that both masks have the same centre and the same spread along their axes (along the image's axes unless both are
+    elongated). Where the mask reaches beyond the shot's own, the defect's nearest pixel goes on. Its colours keep their
+    difference from the shot's surroundings: the median around the shot's mask becomes the median around this one. Outside the
+    mask every pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes.
     """
-    generator = rng(seed, "transplant")
-    centre, covariance = _moments(mask.pixels_HW)
-    drawn = generator.permutation(len(shots))[:LOOKED_AT]
-    spreads = {int(row): _moments(shots[row][1].pixels_HW) for row in drawn}
-    chosen = min(spreads, key=lambda row: _misfit(spreads[row][1], covariance))
-    (image, own), (own_centre, own_covariance) = shots[chosen], spreads[chosen]
-    turned = all(np.divide(*_lengths(each)[::-1]) >= ELONGATED for each in (covariance, own_covariance))
-    mirror = np.diag(generator.choice([-1.0, 1.0], 2))
-    back = _frame(own_covariance, turned) @ mirror @ np.linalg.inv(_frame(covariance, turned))
-    points = np.argwhere(mask.pixels_HW)
+    if mask.trace is not None and 0 <= mask.reference < len(shots):
+        chosen, at = mask.reference, mask.trace
+        shrunk = float(np.sqrt(shots[chosen][1].pixels_HW.sum() / mask.pixels_HW.sum()))
+    else:
+        chosen, at, shrunk = _fitted(mask, [own for _, own in shots], rng(seed, "transplant"))
+    image, own = shots[chosen]
     defect, corner = _alone(image, own)
-    blur = max(0.0, (float(np.sqrt(abs(np.linalg.det(back)))) - 1) / 2)  # where the defect shrinks
+    blur = max(0.0, (shrunk - 1) / 2)  # where the defect shrinks
     defect = ndimage.gaussian_filter(defect, (blur, blur, 0), mode="nearest")
-    at = ((points - centre) @ back.T + own_centre - corner).T
-    colours = np.stack([ndimage.map_coordinates(defect[..., c], at, order=1, mode="nearest") for c in range(3)], 1)
+    colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode="nearest") for c in range(3)], 1)
     here, there = (
         _around(each, marked.pixels_HW, crop_box(marked.box, marked.pixels_HW.shape, 2.0, 48))
         for each, marked in ((normal_HWC, mask), (image, own))
@@ -85,6 +82,20 @@ def transplant(normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndar
     out = normal_HWC.copy()
     out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)
     return out, chosen
+
+
+def _fitted(mask: Mask, shapes: Sequence[Mask], random: np.random.Generator) -> tuple[int, np.ndarray, float]:
+    """Of three random shapes the nearest, where in it each marked pixel of the mask lies (2 x N), and how far lengths shrink."""
+    centre, covariance = _moments(mask.pixels_HW)
+    drawn = random.permutation(len(shapes))[:LOOKED_AT]
+    spreads = {int(row): _moments(shapes[row].pixels_HW) for row in drawn}
+    chosen = min(spreads, key=lambda row: _misfit(spreads[row][1], covariance))
+    own_centre, own_covariance = spreads[chosen]
+    turned = all(np.divide(*_lengths(each)[::-1]) >= ELONGATED for each in (covariance, own_covariance))
+    mirror = np.diag(random.choice([-1.0, 1.0], 2))
+    back = _frame(own_covariance, turned) @ mirror @ np.linalg.inv(_frame(covariance, turned))
+    at = ((np.argwhere(mask.pixels_HW) - centre) @ back.T + own_centre).T
+    return chosen, at, float(np.sqrt(abs(np.linalg.det(back))))
 
 
 def _alone(image_HWC: np.ndarray, own: Mask) -> tuple[np.ndarray, np.ndarray]:

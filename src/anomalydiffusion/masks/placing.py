@@ -31,16 +31,16 @@ def paste(patch: np.ndarray, at: tuple[int, int], ground_HW: np.ndarray) -> tupl
 
 def put(
     patch: np.ndarray, corners: tuple[Range, Range], ground_HW: np.ndarray, random: np.random.Generator, *, least: float = 1.0
-) -> np.ndarray | str:
+) -> tuple[np.ndarray, tuple[int, int]] | str:
     """Try random places, the patch's first corner within `corners`, until a share of `least` lies on the object.
 
-    Returns the mask's pixels, or the reason why there is no place.
+    Returns the mask's pixels and the place, or the reason why there is none.
     """
     for _ in range(PLACES):
         y, x = (int(random.integers(first, last + 1)) for first, last in corners)
         here = ground_HW[y : y + patch.shape[0], x : x + patch.shape[1]]
         if here[patch].mean() >= least:
-            return paste(patch, (y, x), ground_HW)[0]
+            return paste(patch, (y, x), ground_HW)[0], (y, x)
     return "lies off the object"
 
 
@@ -51,4 +51,5 @@ def put_inside(shape_HW: np.ndarray, ground_HW: np.ndarray, random: np.random.Ge
     corners = [(low + 1, high - 1 - size) for (low, high), size in zip(frame(ground_HW), small.shape, strict=True)]
     if any(last < first for first, last in corners):
         return "is larger than the object"
-    return put(small, (corners[0], corners[1]), ground_HW, random)
+    found = put(small, (corners[0], corners[1]), ground_HW, random)
+    return found if isinstance(found, str) else found[0]

@@ -126,8 +126,9 @@ def _bend(shape: tuple[int, int], long: float, random: np.random.Generator) -> n
 def warp(
     stencil: Stencil, scale: tuple[float, float], angle: float, frame: tuple[int, int], elastic: float,
     random: np.random.Generator,
-) -> tuple[np.ndarray, tuple[float, float]]:  # fmt: skip
-    """The signed distance after scaling, turning and bending, cut at the sides that it touches; and the anchor in it."""
+) -> tuple[np.ndarray, tuple[float, float], np.ndarray]:  # fmt: skip
+    """The signed distance after scaling, turning and bending, cut at the sides that it touches; the anchor in it; and where each of
+    its pixels was in the reference, 2 x h x w rows and columns."""
     cos, sin = math.cos(angle), math.sin(angle)
     corners = np.array([[y, x] for y in stencil.box[0] for x in stencil.box[1]], dtype=np.float64) - stencil.anchor
     corners = corners * scale @ np.array([[cos, -sin], [sin, cos]])  # (y, x) -> (y cos + x sin, x cos - y sin)
@@ -147,7 +148,7 @@ def warp(
     offset = [stencil.anchor[axis] - stencil.origin[axis] - 0.5 for axis in (0, 1)]
     source = np.stack([(y * cos - x * sin) / scale[0] + offset[0], (y * sin + x * cos) / scale[1] + offset[1]]) + bend
     warped = ndimage.map_coordinates(stencil.depth, source, order=1, cval=FAR_OUTSIDE)
-    return warped * math.sqrt(scale[0] * scale[1]), (anchor[0], anchor[1])
+    return warped * math.sqrt(scale[0] * scale[1]), (anchor[0], anchor[1]), source + np.array(stencil.origin, np.float32)[:, None, None]
 
 
 def cut(distance_HW: np.ndarray, pixels: float, parts: int) -> np.ndarray:

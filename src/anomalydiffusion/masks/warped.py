@@ -40,6 +40,7 @@ class WarpedConfig:
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
     place: Literal["near", "anywhere"] = "anywhere"  # near: what was at the rim stays at such a rim
+    carry: bool = True  # what the mask's own shot shows is carried along, warped like it; else what a shot of about its shape shows
     tries: int = 60
 
     def __post_init__(self) -> None:
@@ -58,8 +59,11 @@ def area_range(references: Sequence[Mask]) -> tuple[float, float]:
     return float(min(areas)), float(max(areas))
 
 
-def _put(patch: np.ndarray, stencil: Stencil, ground_HW: np.ndarray, random: np.random.Generator) -> np.ndarray | str:
-    """Place a shape that lies inside or at image sides: the mask's pixels, or the reason why there is no place."""
+Placed = tuple[np.ndarray, tuple[int, int]]  # the mask's pixels, and where in the image the shape's corner lies
+
+
+def _put(patch: np.ndarray, stencil: Stencil, ground_HW: np.ndarray, random: np.random.Generator) -> Placed | str:
+    """Place a shape that lies inside or at image sides; or the reason why there is no place."""
     object_box = frame(ground_HW)
     rows, columns = np.flatnonzero(patch.any(1)), np.flatnonzero(patch.any(0))
     trim = ((int(rows[0]), int(rows[-1]) + 1), (int(columns[0]), int(columns[-1]) + 1))
@@ -77,7 +81,8 @@ def _put(patch: np.ndarray, stencil: Stencil, ground_HW: np.ndarray, random: np.
             return "is larger than the object"
         ranges.append((first, last))
     small = patch[trim[0][0] : trim[0][1], trim[1][0] : trim[1][1]]
-    return put(small, (ranges[0], ranges[1]), ground_HW, random, least=0.98 if any(map(any, stencil.touch)) else 1.0)
+    found = put(small, (ranges[0], ranges[1]), ground_HW, random, least=0.98 if any(map(any, stencil.touch)) else 1.0)
+    return found if isinstance(found, str) else (found[0], (found[1][0] - trim[0][0], found[1][1] - trim[1][0]))
 
 
 def _outline_point(ground_HW: np.ndarray, random: np.random.Generator) -> tuple[np.ndarray, float, int] | None:
@@ -97,8 +102,8 @@ def _outline_point(ground_HW: np.ndarray, random: np.random.Generator) -> tuple[
 def _attempt(
     stencil: Stencil, limits: tuple[float, float], fit: float, ground_HW: np.ndarray, config: WarpedConfig,
     random: np.random.Generator,
-) -> np.ndarray | str:  # fmt: skip
-    """One warped and placed mask, or the reason why not."""
+) -> tuple[np.ndarray, np.ndarray] | str:  # fmt: skip
+    """One warped and placed mask, and where each of its marked pixels was in the reference (2 x N); or the reason why not."""
     (top, bottom), (left, right) = frame(ground_HW)
     sizes = bottom - top, right - left
     # What reaches from side to side is stretched to this image; the other lengths are free.
@@ -116,23 +121,33 @@ def _attempt(
     angle = random.uniform(-stencil.turn, stencil.turn)
     spot = _outline_point(ground_HW, random) if stencil.outward is not None else None
     if spot is None or stencil.outward is None:
-        distance, _ = warp(replace(stencil, outward=None), (scale[0], scale[1]), angle, sizes, config.elastic, random)
-        pixels = _put(cut(distance, wanted, stencil.parts), stencil, ground_HW, random)
+        distance, _, source = warp(replace(stencil, outward=None), (scale[0], scale[1]), angle, sizes, config.elastic, random)
+        found = _put(cut(distance, wanted, stencil.parts), stencil, ground_HW, random)
+        if isinstance(found, str):
+            return found
+        pixels, (y, x) = found
     else:
         point, outward, step = spot
         # `warp` turns (y, x) to (y cos + x sin, x cos - y sin): a direction atan2(y, x) grows by the angle.
-        distance, anchor = warp(stencil, (scale[0], scale[1]), outward - stencil.outward + angle, sizes, config.elastic, random)
-        y, x = np.round(point + (1.0 + step) * np.array([math.sin(outward), math.cos(outward)]) - anchor).astype(int)
-        pixels, stayed = paste(cut(distance, wanted, stencil.parts), (int(y), int(x)), ground_HW)
+        distance, anchor, source = warp(stencil, (scale[0], scale[1]), outward - stencil.outward + angle, sizes, config.elastic, random)
+        y, x = np.round(point + (1.0 + step) * np.array([math.sin(outward), math.cos(outward)]) - anchor).astype(int).tolist()
+        pixels, stayed = paste(cut(distance, wanted, stencil.parts), (y, x), ground_HW)
         if stayed >= 1 - MAX_RIM_LOSS:  # what the outline cuts off is added elsewhere
-            pixels, stayed = paste(cut(distance, wanted / stayed, stencil.parts), (int(y), int(x)), ground_HW)
+            pixels, stayed = paste(cut(distance, wanted / stayed, stencil.parts), (y, x), ground_HW)
         if stayed < 1 - MAX_RIM_LOSS:
             return "lies off the object"
         if stayed == 1 or ndimage.label(pixels, EIGHT)[1] > stencil.parts:
             return "leaves the rim"
-    if not isinstance(pixels, str) and not 0.9 * low <= pixels.sum() <= 1.1 * high + 4:
+    if not 0.9 * low <= pixels.sum() <= 1.1 * high + 4:
         return "has an area that no reference has"
-    return pixels
+    rows, columns = np.nonzero(pixels)
+    return pixels, source[:, rows - y, columns - x]
+
+
+def _unmirrored(trace_2N: np.ndarray, mirror: tuple[slice, slice], reference: Mask) -> np.ndarray:
+    """Places in a mirrored reference as places in the reference itself."""
+    sizes = reference.pixels_HW.shape
+    return np.stack([size - 1 - row if part.step == -1 else row for row, part, size in zip(trace_2N, mirror, sizes, strict=True)])
 
 
 def propose(
@@ -147,7 +162,8 @@ def propose(
     them again (mirrored with flips, slid along), one that touches the object's outline does so at a random point of the
     outline, turned with it (known only with `reference_foregrounds`, one bool H x W per reference or None), and any other
     lies wholly inside. `foreground_HW`: bool, the object in `normal_HWC`; `foreground` finds it when it is not given.
-    `accept` agrees with every result (`max_border=1` where image sides are touched). Raises MaskError when nothing fits.
+    `accept` agrees with every result (`max_border=1` where image sides are touched). With `carry` the mask knows its reference and
+    its trace in it. Raises MaskError when nothing fits.
     """
     config = config or WarpedConfig()
     if not references:
@@ -172,15 +188,16 @@ def propose(
                 references[which].pixels_HW[mirror], None if known is None else known[mirror],
                 rotation=now.rotation, elastic=now.elastic, near=now.place == "near",
             )  # fmt: skip
-        pixels = _attempt(stencil, limits, fit, ground, now, random)
-        if not isinstance(pixels, str):
+        found = _attempt(stencil, limits, fit, ground, now, random)
+        if not isinstance(found, str):
+            pixels, trace = found
             mask = Mask(pixels_HW=pixels, origin="warped", seed=seed)
             reason = accept(mask, foreground_HW=ground, max_border=1.0 if any(map(any, stencil.touch)) else 0.5)
             if reason is None:
-                return mask
-            pixels = reason.split(" (")[0]
-        refused[pixels] += 1
-        if pixels != "leaves the rim":
+                return replace(mask, reference=which, trace=_unmirrored(trace, mirror, references[which])) if config.carry else mask
+            found = reason.split(" (")[0]
+        refused[found] += 1
+        if found != "leaves the rim":
             fit *= SHRINK
     reason, times = refused.most_common(1)[0]
     raise MaskError(

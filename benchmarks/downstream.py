@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import anomalydiffusion as ad
+from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
 
 METRICS = {"pixel_ap": "pixel AP", "pixel_auroc": "pixel AUROC", "pro": "PRO", "image_auroc": "image AUROC", "image_ap": "image AP"}
@@ -52,7 +53,11 @@ def one_rotation(given: argparse.Namespace, rotation: int) -> tuple[dict[str, An
     ad.generate(folder, given.num, config=given.config)
     asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
     located = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
-    classified = ad.evaluate(folder, task="classification", **asked) if len(located["per_defect"]) > 1 else {}
+    try:
+        classified = ad.evaluate(folder, task="classification", **asked) if len(located["per_defect"]) > 1 else {}
+    except DataError as error:  # a type without what it needs: the page then has no such part
+        sys.stderr.write(f"no classification: {error}\n")
+        classified = {}
     ad.report(folder)
     return dict(located), dict(classified)
 

@@ -155,7 +155,7 @@ def main() -> int:
             reasons[kind].update(reason.split(" of ")[0] for verdict in verdicts for reason in verdict.reasons)
     typed = " ".join(["python benchmarks/gate.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
     lines = [f"# The gate on planted pairs of {given.product}", "", f"    {typed}", "",
-             f"{given.num} pairs of each kind and type; refused by the gate with its defaults, in per cent. Split {split.digest}.", "",
+             f"{given.num} pairs of each kind and type; refused by the gate (strict = {given.strict:g}), in per cent. Split {split.digest}.", "",
              "| kind | what | all | " + " | ".join(key[1] for key in keys) + " | reasons |", "|---" * (len(keys) + 4) + "|"]  # fmt: skip
     for kind in kinds:
         own = [100 * refused[kind, key] / given.num for key in keys]
@@ -165,8 +165,10 @@ def main() -> int:
         f"{key[1]} " + ", ".join(f"{name} {value:.2f}" for name in ("agreement", "similarity", "margin")
                                  if (value := getattr(gate.limits[key], name)) is not None) for key in keys) + "."]  # fmt: skip
     results = Path(__file__).parent / "results"
+    told = (("r", given.rotation, 0), ("strict", given.strict, Settings().gate.strict))
+    other = "".join(f"-{name}{value:g}" for name, value, usual in told if value != usual)
     results.mkdir(exist_ok=True)
-    target = results / f"{datetime.date.today().isoformat()}-gate-{given.product}.md"
+    target = results / f"{datetime.date.today().isoformat()}-gate-{given.product}{other}.md"
     target.write_text("\n".join(lines) + "\n")
     sys.stdout.write(target.read_text())
     return 0

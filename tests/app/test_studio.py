@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.jobs import Jobs
 from anomalydiffusion.app.studio import close, studio
@@ -175,11 +176,26 @@ def test_a_verdict_by_hand_stays_and_one_that_comes_too_late_is_refused(base: Pa
     desk.judge(visible=0.0, agreement=None, strict=0.0, refit=True)
     after = next(each for each in desk.pairs("", "rejected") if each["seed"] == record["seed"])
     assert after["reasons"] == ["rejected by hand"]
+    with pytest.raises(ConfigError, match="two attempts at one pair cannot both be kept"):
+        _two_attempts(run, after)
     back = desk.decide(after["image"], True)
     assert back["accepted"] and back["reasons"] == ["kept by hand"] and back["image"] == kept[0]["image"]
     desk.judge(visible=1000.0, agreement=None, strict=0.0, refit=False)
     (only,) = desk.pairs("", "kept")
     assert only["seed"] == record["seed"] and only["reasons"] == ["kept by hand"]
+
+
+def _two_attempts(run: Path, record: dict) -> None:
+    """Ask to keep an attempt and another one at the same pair."""
+    lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
+    twin = {**record, "attempt": 9, "image": record["image"].replace("-0.png", "-9.png")}
+    shutil.copy(run / record["image"], run / twin["image"])
+    (run / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, twin]))
+    try:
+        decide(run, {record["image"]: True, twin["image"]: True})
+    finally:
+        (run / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        (run / twin["image"]).unlink()
 
 
 def test_names_and_pictures_from_outside_are_checked(base: Path, tmp_path: Path) -> None:
@@ -193,9 +209,19 @@ def test_names_and_pictures_from_outside_are_checked(base: Path, tmp_path: Path)
         ("plate", "", "a"),
     ):
         with pytest.raises(DataError, match="give a plain name"):
-            desk.save_label(product, defect, image, marks, name)
+            desk.save_label(product, defect, marks, name, image)
     with pytest.raises(DataError, match="the mask is 30 x 20, the image 10 x 20"):
-        desk.save_label("plate", "hole", image[:, :10], marks, "a.png")
+        desk.save_label("plate", "hole", marks, "a.png", image[:, :10])
+    with pytest.raises(DataError, match="the mask is 30 x 20, the image 170 x 150"):
+        desk.save_label("plate", "hole", marks, "4.png")
+    with pytest.raises(DataError, match="is there already; give another name"):
+        desk.save_label("plate", "hole", marks, "4.png", image)
+    with pytest.raises(DataError, match="is what the folder of normal images is called"):
+        desk.save_label("plate", "good", marks, "new.png", image)
+    with pytest.raises(DataError, match=r"no image gone\.png"):
+        desk.save_label("plate", "hole", marks, "gone.png")
+    with pytest.raises(ConfigError, match="choose the same defects of each product"):
+        desk.learn(["tile/crack", "wood/scratch"], None, "default")
     fake = tmp_path / "picture.png"
     fake.write_bytes(b"MZ\x90\x00 not a picture")
     with pytest.raises(DataError, match="cannot be read as a picture"):
@@ -203,7 +229,7 @@ def test_names_and_pictures_from_outside_are_checked(base: Path, tmp_path: Path)
     with pytest.raises(DataError, match="is no normal image of plate"):
         desk.draw("plate/hole", str(fake), None, 1.0, 0)
     own = Desk(base / "run", tmp_path / "own")
-    assert own.save_label("board", "dent", image, marks, "first.jpg").is_file()
+    assert own.save_label("board", "dent", marks, "first.jpg", image).is_file()
     assert own.products() == {"board": ["dent"]} and (own.label("board", "dent", "first.png")[1] == marks).all()
 
 

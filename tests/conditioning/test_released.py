@@ -92,7 +92,13 @@ def test_what_is_not_theirs_is_refused(small_prior: LatentPrior, tmp_path: Path,
     torch.save({"other.weight": torch.zeros(2), "styles.0.x": torch.zeros(1)}, tmp_path / "spatial_encoder.pt")
     with pytest.raises(RunError, match=r"spatial_encoder\.pt: is no released spatial encoder"):
         Adapter.from_released(tmp_path, small_prior)
-    for wrong in ({"string_to_param": {"crack": torch.zeros(2, 32)}}, {"string_to_param": {}}, {"weights": torch.zeros(2)}, [1]):
+    for wrong in (
+        {"string_to_param": {"crack": torch.zeros(2, 32)}},
+        {"string_to_param": {"../x+crack": torch.zeros(2, 32)}},
+        {"string_to_param": {}},
+        {"weights": torch.zeros(2)},
+        [1],
+    ):
         torch.save(wrong, tmp_path / "embeddings.pt")
         with pytest.raises(RunError, match=r"embeddings\.pt: "):
             Adapter.from_released(tmp_path, small_prior)

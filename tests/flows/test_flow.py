@@ -131,7 +131,7 @@ def test_pairs_are_judged_anew_and_others_drawn_in_their_place(trained: Path) ->
     assert sum(record["accepted"] for record in _whole(run)) == 8
     _run("curate", run, "--change", 0, "--quiet")
     assert [record for record in _whole(run) if record["accepted"]] == [record for record in made if record["accepted"]]
-    assert all(record["reasons"] == ["an earlier attempt is kept"] for record in _whole(run) if not record["accepted"])
+    assert all(record["reasons"] == ["another attempt is kept"] for record in _whole(run) if not record["accepted"])
 
 
 def test_labels_are_fitted_to_what_is_seen_and_back(trained: Path) -> None:

@@ -53,6 +53,11 @@ def test_a_defects_frame_holds_each_shape_in_its_middle_whatever_its_size() -> N
     assert (y / 64, x / 64) == (pytest.approx(23.5 / 80, abs=0.02), pytest.approx(29.5 / 120, abs=0.02))
 
 
+def test_a_line_is_not_lost_where_one_side_shrinks_and_the_other_grows() -> None:
+    ((_, mask),) = pictures([_mask((700, 0, 701, 200), (200, 1000))], replace(CONFIG, frame="image"), 512)
+    assert mask.pixels_HW.any(1).all()
+
+
 def test_a_speck_is_not_lost_in_a_squeezed_picture() -> None:
     ((_, mask),) = pictures([_mask((500, 300, 501, 301), (600, 900))], replace(CONFIG, frame="image"), 64)
     assert mask.pixels_HW.sum() == 1

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
 from anomalydiffusion.quality.features import EfficientNetLite0, FeatureExtractor
 from anomalydiffusion.quality.gate import Carried, Exemplar, Gate, GateConfig, Limits
@@ -154,7 +155,11 @@ def test_limits_are_drawn_from_real_defects_and_a_given_figure_takes_their_place
         "one part says nothing of others; they agree whole"
     )
     assert Gate(shots, {}, GateConfig(margin=0.25), lite).limits[KEY] == Limits(margin=0.25)
-    assert Gate(shots, carried, GateConfig(margin=0.25, strict=0), lite).limits[KEY] == Limits()
+    assert Gate(shots, carried, GateConfig(margin=0.25, strict=0), lite).limits[KEY] == Limits(margin=0.25)
+    assert Gate(shots, carried, GateConfig(strict=0), lite).limits[KEY] == Limits()
+    for wrong in ({"strict": np.inf}, {"agreement": 5.0}, {"visible": np.nan}, {"copy": 0.0}, {"margin": -3.0}):
+        with pytest.raises(ConfigError, match=f"gate: {next(iter(wrong))} = "):
+            GateConfig(**wrong)
 
 
 def test_good_pairs_pass_and_each_kind_of_bad_one_is_refused_by_its_name(gate: Gate) -> None:

@@ -20,7 +20,7 @@ from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
 from anomalydiffusion.core.config import digest, read_toml
 from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
-from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Pair, Split
@@ -42,8 +42,9 @@ LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 
 def typed(name: str) -> str:
     """The command line as it was typed, or the function's name when called from Python."""
-    started = Path(sys.argv[0]).name
-    return shlex.join(["anomalydiffusion", *sys.argv[1:]]) if started.startswith("anomalydiffusion") else f"# Python: {name}(...)"
+    if not Path(sys.argv[0]).name.startswith("anomalydiffusion") or "studio" in sys.argv[1:2]:  # whose words may hold a password
+        return f"# Python: {name}(...)"
+    return shlex.join(["anomalydiffusion", *sys.argv[1:]])
 
 
 def run_settings(run: Run, **given: Any) -> Settings:
@@ -210,6 +211,10 @@ def generate(
 def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
     """Pairs of one defect type share their settings: other ones would be ignored by what is already made."""
     for record in Manifest(run.manifest).records():
+        if PARKED in record["reasons"]:
+            raise RunError(
+                f"{run.folder}: its pairs were being judged when that was cut short; run 'anomalydiffusion curate {run.folder}' first"
+            )
         if (record["product"], record["defect"]) in keys and record.get("config_digest") != digest(drawing):
             raise RunError(
                 f"{run.folder}: holds {record['product']}/{record['defect']} pairs made with other settings "

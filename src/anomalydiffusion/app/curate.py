@@ -1,23 +1,21 @@
-"""The command that judges a run's pairs anew."""
+"""The commands that judge a run's pairs anew: by the gate, or by hand."""
 
 from __future__ import annotations
 
 import hashlib
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from anomalydiffusion.app.commands import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Drawing, to_toml
 from anomalydiffusion.app.source import Source, limits_json
 from anomalydiffusion.core.config import digest, from_dict, read_toml
-from anomalydiffusion.core.errors import RunError
-from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.manifest import PARKED, Manifest
 from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
@@ -29,93 +27,111 @@ __all__ = ["curate", "decide"]
 
 Record = dict[str, Any]
 FILES = ("image", "mask", "requested_mask")
-EARLIER, PARKED = "an earlier attempt is kept", "is being judged anew"
+OTHER = "another attempt is kept"
 KEPT, REFUSED = "kept by hand", "rejected by hand"  # reasons that no gate overrules
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Judged:
+    """A record, the gate's word on it, and its refitted label as PNG; None = the one that was asked for."""
+
+    record: Record
+    verdict: Verdict
+    label: bytes | None
+    overlap: float  # of the label with the one that was asked for
 
 
 def curate(
     run: Path | str, *, refit: bool | None = None, visible: float | None = None, change: float | None = None, copy: float | None = None,
     strict: float | None = None, agreement: float | None = None, similarity: float | None = None, margin: float | None = None,
-    config: Path | None = None, dry_run: bool = False, quiet: bool = False,
+    from_shots: bool = False, config: Path | None = None, dry_run: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge every pair of a run anew, kept and rejected ones, with other settings of the gate; they become the run's.
 
     `refit` fits each label to what is seen of the defect (`quality.refit`); the mask that was asked for is kept beside it. The
-    other settings are those of `GateConfig`. Verdicts go to the manifest, nothing is deleted; a pair that is no longer
-    kept moves to `rejected/`, and `generate` draws another in its place. With `dry_run` nothing is written.
-    What `decide` said stays. Returns, by defect type, how many were drawn, were and are kept, the reasons, and the limits.
-    Raises `RunError` where there is nothing to judge, or a file that the manifest names is gone or changed.
+    other settings are those of `GateConfig`; with `from_shots`, limits that were given earlier are the shots' again. Verdicts go
+    to the manifest, nothing is deleted; a pair that is no longer kept moves to `rejected/`, and `generate` draws another in its
+    place. With `dry_run` nothing is written. What `decide` said stays. Returns, by defect type, how many were drawn, were and are
+    kept, the reasons, and the limits. Raises `RunError` where there is nothing to judge, or a file that the manifest names is
+    gone or changed.
     """
     opened = Run.open(Path(run))
-    given = {"refit": refit, "visible": visible, "change": change, "copy": copy, "strict": strict, "agreement": agreement,
-             "similarity": similarity, "margin": margin}  # fmt: skip
+    given = {"refit": refit, "visible": visible, "change": change, "copy": copy, "strict": strict}
     settings = run_settings(opened, config=config, gate=given)
+    limits = {"agreement": agreement, "similarity": similarity, "margin": margin}
+    asked: dict[str, Any] = {name: value for name, value in limits.items() if from_shots or value is not None}
+    settings = replace(settings, gate=replace(settings.gate, **asked))
     with opened.lock():
         manifest = Manifest(opened.manifest)
         if not (records := manifest.records()):
             raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
         gate = Source(run_split(opened), settings, None, None).gate()
         drawings = {name: _drawing(opened, name, settings.gate) for name in {str(record["config_digest"]) for record in records}}
-        judged: list[tuple[Record, Pair, Verdict]] = []
-        kept: set[Slot] = set()
+        judged: list[_Judged] = []
+        kept = {slot_of(record) for record in records if KEPT in record["reasons"]}
         with bar("curate", len(records), quiet=quiet) as shown:
             for record in records:
-                pair = _pair(opened, record)
-                pair = fitted(pair) if settings.gate.refit else pair
-                verdict = gate.check(pair)
-                if by_hand := [reason for reason in record["reasons"] if reason in (KEPT, REFUSED)]:
-                    verdict = replace(verdict, keep=by_hand == [KEPT], reasons=tuple(by_hand))
-                if verdict.keep and slot_of(record) in kept:
-                    verdict = replace(verdict, keep=False, reasons=(EARLIER,))
-                if verdict.keep:
+                judged.append(_judge(opened, record, gate, kept))
+                if judged[-1].verdict.keep:
                     kept.add(slot_of(record))
-                judged.append((record, pair, verdict))
                 shown.at(len(judged), f"{record['product']}/{record['defect']}")
-        figures = _figures(judged, gate)
         if not dry_run:
-            known = run_settings(opened)
             for drawing in drawings.values():
                 write_atomic(opened.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
-            new = [_judged(opened, *each, digest(drawings[str(each[0]["config_digest"])])) for each in judged]
-            _settle(opened, records, [_parked(opened, *each) for each in zip(records, new, strict=True)], {})
-            labels = {str(record["mask"]): encode_png(pair.mask.pixels_HW) for record, (_, pair, _) in zip(new, judged, strict=True)}
-            _settle(opened, manifest.records(), new, labels)
-            write_atomic(opened.config, to_toml(replace(known, gate=settings.gate)).encode())
+            new = [_moved(opened, each, digest(drawings[str(each.record["config_digest"])])) for each in judged]
+            labels = {str(after["mask"]): each.label for after, each in zip(new, judged, strict=True) if each.label is not None}
+            _settle(opened, records, new, labels)
+            write_atomic(opened.config, to_toml(replace(run_settings(opened), gate=settings.gate)).encode())
             write_atomic(opened.limits, limits_json(gate))
             opened.update(command=typed("curate"))
-    return figures
+    return _figures(judged, gate)
 
 
 def decide(run: Path | str, verdicts: Mapping[str, bool]) -> list[Record]:
     """Keep (True) or reject (False) pairs by hand, each named by its image as the manifest has it; returns their records.
 
     The gate does not overrule it later. Keeping an attempt rejects the one that stood in its place. Raises `RunError` where an
-    image is not in the manifest (any more: another verdict moves a pair's files).
+    image is not in the manifest (any more: another verdict moves a pair's files), `ConfigError` for two kept attempts at one pair.
     """
     opened = Run.open(Path(run))
     with opened.lock():
-        manifest = Manifest(opened.manifest)
-        records = manifest.records()
+        records = Manifest(opened.manifest).records()
         wanted = {str(record["image"]): record for record in records if record["image"] in verdicts}
         if missing := set(verdicts) - set(wanted):
             raise RunError(f"{opened.folder / sorted(missing)[0]}: is not in the manifest, or was judged meanwhile; look again")
-        taken = {slot_of(record) for name, record in wanted.items() if verdicts[name]}
-        new = []
+        taken = Counter(slot_of(record) for name, record in wanted.items() if verdicts[name])
+        if twice := [slot for slot, count in taken.items() if count > 1]:
+            raise ConfigError(f"{'/'.join(twice[0].key)} {twice[0].index:06d}: two attempts at one pair cannot both be kept; keep one")
+        new, labels = [], {}
         for record in records:
             keep = verdicts.get(str(record["image"]))
             if keep is None and record["accepted"] and slot_of(record) in taken:
                 keep = False
-            if keep is None or (keep is bool(record["accepted"]) and record["image"] not in verdicts):
+            if keep is None:
                 new.append(record)
                 continue
-            paths = files_of(slot_of(record), int(record["attempt"]), keep=keep, refitted=record["mask"] != record["requested_mask"])
+            refitted = record["mask"] != record["requested_mask"]
+            paths = files_of(slot_of(record), int(record["attempt"]), keep=keep, refitted=refitted)
             new.append({**record, **paths, "accepted": keep, "reasons": [KEPT if keep else REFUSED]})
-        labels = {
-            str(after["mask"]): (opened.folder / str(before["mask"])).read_bytes() for before, after in zip(records, new, strict=True)
-        }
-        _settle(opened, records, [_parked(opened, *each) for each in zip(records, new, strict=True)], {})
-        _settle(opened, manifest.records(), new, labels)
+            if refitted:
+                labels[paths["mask"]] = _file(opened, record, "mask").read_bytes()
+        _settle(opened, records, new, labels)
         return [after for before, after in zip(records, new, strict=True) if str(before["image"]) in verdicts]
+
+
+def _judge(run: Run, record: Record, gate: Gate, kept: set[Slot]) -> _Judged:
+    """The gate's word on one record; `kept` are the places that are filled already."""
+    pair = _pair(run, record)
+    if gate.config.refit:
+        pair = fitted(pair)
+    verdict = gate.check(pair)
+    if by_hand := [reason for reason in record["reasons"] if reason in (KEPT, REFUSED)]:
+        verdict = replace(verdict, keep=by_hand == [KEPT], reasons=tuple(by_hand))
+    elif verdict.keep and slot_of(record) in kept:
+        verdict = replace(verdict, keep=False, reasons=(OTHER,))
+    mask, asked = pair.mask.pixels_HW, pair.requested.pixels_HW
+    label = None if pair.mask is pair.requested else encode_png(mask)
+    return _Judged(record=record, verdict=verdict, label=label, overlap=float((mask & asked).sum() / (mask | asked).sum()))
 
 
 def _drawing(run: Run, name: str, gate: GateConfig) -> Drawing:
@@ -126,7 +142,7 @@ def _drawing(run: Run, name: str, gate: GateConfig) -> Drawing:
 def _file(run: Run, record: Record, name: str) -> Path:
     """A file of a record, as the manifest knows it. Raises `RunError` where it is gone or changed."""
     path = run.folder / str(record[name])
-    if not path.is_file() or digest_file(path) != record.get(f"{name}_sha256", digest_file(path)):
+    if not path.is_file() or (f"{name}_sha256" in record and digest_file(path) != record[f"{name}_sha256"]):
         raise RunError(f"{path}: gone or changed since it was made; restore it, or draw the pairs anew with generate --no-resume")
     return path
 
@@ -141,34 +157,38 @@ def _pair(run: Run, record: Record) -> Pair:
     return Pair(image_HWC=image, mask=requested, normal_HWC=normal, requested=requested, provenance=provenance)
 
 
-def _judged(run: Run, record: Record, pair: Pair, verdict: Verdict, config_digest: str) -> Record:
+def _moved(run: Run, judged: _Judged, config_digest: str) -> Record:
     """The record with its new verdict, its files named where that belongs."""
-    paths = files_of(slot_of(record), int(record["attempt"]), keep=verdict.keep, refitted=pair.mask is not pair.requested)
+    record, verdict, label = judged.record, judged.verdict, judged.label
+    paths = files_of(slot_of(record), int(record["attempt"]), keep=verdict.keep, refitted=label is not None)
+    sha256 = digest_file(run.folder / str(record["requested_mask"])) if label is None else hashlib.sha256(label).hexdigest()
     return {
-        **record, **paths, "mask_sha256": hashlib.sha256(encode_png(pair.mask.pixels_HW)).hexdigest(), "config_digest": config_digest,
-        "accepted": verdict.keep, "reasons": list(verdict.reasons), "measures": verdict.measures,
+        **record, **paths, "mask_sha256": sha256, "config_digest": config_digest, "accepted": verdict.keep,
+        "reasons": list(verdict.reasons), "measures": verdict.measures,
     }  # fmt: skip
 
 
 def _parked(run: Run, before: Record, after: Record) -> Record:
-    """The record on its way to another place or label: rejected, its label the one that was asked for, under names of its own.
-
-    So that no file is ever overwritten that the manifest names, and a killed command leaves nothing half written.
-    """
+    """The record on its way to another place or label: rejected, its label the one that was asked for, under names of its own."""
     if all(before[name] == after[name] for name in (*FILES, "mask_sha256")):
         return before
     paths = files_of(slot_of(before), int(before["attempt"]), keep=False, refitted=True)
-    paths["mask"] = paths["requested_mask"]
-    return {
-        **before,
-        **paths,
-        "mask_sha256": digest_file(run.folder / str(before["requested_mask"])),
-        "accepted": False,
-        "reasons": [PARKED],
-    }
+    sha256 = digest_file(run.folder / str(before["requested_mask"]))
+    by_hand = [reason for reason in before["reasons"] if reason in (KEPT, REFUSED)]
+    return {**before, **paths, "mask": paths["requested_mask"], "mask_sha256": sha256, "accepted": False, "reasons": [*by_hand, PARKED]}
 
 
-def _settle(run: Run, before: list[Record], after: list[Record], labels: dict[str, bytes]) -> None:
+def _settle(run: Run, before: list[Record], after: list[Record], labels: Mapping[str, bytes]) -> None:
+    """Bring the manifest and the files from `before` to `after`, by way of parked records.
+
+    So no file is ever overwritten that the manifest names, and a killed command leaves nothing half written.
+    """
+    parked = [_parked(run, *each) for each in zip(before, after, strict=True)]
+    _step(run, before, parked, {})
+    _step(run, parked, after, labels)
+
+
+def _step(run: Run, before: list[Record], after: list[Record], labels: Mapping[str, bytes]) -> None:
     """Copy files to where the records `after` name them, labels from `labels`; put those into the manifest; sweep what none names."""
     for old, new in zip(before, after, strict=True):
         for name in ("image", "requested_mask"):
@@ -182,17 +202,16 @@ def _settle(run: Run, before: list[Record], after: list[Record], labels: dict[st
         (run.folder / path).unlink(missing_ok=True)
 
 
-def _figures(judged: list[tuple[Record, Pair, Verdict]], gate: Gate) -> dict[str, Any]:
+def _figures(judged: list[_Judged], gate: Gate) -> dict[str, Any]:
     """What `curate` returns."""
     out: dict[str, Any] = {}
-    for key in sorted({slot_of(record).key for record, _, _ in judged}):
-        own = [each for each in judged if slot_of(each[0]).key == key]
-        reasons = Counter(reason for _, _, verdict in own for reason in verdict.reasons)
-        changed = [float((pair.mask.pixels_HW & pair.requested.pixels_HW).sum() / (pair.mask.pixels_HW | pair.requested.pixels_HW).sum())
-                   for _, pair, _ in own]  # fmt: skip
+    for key in sorted({slot_of(each.record).key for each in judged}):
+        own = [each for each in judged if slot_of(each.record).key == key]
+        reasons = Counter(reason for each in own for reason in each.verdict.reasons)
         out["/".join(key)] = {
-            "drawn": len(own), "kept_before": sum(bool(record["accepted"]) for record, _, _ in own),
-            "kept": sum(verdict.keep for _, _, verdict in own), "reasons": dict(reasons.most_common()),
-            "label_overlap": round(float(np.mean(changed)), 4), "limits": asdict(gate.limits[key]) if key in gate.limits else {},
+            "drawn": len(own), "kept_before": sum(bool(each.record["accepted"]) for each in own),
+            "kept": sum(each.verdict.keep for each in own), "reasons": dict(reasons.most_common()),
+            "label_overlap": round(sum(each.overlap for each in own) / len(own), 4),
+            "limits": asdict(gate.limits[key]) if key in gate.limits else {},
         }  # fmt: skip
     return out

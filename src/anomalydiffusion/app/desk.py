@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomalydiffusion.app.commands import run_split
+from anomalydiffusion.app.commands import run_settings, run_split
 from anomalydiffusion.app.curate import curate, decide
 from anomalydiffusion.app.export import export
 from anomalydiffusion.app.jobs import Job, Jobs
@@ -20,15 +20,17 @@ from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Mask
+from anomalydiffusion.core.types import Mask, Shot
 from anomalydiffusion.data.check import check
-from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.folders import GOOD, folders_in, read_folder
+from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.report.sheets import Row, cells
 
 __all__ = ["Desk"]
 
 Record = dict[str, Any]
 VERDICTS = ("kept", "rejected", "all")
+POINTS = 500  # of the training's curve
 
 
 class Desk:
@@ -39,6 +41,7 @@ class Desk:
         self.given = data
         self.jobs = Jobs(run / "studio")
         self.pipe: tuple[str, AnomalyDiffusionPipeline] | None = None
+        self.seen: tuple[int, list[tuple[int, float]]] = (0, [])  # bytes of the training's log, and what they say
 
     # Data ------------------------------------------------------------------------------------------------------------
 
@@ -66,38 +69,47 @@ class Desk:
         """Defect types by product, in the data set."""
         return {name: list(product.defects) for name, product in read_folder(self.data).products.items()}
 
+    def _shots(self, product: str, defect: str) -> dict[str, Shot]:
+        """A type's images by file name; none of one that is not there."""
+        known = read_folder(self.data).products.get(product) if self.data.is_dir() and folders_in(self.data) else None
+        return {shot.path.name: shot for shot in (known.defects.get(defect, ()) if known else ())}
+
     def labelled(self, product: str, defect: str) -> list[str]:
         """The names of a type's images."""
-        return [shot.path.name for shot in read_folder(self.data).products[product].defects[defect]]
+        return list(self._shots(product, defect))
 
     def label(self, product: str, defect: str, name: str) -> tuple[np.ndarray, np.ndarray]:
         """An image, uint8 RGB, and its mask, bool."""
-        for shot in read_folder(self.data).products[product].defects[defect]:
-            if shot.path.name == name:
-                return read_image(shot.path), read_mask(shot.mask_path)
-        raise DataError(f"{product}/{defect}: no image {name}; read the data set again")
+        if (shot := self._shots(product, defect).get(name)) is None:
+            raise DataError(f"{product}/{defect}: no image {name}; read the data set again")
+        return read_image(shot.path), read_mask(shot.mask_path)
 
     @staticmethod
     def opened(path: Path) -> np.ndarray:
         """A picture's pixels, uint8 RGB. Raises `DataError` on what is none."""
         return read_image(path)
 
-    def save_label(self, product: str, defect: str, image_HWC: np.ndarray, marks_HW: np.ndarray, name: str) -> Path:
-        """Write a mask, and the image where it is a new one; returns the mask's file.
+    def save_label(self, product: str, defect: str, marks_HW: np.ndarray, name: str, new: np.ndarray | None = None) -> Path:
+        """Write the mask of an image of the data set, or of a `new` one, which is written too; returns the mask's file.
 
-        Names are one path component each. Raises `DataError` on another kind of name, and where nothing is marked.
+        Names are one path component each. Raises `DataError` on another kind of name, where a new image's name is taken, and on a
+        mask of another size; `MaskError` where nothing is marked.
         """
         for word in (product, defect, name):
-            if not word or word != Path(word).name or word.startswith("."):
+            if not word or word != Path(word).name or word.startswith(".") or "\\" in word:
                 raise DataError(f"'{word}': give a plain name, without folders")
+        if defect.casefold() == GOOD:
+            raise DataError(f"'{defect}' is what the folder of normal images is called; give the defect another name")
+        mask, shot = Mask(pixels_HW=marks_HW, origin="user"), self._shots(product, defect).get(name)
+        if new is None and shot is None:
+            raise DataError(f"{product}/{defect}: no image {name}; read the data set again")
+        image_HWC = read_image(shot.path) if new is None and shot is not None else new
+        assert image_HWC is not None
         if marks_HW.shape != image_HWC.shape[:2]:
             raise DataError(f"the mask is {marks_HW.shape[1]} x {marks_HW.shape[0]}, the image {image_HWC.shape[1]} x {image_HWC.shape[0]}")
-        mask = Mask(pixels_HW=marks_HW, origin="user")
-        known = read_folder(self.data).products.get(product) if self.data.is_dir() else None
-        for shot in known.defects.get(defect, ()) if known else ():
-            if shot.path.name == name:
-                write_atomic(shot.mask_path, encode_png(mask.pixels_HW))
-                return shot.mask_path
+        if new is None and shot is not None:
+            write_atomic(shot.mask_path, encode_png(mask.pixels_HW))
+            return shot.mask_path
         folder = self.data / product
         image, target = (
             folder / "test" / defect / f"{Path(name).stem}.png",
@@ -111,21 +123,16 @@ class Desk:
 
     # Learn, draw many, prove: commands that take long ------------------------------------------------------------------------
 
-    def learn(self, defects: Sequence[str], steps: int, preset: str) -> Job:
-        """Start `train`, or go on with it; `defects` are words "product/defect", none = all."""
-        words = ["train", str(self.data), "--output", str(self.folder), "--max-train-steps", str(steps), "--preset", preset]
-        for option, part in (("--product", 0), ("--defect", 1)):
-            for name in dict.fromkeys(word.split("/", 1)[part] for word in defects):
-                words += [option, name]
-        return self.jobs.start(words)
+    def learn(self, defects: Sequence[str], steps: int | None, preset: str) -> Job:
+        """Start `train`, or go on with it as it began; `defects` are words "product/defect", none = all."""
+        begun = Run(self.folder, {}).config
+        told = ["--config", str(begun)] if begun.is_file() else [] if preset == "default" else ["--preset", preset]
+        length = [] if steps is None else ["--max-train-steps", str(steps)]
+        return self.jobs.start(["train", str(self.data), "--output", str(self.folder), *told, *length, *_options(defects)])
 
     def draw_many(self, num: int, defects: Sequence[str], severity: str) -> Job:
         """Start `generate`, or go on with it."""
-        words = ["generate", str(self.folder), "--num", str(num), "--severity", severity]
-        for option, part in (("--product", 0), ("--defect", 1)):
-            for name in dict.fromkeys(word.split("/", 1)[part] for word in defects):
-                words += [option, name]
-        return self.jobs.start(words)
+        return self.jobs.start(["generate", str(self.folder), "--num", str(num), "--severity", severity, *_options(defects)])
 
     def prove(self, task: str, seeds: int, baselines: bool) -> Job:
         """Start `evaluate`, or go on with it."""
@@ -135,9 +142,15 @@ class Desk:
         return self.jobs.start(words)
 
     def losses(self) -> list[tuple[int, float]]:
-        """(step, loss) of the training so far."""
-        records = Manifest(Run(self.folder, {}).train_log).records()
-        return [(int(record["step"]), float(record["loss"])) for record in records if "loss" in record]
+        """(step, loss) of the training so far, at most `POINTS` of them."""
+        log = Run(self.folder, {}).train_log
+        size = log.stat().st_size if log.is_file() else 0
+        if size != self.seen[0]:
+            lines = log.read_bytes().split(b"\n")[:-1] if size else []  # the last one may be half written
+            every = -(-len(lines) // POINTS) or 1
+            records = [json.loads(line) for line in lines[::every]]
+            self.seen = size, [(int(record["step"]), float(record["loss"])) for record in records if "loss" in record]
+        return self.seen[1]
 
     # Draw one --------------------------------------------------------------------------------------------------------------
 
@@ -197,9 +210,16 @@ class Desk:
         """Keep or reject one pair by hand; returns its record, whose files may have moved."""
         return decide(self.folder, {image: keep})[0]
 
+    def gate(self) -> GateConfig:
+        """The gate's settings of the run, or those that it will have."""
+        own = Run(self.folder, {})
+        return run_settings(own).gate if own.config.is_file() else GateConfig()
+
     def judge(self, *, visible: float, agreement: float | None, strict: float, refit: bool) -> dict[str, Any]:
-        """Judge all pairs anew with other limits."""
-        return curate(self.folder, visible=visible, agreement=agreement, strict=strict, refit=refit, quiet=True)
+        """Judge all pairs anew with other limits; an agreement of None is the shots'."""
+        known = self.gate()
+        return curate(self.folder, visible=visible, agreement=agreement, similarity=known.similarity, margin=known.margin, strict=strict,
+                      refit=refit, from_shots=True, quiet=True)  # fmt: skip
 
     # Proof and export --------------------------------------------------------------------------------------------------------
 
@@ -221,3 +241,12 @@ class Desk:
         """Export the kept pairs; what was written, in words."""
         done = export(self.folder, output, format)
         return f"{sum(done.counts.values())} pairs in {done.output}"
+
+
+def _options(defects: Sequence[str]) -> list[str]:
+    """Words "product/defect" as a command's options. Raises `ConfigError` where options would choose more than the words."""
+    keys = {(word.split("/", 1)[0], word.split("/", 1)[1]) for word in defects}
+    products, types = sorted({key[0] for key in keys}), sorted({key[1] for key in keys})
+    if len(keys) != len(products) * len(types):
+        raise ConfigError("choose the same defects of each product, or one product at a time")
+    return [word for option, names in (("--product", products), ("--defect", types)) for name in names for word in (option, name)]

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,11 @@ from anomalydiffusion.core.runs import write_atomic
 __all__ = ["Job", "Jobs"]
 
 TAIL = 12  # lines of a command's output that are shown
+# In a script's background an interrupt is ignored, and children inherit that: a command must hear it, to save its state.
+BEGIN = (
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    "os.execv(sys.executable, [sys.executable, '-P', '-m', 'anomalydiffusion', *sys.argv[1:]])"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +50,20 @@ class Jobs:
     def __init__(self, folder: Path) -> None:
         self.note, self.log = folder / "job.json", folder / "job.log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.one = threading.Lock()
 
     def start(self, words: Sequence[str]) -> Job:
         """Start `anomalydiffusion WORDS`. Raises `RunError` while another one runs."""
+        with self.one:
+            return self._start(words)
+
+    def _start(self, words: Sequence[str]) -> Job:
         if (now := self.state()) is not None and now.running:
             raise RunError(f"'{' '.join(now.words)}' is still running; wait for it or stop it")
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "anomalydiffusion", *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                [sys.executable, "-P", "-c", BEGIN, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
         write_atomic(self.note, json.dumps({"pid": self.process.pid, "words": list(words), "began": _began(self.process.pid)}).encode())
@@ -72,7 +83,10 @@ class Jobs:
         return Job(words=words, running=running, code=code, lines=tuple(lines))
 
     def stop(self, patience: float = 20.0) -> Job | None:
-        """Interrupt the running command, which then saves its state; waits for its end, `patience` seconds at most."""
+        """Interrupt the running command, which then saves its state, and wait for its end.
+
+        Raises `RunError` where it has not ended after `patience` seconds.
+        """
         if (now := self.state()) is None or not now.running:
             return now
         pid = int(json.loads(self.note.read_text(encoding="utf-8"))["pid"])
@@ -80,6 +94,8 @@ class Jobs:
         until = time.monotonic() + patience
         while time.monotonic() < until and (now := self.state()) is not None and now.running:
             time.sleep(0.1)
+        if now is not None and now.running:
+            raise RunError(f"'{' '.join(now.words)}' has not stopped yet; it ends when its step is done")
         return self.state()
 
 

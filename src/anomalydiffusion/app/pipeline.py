@@ -6,7 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from anomalydiffusion.app.commands import run_split
+from anomalydiffusion.app.learning import load_masks
 from anomalydiffusion.app.settings import Settings, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
@@ -77,7 +78,10 @@ class AnomalyDiffusionPipeline:
         settings = resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)
         shots = _saved_shots(folder) if (folder / INDEX).is_file() else shots_of(run_split(Run.open(folder)))
         loaded = prior_of(settings)
-        masks = Adapter.load(own.mask_adapter, loaded, name="masks") if own.mask_adapter.is_file() else None
+        masks = None
+        if settings.masks.source == "learned":
+            saved = (folder / INDEX).is_file()  # with these settings
+            masks = Adapter.load(own.mask_adapter, loaded, name="masks") if saved else load_masks(Run.open(folder), settings, loaded)
         return cls(loaded, Adapter.load(own.adapter, loaded), shots, settings, masks)
 
     @property
@@ -136,7 +140,7 @@ class AnomalyDiffusionPipeline:
 
     def _proposed(self, key: Key, normal: np.ndarray, seed: int) -> Mask:
         masks, references, ground = self.settings.masks, [mask for _, mask in self.shots[key]], foreground(normal)
-        if masks.source == "learned" and self.mask_adapter is not None:
+        if self.mask_adapter is not None:
             return learned.propose(self.mask_adapter, key, references, normal, seed=seed, config=masks.learned, foreground_HW=ground)
         grounds = [foreground(image) for image, _ in self.shots[key]] if masks.warped.place == "near" else None
         return warped.propose(references, normal, seed=seed, config=masks.warped, foreground_HW=ground, reference_foregrounds=grounds)
@@ -208,10 +212,10 @@ def _saved_shots(folder: Path) -> Shots:
 
 
 def _inside(folder: Path, name: str) -> Path:
-    path = (folder / name).resolve()
-    if not path.is_relative_to(folder.resolve()):
+    plain = PurePosixPath(name)  # by its words: a hub's cache is full of links
+    if plain.is_absolute() or ".." in plain.parts:
         raise RunError(f"{folder / INDEX}: names '{name}', which lies outside; save the pipeline again")
-    return path
+    return folder / plain
 
 
 def _rgb(picture: Picture) -> np.ndarray:

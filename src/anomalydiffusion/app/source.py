@@ -150,9 +150,10 @@ class Source:
             ]
             for key, items in self.shots.items()
         }
-        if not config.strict:
+        if not config.compares:
             return Gate(exemplars, {}, config)
-        carried = {key: [each for index in range(CARRIED) if (each := self._carried(key, index))] for key in self.shots}
+        count = CARRIED if config.strict else 0
+        carried = {key: [each for index in range(count) if (each := self._carried(key, index))] for key in self.shots}
         return Gate(exemplars, carried, config, extractor("efficientnet-lite0"))
 
     def _carried(self, key: Key, index: int) -> Carried | None:

@@ -58,10 +58,16 @@ def told(call: Callable[..., Any]) -> Callable[..., Any]:
     def wrapped(*args: Any) -> Any:
         try:
             return call(*args)
-        except AnomalyDiffusionError as error:
+        except (AnomalyDiffusionError, OSError) as error:
             raise gr.Error(str(error), print_exception=False) from error
 
     return wrapped
+
+
+def _whole(value: float | None, what: str) -> int:
+    if value is None:
+        raise ConfigError(f"{what}: give a number")
+    return int(value)
 
 
 def _marks(value: dict[str, Any] | None) -> np.ndarray | None:
@@ -110,7 +116,9 @@ def _data_tab(desk: Desk, movable: bool) -> None:
                 product = gr.Dropdown([], label="Product", allow_custom_value=True, elem_id="label-product")
                 defect = gr.Dropdown([], label="Defect type", allow_custom_value=True, elem_id="label-defect")
                 name = gr.Dropdown([], label="Image", elem_id="label-image")
-            upload = gr.Image(label="or a new image", type="filepath", sources=["upload"], height=120, elem_id="label-upload")
+            upload = gr.Image(
+                label="or a new image", type="filepath", image_mode=None, sources=["upload"], height=120, elem_id="label-upload"
+            )
             editor = _editor("Paint the defect", "label-editor")
             save = gr.Button("Save the mask", elem_id="label-save")
             saved = gr.Markdown(elem_id="label-saved")
@@ -134,26 +142,26 @@ def _data_tab(desk: Desk, movable: bool) -> None:
             return gr.Dropdown(desk.labelled(product, defect) if defect in known.get(product, []) else [], value=None)
 
         @told
-        def on_name(product: str, defect: str, name: str | None) -> Any:
-            return _canvas(*desk.label(product, defect, name)) if name else None
+        def on_name(product: str, defect: str, name: str | None) -> tuple[Any, Any]:
+            return (_canvas(*desk.label(product, defect, name)), None) if name else (gr.skip(), gr.skip())
 
         @told
-        def on_upload(path: str | None) -> Any:
-            return _canvas(desk.opened(Path(path))) if path else gr.skip()
+        def on_upload(path: str | None) -> tuple[Any, Any]:
+            return (_canvas(desk.opened(Path(path))), None) if path else (gr.skip(), gr.skip())
 
         @told
         def on_save(product: str, defect: str, name: str | None, path: str | None, value: dict[str, Any] | None) -> str:
             marks = _marks(value)
-            if value is None or marks is None:
+            if marks is None or not (name or path):
                 raise ConfigError("choose an image, or drop a new one, first")
-            image = desk.opened(Path(path)) if path and not name else np.ascontiguousarray(value["background"][..., :3])
-            return f"Saved: {desk.save_label(product, defect, image, marks, name or Path(path or '').name)}"
+            new = None if name else desk.opened(Path(str(path)))
+            return f"Saved: {desk.save_label(product or '', defect or '', marks, name or Path(str(path)).name, new)}"
 
         read.click(on_look, folder, [found, problems, product, defect])
         product.change(on_product, product, defect)
         defect.change(on_defect, [product, defect], name)
-        name.change(on_name, [product, defect, name], editor)
-        upload.change(on_upload, upload, editor)
+        name.change(on_name, [product, defect, name], [editor, upload])
+        upload.change(on_upload, upload, [editor, name])
         save.click(on_save, [product, defect, name, upload, editor], saved)
 
 
@@ -161,7 +169,7 @@ def _learn_tab(desk: Desk) -> list[Any]:
     with gr.Tab("Learn", id="learn"):
         gr.Markdown("Learn the defects from their few images. A stopped training goes on where it was.")
         with gr.Row():
-            steps = gr.Number(1000, label="Steps", precision=0, minimum=1, elem_id="learn-steps")
+            steps = gr.Number(None, label="Steps (empty: as the preset, or the run, says)", precision=0, minimum=1, elem_id="learn-steps")
             preset = gr.Dropdown(list(PRESETS), value="default", label="Preset", elem_id="learn-preset")
             chosen = gr.Dropdown([], multiselect=True, label="Only these (none = all)", scale=2, elem_id="learn-defects")
         with gr.Row():
@@ -170,8 +178,8 @@ def _learn_tab(desk: Desk) -> list[Any]:
         curve = gr.LinePlot(x="step", y="loss", label="Loss", height=260, elem_id="learn-curve")
 
         @told
-        def on_start(steps: float, preset: str, chosen: list[str]) -> str:
-            return desk.learn(chosen or [], int(steps), preset).says
+        def on_start(steps: float | None, preset: str, chosen: list[str]) -> None:
+            desk.learn(chosen or [], None if steps is None else int(steps), preset)
 
         @told
         def on_focus() -> Any:
@@ -213,7 +221,7 @@ def _draw_tab(desk: Desk) -> None:
         def on_draw(word: str | None, path: str | None, severity: float, seed: float, value: dict[str, Any] | None) -> Any:
             if not word or not path:
                 raise ConfigError("choose a defect and a normal image; there are none before the run has learned")
-            _, mask, shown = desk.draw(word, path, _marks(value), severity, int(seed))
+            _, mask, shown = desk.draw(word, path, _marks(value), severity, _whole(seed, "seed"))
             return shown, _canvas(desk.opened(Path(path)), mask)
 
         tab.select(on_open, None, word)
@@ -234,7 +242,7 @@ def _batch_tab(desk: Desk) -> None:
         with gr.Row():
             start = gr.Button("Draw them, or go on", variant="primary", elem_id="batch-start")
             stop = gr.Button("Pause", elem_id="batch-stop")
-        start.click(told(lambda num, severity, chosen: desk.draw_many(int(num), chosen or [], severity) and None),
+        start.click(told(lambda num, severity, chosen: desk.draw_many(_whole(num, "pairs"), chosen or [], severity) and None),
                     [num, severity, chosen], None)  # fmt: skip
         stop.click(told(lambda: desk.jobs.stop() and None), None, None)
         chosen.focus(told(lambda: gr.Dropdown(desk.defects())), None, chosen)
@@ -280,8 +288,8 @@ def _review_tab(desk: Desk) -> None:
 
         @told
         def on_open(word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
-            first = page(word, verdict, sheet)
-            return *first, *pair(first[1], 0)
+            first, known = page(word, verdict, sheet), desk.gate()
+            return *first, *pair(first[1], 0), known.visible, known.strict, known.agreement or 0, known.refit
 
         @told
         def on_select(found: list[dict[str, Any]], event: gr.SelectData) -> tuple[Any, ...]:
@@ -291,10 +299,10 @@ def _review_tab(desk: Desk) -> None:
         def on_decide(found: list[dict[str, Any]], index: int, word: str, verdict: str, sheet: float, kept: bool) -> tuple[Any, ...]:
             if not found:
                 raise ConfigError("there is no pair to judge")
-            desk.decide(found[index]["image"], kept)
+            judged = desk.decide(found[index]["image"], kept)
             first = page(word, verdict, sheet)
-            gone = len(first[1]) < len(found)
-            return *first, *pair(first[1], index if gone else index + 1)
+            stays = any(each["seed"] == judged["seed"] for each in first[1])
+            return *first, *pair(first[1], index + stays)
 
         @told
         def on_judge(visible: float, strict: float, agreement: float, refit: bool) -> str:
@@ -302,13 +310,14 @@ def _review_tab(desk: Desk) -> None:
             return "; ".join(f"{name}: {own['kept']} of {own['drawn']} kept, before {own['kept_before']}" for name, own in found.items())
 
         shown, asked = [word, records, grid, at, pictures, about], [word, verdict, sheet]
-        gr.on([tab.select, word.input, verdict.change, sheet.change], on_open, asked, shown)
+        opened = [*shown, visible, strict, agreement, refit]
+        gr.on([tab.select, word.input, verdict.change, sheet.change], on_open, asked, opened)
         grid.select(on_select, records, [at, pictures, about])
         keep.click(lambda *given: on_decide(*given, True), [records, at, *asked], shown)
         reject.click(lambda *given: on_decide(*given, False), [records, at, *asked], shown)
         after.click(told(lambda found, index: pair(found, index + 1)), [records, at], [at, pictures, about])
         before.click(told(lambda found, index: pair(found, index - 1)), [records, at], [at, pictures, about])
-        judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, shown)
+        judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, opened)
 
 
 def _caption(record: dict[str, Any]) -> str:
@@ -345,9 +354,17 @@ def _proof_tab(desk: Desk) -> None:
                 return f"No {task} yet.", None, []
             heads, rows = figure_text(found["arms"])
             words = found.get("verdict", f"{found.get('extractor', '')}, split {found['split_digest']}")
-            return f"**{words}**", pd.DataFrame(rows, columns=heads), [str(path) for path in desk.tested()] if task == TASKS[0] else []
+            return (
+                f"**{words}**",
+                pd.DataFrame(rows, columns=heads),
+                [desk.opened(path) for path in desk.tested()] if task == TASKS[0] else [],
+            )
 
-        start.click(told(lambda task, seeds, baselines: desk.prove(task, int(seeds), baselines) and None), [task, seeds, baselines], None)
+        start.click(
+            told(lambda task, seeds, baselines: desk.prove(task, _whole(seeds, "seeds"), baselines) and None),
+            [task, seeds, baselines],
+            None,
+        )
         stop.click(told(lambda: desk.jobs.stop() and None), None, None)
         gr.on([tab.select, look.click, task.change], on_look, task, [verdict, table, sheets])
 
@@ -362,7 +379,7 @@ def _export_tab(desk: Desk, movable: bool) -> None:
 
         @told
         def on_export(format: str, name: str) -> str:
-            if not movable and Path(name).name != name:
+            if not movable and (Path(name).name != name or name in ("", ".", "..")):
                 raise ConfigError(f"'{name}': give a plain name, without folders")
             return f"Done: {desk.hand_out(format, desk.folder.parent / name)}"
 
@@ -384,6 +401,7 @@ def build(desk: Desk, *, movable: bool = True) -> Any:
         state = gr.Textbox(label="Work", interactive=False, elem_id="job-state")
         lines = gr.Textbox(label="What it says", lines=3, max_lines=12, interactive=False, elem_id="job-lines")
 
+        @told
         def tick() -> tuple[Any, ...]:
             job = desk.jobs.state()
             return (
@@ -410,7 +428,7 @@ def studio(
 ) -> Any:  # fmt: skip
     """Serve the page for one run, which need not exist yet; with `wait` until it is interrupted, else it is returned, to be closed.
 
-    `auth` is "user:password", and must be given for a `host` that others can reach; these may not name folders either. Raises
+    `auth` is "user:password", and must be given for a `host` that others can reach; who must log in may not name folders. Raises
     `ConfigError` for that, `RunError` where the port is taken or another studio works on this run.
     """
     run = Path(run)
@@ -426,7 +444,7 @@ def studio(
             raise RunError(f"{host}:{port}: cannot be used ({error.strerror}); give another --port") from error
     (run / "studio").mkdir(parents=True, exist_ok=True)
     desk = Desk(run, data)
-    page = build(desk, movable=_loopback(host))
+    page = build(desk, movable=_loopback(host) and auth is None)
     with ExitStack() as held:
         held.enter_context(hold(run / "studio" / ".lock", f"{run}: another studio is open on this run; use that, or close it"))
         _, address, _ = page.queue(default_concurrency_limit=1).launch(

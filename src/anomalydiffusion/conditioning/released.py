@@ -137,11 +137,12 @@ def read_released(folder: Path) -> tuple[dict[Key, torch.Tensor], Weights]:
     path = folder / EMBEDDINGS
     found = read_pickle(path, [(_Held, "torch.nn.modules.container.ParameterDict"), set])
     held = found.get("string_to_param") if isinstance(found, dict) else None
-    vectors = dict(held.held if isinstance(held, _Held) else held or {})
+    vectors = dict(getattr(held, "held", {}) if isinstance(held, _Held) else held or {})
     out: dict[Key, torch.Tensor] = {}
     for name, value in vectors.items():
         product, plus, defect = str(name).partition("+")
-        if not plus or not isinstance(value, torch.Tensor) or value.ndim != 2:
+        named = all(word and word == Path(word).name and word not in (".", "..") and "\\" not in word for word in (product, defect))
+        if not plus or not named or not isinstance(value, torch.Tensor) or value.ndim != 2:
             raise RunError(f"{path}: '{name}' is no vectors of a product+defect; give the folder of a released checkpoint")
         out[product, defect] = value.detach().float()
     if len({value.shape for value in out.values()}) != 1:

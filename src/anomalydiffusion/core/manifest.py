@@ -24,7 +24,7 @@ except ImportError:  # Windows: one writer at a time is then up to the caller
 
 __all__ = [
     "ACCEPTED", "ADAPTER_DIGEST", "ATTEMPT", "CONFIG_DIGEST", "DEFECT", "FIELDS", "IMAGE", "IMAGE_SHA256", "MASK",
-    "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PRIOR_DIGEST", "PRODUCT", "REASONS",
+    "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PARKED", "PRIOR_DIGEST", "PRODUCT", "REASONS",
     "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted",
 ]  # fmt: skip
 
@@ -37,6 +37,7 @@ REQUESTED_MASK, MASK_ORIGIN, TOUCHED_BOX = "requested_mask", "mask_origin", "tou
 PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST = "prior_digest", "adapter_digest", "config_digest"
 STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES = "steps", "severity", "accepted", "reasons", "measures"
 SECONDS, VERSION, REFERENCE = "seconds", "version", "reference"
+PARKED = "is being judged anew"  # the reason of a record whose files are on their way
 FIELDS = (
     PRODUCT, DEFECT, SEED, ATTEMPT, IMAGE, MASK, IMAGE_SHA256, MASK_SHA256, NORMAL, NORMAL_SHA256, REQUESTED_MASK,
     MASK_ORIGIN, TOUCHED_BOX, PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST, STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -55,8 +56,9 @@ def _picture(folders: list[Path], address: str, where: str) -> tuple[Path, str]:
     remedy = "add it, or say where pictures are with --images"
     *tried, last = _candidates(address)
     for name in tried:
-        if not strays(name) and any((folder / name).is_file() for folder in folders):
-            return locate(folders, name, where, remedy)
+        if not strays(name):
+            with suppress(DataError):  # the next name may be there
+                return locate(folders, name, where, remedy)
     return locate(folders, last, where, remedy)
 
 

@@ -64,6 +64,9 @@ def _labels(root: Path, place: Path) -> Path:
     return root.joinpath(*parts)
 
 
+DIGITS = 9  # of a class number
+
+
 def _shapes(file: Path, names: dict[int, str]) -> Iterator[tuple[str, Outline]]:
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
@@ -73,7 +76,7 @@ def _shapes(file: Path, names: dict[int, str]) -> Iterator[tuple[str, Outline]]:
         where, (kind, *rest) = f"{file}: line {number}", line.split() or [""]
         if not kind:
             continue
-        if not kind.isdecimal() or int(kind) not in names:
+        if not kind.isdecimal() or len(kind) > DIGITS or int(kind) not in names:
             raise DataError(f"{where}: class {kind[:20]!r} is not among the names; add it to the YAML or remove the line")
         if len(rest) == BOX:
             raise DataError(f"{where}: a box, no outline; export for segmentation, boxes mark more than the defect")

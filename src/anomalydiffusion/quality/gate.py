@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -42,8 +43,18 @@ class GateConfig:
     refit: bool = False  # labels are fitted to what is seen before they are judged
 
     def __post_init__(self) -> None:
-        if self.visible < 0 or self.change < 0 or self.strict < 0 or not 0 < self.copy <= 1:
-            raise ConfigError("gate: visible, change and strict must be at least 0, copy 0..1")
+        for name, least, most in (("visible", 0, math.inf), ("change", 0, math.inf), ("strict", 0, 100), ("copy", 0, 1),
+                                  ("agreement", 0, 1), ("similarity", -1, 1), ("margin", -2, 2)):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and least <= value <= most):
+                raise ConfigError(f"gate: {name} = {value}, expected {least}..{most}")
+        if self.copy == 0:
+            raise ConfigError("gate: copy = 0 would refuse everything; expected above 0")
+
+    @property
+    def compares(self) -> bool:
+        """Whether pairs are held against the shots by their features at all."""
+        return self.strict > 0 or not (self.agreement is None and self.similarity is None and self.margin is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -140,14 +151,14 @@ class Gate:
     - `margin`: that less the similarity to the nearest shot of any other type of the product.
 
     Types with fewer than 3 such figures have no limit of that kind; a figure in `GateConfig` takes its place.
-    `extractor` is only asked for features where `strict` is above 0.
+    `extractor` is only asked for features where there are such limits.
     """
 
     def __init__(
         self, shots: Mapping[Key, Sequence[Exemplar]], carried: Mapping[Key, Sequence[Carried]], config: GateConfig,
         extractor: FeatureExtractor | None = None,
     ) -> None:  # fmt: skip
-        self.config, self.extractor = config, extractor if config.strict else None
+        self.config, self.extractor = config, extractor if config.compares else None
         self.known = {
             key: _Known(
                 thumbnails=[_thumbnails(each.image_HWC, each.mask) for each in own],
@@ -183,7 +194,7 @@ class Gate:
         return Limits(**{name: self._low(own) if given[name] is None else given[name] for name, own in scored.items()})
 
     def _low(self, values: Sequence[float]) -> float | None:
-        if len(values) < FEWEST:
+        if len(values) < FEWEST or not self.config.strict:
             return None
         return float(np.mean(values) - self.config.strict * max(SPREAD, float(np.std(values, ddof=1))))
 

@@ -155,7 +155,7 @@ def main() -> int:
             reasons[kind].update(reason.split(" of ")[0] for verdict in verdicts for reason in verdict.reasons)
     typed = " ".join(["python benchmarks/gate.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
     lines = [f"# The gate on planted pairs of {given.product}", "", f"    {typed}", "",
-             f"{given.num} pairs of each kind and type; refused by the gate (strict = {given.strict:g}), in per cent. Split {split.digest}.", "",
+             f"{given.num} pairs of each kind and type; refused (strict = {given.strict:g}), in per cent. Split {split.digest}.", "",
              "| kind | what | all | " + " | ".join(key[1] for key in keys) + " | reasons |", "|---" * (len(keys) + 4) + "|"]  # fmt: skip
     for kind in kinds:
         own = [100 * refused[kind, key] / given.num for key in keys]

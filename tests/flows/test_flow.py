@@ -150,6 +150,12 @@ def test_labels_are_fitted_to_what_is_seen_and_back(trained: Path) -> None:
     assert set(limits) == {"plate/hole", "plate/stain"} and all(own["agreement"] > 0 for own in limits.values())
     _run("curate", run, "--no-refit", "--strict", 0, "--quiet")
     assert _whole(run) == made
+    lines = (run / "manifest.jsonl").read_text()
+    (run / "manifest.jsonl").write_text(lines.replace('"reasons": []', '"reasons": ["is being judged anew"]', 1))
+    out = _run("generate", run, "--num", 3, check=False)
+    assert out.returncode == 1 and "were being judged when that was cut short" in out.stderr
+    _run("curate", run, "--quiet")
+    assert _whole(run) == made
     (run / made[0]["mask"]).write_bytes(b"")
     out = _run("curate", run, check=False)
     assert out.returncode == 1 and "gone or changed" in out.stderr and _records(run)
@@ -252,6 +258,11 @@ def test_a_pipeline_draws_on_one_image_and_is_saved_without_its_data_set(trained
         pipe(before, np.zeros((150, 170), bool), defect="hole")
     with pytest.raises(RunError, match="is no saved pipeline"):
         pipe.save_pretrained(trained)
+    shutil.move(tmp_path / "saved" / "shots", tmp_path / "blobs")  # as a hub's cache lays files out
+    (tmp_path / "saved" / "shots").mkdir()
+    for blob in (tmp_path / "blobs").iterdir():
+        (tmp_path / "saved" / "shots" / blob.name).symlink_to(blob)
+    assert ad.AnomalyDiffusionPipeline.from_pretrained(tmp_path / "saved").defects == pipe.defects
     index = json.loads((tmp_path / "saved" / "pipeline.json").read_text())
     index["shots"][0]["image"] = "../../secret.png"
     (tmp_path / "saved" / "pipeline.json").write_text(json.dumps(index))

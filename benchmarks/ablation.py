@@ -41,7 +41,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "no-match": ("no colour match on the ring", {"generate": {"match": False}}),
     "no-feather": ("pasted with a hard edge", {"generate": {"feather": 0.0}}),
     "masks-near": ("what was at the rim stays there", {"masks": {"warped": {"place": "near"}}}),
-    "not-carried": ("what a shot of about the mask's shape shows, not its own", {"masks": {"warped": {"carry": False}}}),
+    "carried": ("what the mask's own shot shows is warped with it", {"masks": {"warped": {"carry": True}}}),
+    "carried-near": (
+        "the same, and what was at the rim stays there, hardly turned",
+        {"masks": {"warped": {"carry": True, "place": "near", "rotation": 25.0}}},
+    ),
     "severity-range": ("each pair's severity its own, 0.5 to 1.5", {"generate": {"severity": [0.5, 1.5]}}),
     "strength-range": ("each pair's strength its own, 0.1 to 1", {"generate": {"strength": [0.1, 1.0]}}),
     "refitted": ("labels fitted to what is seen", {"gate": {"refit": True}}),

@@ -97,7 +97,7 @@ def test_a_defect_is_warped_like_its_mask() -> None:
     shots = [(np.zeros_like(image), Mask(pixels_HW=np.roll(pixels, 3, 0), origin="real")), (image, Mask(pixels_HW=pixels, origin="real"))]
     normal = np.full((160, 180, 3), 90, np.uint8)
     for seed in range(12):
-        even = WarpedConfig(thickness=0)
+        even = WarpedConfig(thickness=0, carry=True)
         mask = propose([own for _, own in shots], normal, seed=seed, config=even, foreground_HW=np.ones((160, 180), bool))
         assert mask.trace is not None and mask.trace.shape == (2, mask.pixels_HW.sum())
         rows, columns = np.clip(np.round(mask.trace).astype(int), 0, [[99], [119]])
@@ -116,7 +116,7 @@ def test_without_any_change_the_defect_is_the_shots_own() -> None:
     image, pixels = random.integers(60, 200, (100, 120, 3), dtype=np.uint8), np.zeros((100, 120), bool)
     pixels[40:52, 30:70] = pixels[52:70, 30:40] = True
     shots = [(image, Mask(pixels_HW=pixels, origin="real"))]
-    still = WarpedConfig(rotation=0, scale=(1.0, 1.0), elastic=0, thickness=0, flip=False)
+    still = WarpedConfig(rotation=0, scale=(1.0, 1.0), elastic=0, thickness=0, flip=False, carry=True)
     mask = propose([shots[0][1]], image, seed=3, config=still, foreground_HW=np.ones((100, 120), bool))
     assert mask.trace is not None and mask.pixels_HW.sum() == pixels.sum()
     made, _ = transplant(image, mask, shots, seed=0)

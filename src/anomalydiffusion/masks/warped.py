@@ -40,7 +40,7 @@ class WarpedConfig:
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
     place: Literal["near", "anywhere"] = "anywhere"  # near: what was at the rim stays at such a rim
-    carry: bool = True  # what the mask's own shot shows is carried along, warped like it; else what a shot of about its shape shows
+    carry: bool = False  # what the mask's own shot shows is carried along, warped like it; else what a shot of about its shape shows
     tries: int = 60
 
     def __post_init__(self) -> None:

@@ -93,8 +93,8 @@ def _says(page: Page, place: str, text: str, seconds: float = 60) -> None:
 def _stroke(page: Page, editor: str, dx: int, dy: int) -> None:
     """Paint a line through the middle of an editor's picture."""
     canvas = page.locator(f"{editor} canvas").first
+    page.wait_for_timeout(4000)  # the picture and its layer are laid out
     canvas.scroll_into_view_if_needed()
-    page.wait_for_timeout(1500)  # the picture is laid out
     box = canvas.bounding_box()
     assert box is not None
     x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
@@ -102,7 +102,7 @@ def _stroke(page: Page, editor: str, dx: int, dy: int) -> None:
     page.mouse.down()
     page.mouse.move(x + dx, y + dy, steps=12)
     page.mouse.up()
-    page.wait_for_timeout(500)
+    page.wait_for_timeout(2000)  # the page has heard of it
 
 
 def _open(page: Page, tab: str) -> None:
@@ -161,8 +161,9 @@ def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: P
 
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:
     _open(page, "Export")
+    page.fill("#export-folder textarea, #export-folder input", "data")
     page.click("#export-start")
-    _says(page, "body", "exists already")
+    _says(page, "body", "is not empty and not an export of ours")
 
 
 def test_a_verdict_by_hand_stays_and_one_that_comes_too_late_is_refused(base: Path) -> None:

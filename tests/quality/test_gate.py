@@ -151,7 +151,7 @@ def test_limits_are_drawn_from_real_defects_and_a_given_figure_takes_their_place
     image, mask = _drawn("hole", 0, _normal(4))
     shots = {KEY: [Exemplar(image_HWC=image, mask=mask, name="a", group="one part")] * 4}
     carried = {KEY: [Carried(image_HWC=image, normal_HWC=_normal(4), mask=mask, group="one part")] * 4}
-    assert Gate(shots, carried, GateConfig(), lite).limits[KEY] == Limits(agreement=0.9), (
+    assert Gate(shots, carried, GateConfig(), lite).limits[KEY] == Limits(agreement=0.85), (
         "one part says nothing of others; they agree whole"
     )
     assert Gate(shots, {}, GateConfig(margin=0.25), lite).limits[KEY] == Limits(margin=0.25)

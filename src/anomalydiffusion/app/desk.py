@@ -163,10 +163,8 @@ class Desk:
         """The files of the product's normal images that may be drawn on."""
         return [str(normal.path) for normal in run_split(Run.open(self.folder)).normals if normal.product == product]
 
-    def draw(
-        self, word: str, normal: str, marks_HW: np.ndarray | None, severity: float, seed: int
-    ) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, str]]]:  # fmt: skip
-        """(image, mask, pictures with captions): one defect on a normal image of the run, under a mask or a proposed one."""
+    def draw(self, word: str, normal: str, marks_HW: np.ndarray | None, severity: float, seed: int) -> list[tuple[np.ndarray, str]]:
+        """Pictures with captions of one defect on a normal image of the run, under a mask or a proposed one."""
         product, _, defect = word.partition("/")
         if normal not in self.normals(product):
             raise DataError(f"{normal}: is no normal image of {product} in this run")
@@ -179,7 +177,7 @@ class Desk:
         drawn = self.pipe[1](normal, given, product=product, defect=defect, severity=severity, seed=seed)
         image, mask = np.asarray(drawn.image), np.asarray(drawn.mask) > 0
         row = Row(image_HWC=image, mask_HW=mask, box=drawn.provenance.touched_box, normal_HWC=read_image(Path(normal)))
-        return image, mask, [(each.image_HWC, each.label) for each in cells(row, cell=320)]
+        return [(each.image_HWC, each.label) for each in cells(row, cell=320)]
 
     # Review ----------------------------------------------------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ from anomalydiffusion.app.tables import figure_text
 from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError
 from anomalydiffusion.core.runs import hold
 from anomalydiffusion.report.layouts import FORMATS
+from anomalydiffusion.report.sheets import outlined
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported: nothing leaves the machine
 
@@ -34,6 +35,9 @@ __all__ = ["build", "close", "studio"]
 BRUSH = "#ff2d55"
 MOST = 60  # pairs of one page of the review
 UPLOAD = "64mb"
+STROKES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "is added to the mask": np.logical_or, "is taken from the mask": lambda old, new: old & ~new, "is the mask": lambda old, new: new,
+}  # fmt: skip
 TASKS = ["localization", "classification", "quality"]
 FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "sans-serif"]  # of the machine: none is fetched
 CSS = """
@@ -86,17 +90,16 @@ def _marks(value: dict[str, Any] | None) -> np.ndarray | None:
 
 
 def _canvas(image_HWC: np.ndarray, marks_HW: np.ndarray | None = None) -> dict[str, Any]:
-    """A picture, and marks painted over it, for an editor."""
-    layer = np.zeros((*image_HWC.shape[:2], 4), np.uint8)
-    if marks_HW is not None:
-        layer[marks_HW] = [int(BRUSH[i : i + 2], 16) for i in (1, 3, 5)] + [255]
-    composite = np.where(layer[..., 3:] > 0, layer[..., :3], image_HWC)
-    return {"background": image_HWC, "layers": [layer], "composite": composite}
+    """A picture for an editor, with a line around what is marked: gradio's editor shows no layer that it is given."""
+    if marks_HW is not None and marks_HW.any():
+        image_HWC = outlined("", image_HWC, marks_HW, max(image_HWC.shape[:2])).image_HWC
+    return {"background": image_HWC, "layers": [], "composite": None}
 
 
 def _editor(label: str, name: str) -> Any:
     return gr.ImageEditor(
-        label=label, elem_id=name, type="numpy", format="png", image_mode="RGBA", sources=(), transforms=(), layers=False, height=420,
+        label=label, elem_id=name, type="numpy", format="png", image_mode="RGBA", sources=(), transforms=(),
+        layers=False, height=420,
         brush=gr.Brush(colors=[BRUSH], default_color=BRUSH, color_mode="fixed", default_size=10), eraser=gr.Eraser(default_size=14),
     )  # fmt: skip
 
@@ -119,7 +122,8 @@ def _data_tab(desk: Desk, movable: bool) -> None:
             upload = gr.Image(
                 label="or a new image", type="filepath", image_mode=None, sources=["upload"], height=120, elem_id="label-upload"
             )
-            editor = _editor("Paint the defect", "label-editor")
+            how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted", elem_id="label-how")
+            editor = _editor("Paint the defect; the line is around the mask as it is", "label-editor")
             save = gr.Button("Save the mask", elem_id="label-save")
             saved = gr.Markdown(elem_id="label-saved")
 
@@ -150,11 +154,13 @@ def _data_tab(desk: Desk, movable: bool) -> None:
             return (_canvas(desk.opened(Path(path))), None) if path else (gr.skip(), gr.skip())
 
         @told
-        def on_save(product: str, defect: str, name: str | None, path: str | None, value: dict[str, Any] | None) -> str:
+        def on_save(product: str, defect: str, name: str | None, path: str | None, how: str, value: dict[str, Any] | None) -> str:
             marks = _marks(value)
             if marks is None or not (name or path):
                 raise ConfigError("choose an image, or drop a new one, first")
             new = None if name else desk.opened(Path(str(path)))
+            if name:
+                marks = STROKES[how](desk.label(product, defect, name)[1], marks)
             return f"Saved: {desk.save_label(product or '', defect or '', marks, name or Path(str(path)).name, new)}"
 
         read.click(on_look, folder, [found, problems, product, defect])
@@ -162,7 +168,7 @@ def _data_tab(desk: Desk, movable: bool) -> None:
         defect.change(on_defect, [product, defect], name)
         name.change(on_name, [product, defect, name], [editor, upload])
         upload.change(on_upload, upload, [editor, name])
-        save.click(on_save, [product, defect, name, upload, editor], saved)
+        save.click(on_save, [product, defect, name, upload, how, editor], saved)
 
 
 def _learn_tab(desk: Desk) -> list[Any]:
@@ -221,13 +227,12 @@ def _draw_tab(desk: Desk) -> None:
         def on_draw(word: str | None, path: str | None, severity: float, seed: float, value: dict[str, Any] | None) -> Any:
             if not word or not path:
                 raise ConfigError("choose a defect and a normal image; there are none before the run has learned")
-            _, mask, shown = desk.draw(word, path, _marks(value), severity, _whole(seed, "seed"))
-            return shown, _canvas(desk.opened(Path(path)), mask)
+            return desk.draw(word, path, _marks(value), severity, _whole(seed, "seed"))
 
         tab.select(on_open, None, word)
         word.change(on_word, word, normal)
         normal.change(on_normal, normal, editor)
-        draw.click(on_draw, [word, normal, severity, seed, editor], [pictures, editor])
+        draw.click(on_draw, [word, normal, severity, seed, editor], pictures)
 
 
 def _batch_tab(desk: Desk) -> None:
@@ -389,7 +394,7 @@ def _export_tab(desk: Desk, movable: bool) -> None:
 def build(desk: Desk, *, movable: bool = True) -> Any:
     """The page of a desk. `movable`: its user may name other folders of this machine."""
     with gr.Blocks(title="anomalydiffusion studio", analytics_enabled=False) as page:
-        gr.Markdown(f"# anomalydiffusion studio\n`{desk.folder}`")
+        gr.Markdown(f"# anomalydiffusion studio\n`{desk.folder.name}`")
         with gr.Tabs():
             _data_tab(desk, movable)
             (curve,) = _learn_tab(desk)

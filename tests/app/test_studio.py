@@ -60,7 +60,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(base: Path) -> Iterator[Page]:
     """The studio in a browser that would tell of any request to elsewhere."""
-    if not CHROMIUM:
+    if not CHROMIUM:  # a browser is no Python package: who has none still runs all other tests; `.ci/run` installs one
         pytest.skip("no chromium: install Debian's package of that name, or name one in CHROMIUM")
     port = _port()
     served = studio(base / "run", port=port, wait=False)

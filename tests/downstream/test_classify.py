@@ -57,10 +57,10 @@ def test_it_learns_spots_and_pits_and_keeps_its_best_state() -> None:
     found = train_classifier([plates(3, 0), plates(3, 1)], plates(2, 2), KINDS, LEARNS, seed=0)
     tests = plates(8, 3)
     assert np.mean([answer == truth for answer, truth in zip(found.answers(tests), types(tests), strict=True)]) > 0.9
-    assert found.accuracy == 1 and found.loss < 0.5 and found.step in (20, 40, 60)
+    assert found.accuracy == 1 and found.loss < 0.5 and found.step in (50, 55, 60)
     wrong = [replace(sample, defect={"spot": "pit", "pit": "spot"}[sample.defect]) for sample in plates(2, 2)]
-    early = train_classifier([plates(3, 0)], wrong, KINDS, replace(LEARNS, checks=60), seed=0)
-    assert early.step < 40 and early.accuracy >= 0.5  # what it learns later makes it worse on such a validation part
+    early = train_classifier([plates(3, 0)], wrong, KINDS, replace(LEARNS, rate=1e-3, cycle=False, checks=15), seed=0)
+    assert early.step < 60  # the surer it grows, the worse it is on such a validation part
 
 
 def test_one_seed_gives_one_classifier_and_no_validation_its_last_state() -> None:

@@ -10,8 +10,10 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.downstream.descent import looks
 from anomalydiffusion.downstream.detectors import PRESETS, DetectorConfig, image_score, predict, shrink
-from anomalydiffusion.downstream.localise import focal_loss, train_localiser
+from anomalydiffusion.downstream.localise import focal_loss, train_localiser, typed_ap
+from anomalydiffusion.downstream.metrics import average_precision
 from anomalydiffusion.downstream.networks import DiscriminativeUNet, build_network
 from anomalydiffusion.downstream.samples import Sample, made_sample
 from tests.downstream.conftest import plate
@@ -35,8 +37,20 @@ def test_it_learns_bright_squares_and_keeps_its_best_state() -> None:
     image, mask = plate(np.random.default_rng(9), defect=True)
     scores = found.predict(image)
     assert scores.shape == mask.shape and scores[mask].mean() > scores[~mask].mean() + 0.3
-    assert found.validation_ap > 0.8 and 0 < found.threshold < 1 and found.step in (30, 60, 90)
+    assert found.validation_ap > 0.8 and 0 < found.threshold < 1 and found.step in (75, 82, 90)
     assert image_score(scores) > image_score(found.predict(plate(np.random.default_rng(8), defect=False)[0]))
+
+
+def test_states_are_compared_late_and_by_the_mean_of_defect_types() -> None:
+    assert looks(1000, 2) == {875, 1000} and looks(90, 3) == {75, 82, 90} and looks(1, 4) == {1} and looks(300, 1) == {300}
+    truths = [np.repeat([True, False], 500), np.repeat([True, False], [10, 990]), np.zeros(1000, bool)]  # a large one, a small one, none
+    nothing = np.full(1000, 0.2)
+    large_only = [np.where(truths[0], 0.9, 0.2), nothing, nothing]
+    both = [np.where(truths[0] & (np.arange(1000) % 10 < 7), 0.9, 0.2), np.where(truths[1], 0.9, 0.2), nothing]  # a part of the large one
+    pooled = [average_precision(np.concatenate(scores), np.concatenate(truths)) for scores in (large_only, both)]
+    found = [typed_ap(["stain", "pit", ""], scores, truths) for scores in (large_only, both)]
+    assert pooled[0] > pooled[1] and found[1] > found[0] + 0.2
+    assert typed_ap(["pit", ""], large_only[1:], truths[1:]) == pytest.approx(10 / 2000)  # constant scores find as much as is there
 
 
 def test_the_same_seed_gives_the_same_detector_and_no_validation_its_last_state() -> None:

@@ -5,7 +5,7 @@ import pytest
 
 from anomalydiffusion.core.errors import MaskError
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import accept, border_shares, measure
+from anomalydiffusion.masks.geometry import accept
 
 
 def mask_of(shape: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Mask:
@@ -13,23 +13,6 @@ def mask_of(shape: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Mask:
     for y0, y1, x0, x1 in boxes:
         pixels[y0:y1, x0:x1] = True
     return Mask(pixels_HW=pixels, origin="test")
-
-
-def test_measure_knows_simple_shapes() -> None:
-    square = measure(mask_of((100, 200), (10, 30, 50, 70)))
-    assert square.area == pytest.approx(400 / 20_000)
-    assert (square.parts, square.border) == (1, 0.0)
-    assert square.elongation == pytest.approx(1.0)
-    assert measure(mask_of((100, 200), (10, 12, 50, 90))).elongation == pytest.approx(20.0)
-    assert measure(mask_of((9, 9), (4, 5, 4, 5))).elongation == pytest.approx(1.0)
-
-
-def test_parts_touch_by_their_corners_and_border_is_the_fullest_side() -> None:
-    assert measure(mask_of((20, 20), (2, 4, 2, 4), (4, 6, 4, 6))).parts == 1
-    assert measure(mask_of((20, 20), (2, 4, 2, 4), (5, 7, 5, 7))).parts == 2
-    shape = mask_of((20, 40), (0, 5, 0, 10))
-    assert border_shares(shape.pixels_HW) == {"top": 0.25, "bottom": 0.0, "left": 0.25, "right": 0.0}
-    assert measure(mask_of((20, 40), (0, 15, 0, 10))).border == 0.75
 
 
 def test_accept_says_each_reason() -> None:

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from anomalydiffusion.core.errors import ConfigError, MaskError
+from anomalydiffusion.core.shapes import border_shares
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import accept, border_shares
+from anomalydiffusion.masks.geometry import accept
 from anomalydiffusion.masks.warped import WarpedConfig, area_range, propose
 
 SURFACE = np.full((160, 200, 3), 120, dtype=np.uint8)

@@ -52,8 +52,24 @@ def _table(first: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
 def _quality_table(console: Console, scores: Mapping[str, Any]) -> None:
     rows = {f"{key}, {arm}": values for key, block in scores["per_defect"].items() for arm, values in block["arms"].items()}
     console.print(_table("images", rows))
+    console.print(_masks_table(scores["per_defect"]))
     console.print(f"features of {scores['extractor']}, crops of {scores['view']} pixels around each defect; \"real\" reads the others: "
                   f"shots against held-out images; split {scores['split_digest']}", markup=False, soft_wrap=True)  # fmt: skip
+
+
+def _masks_table(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
+    """How masks are shaped: medians, 10th to 90th percentile behind them, and how far they are from the shots'."""
+    heads = ("area,\nhundredths", "length\nover width", "parts", "to a side,\nhundredths", "distance to the shots'")
+    table = Table(Column("masks", no_wrap=True), *heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for key, block in blocks.items():
+        for arm, own in block.get("masks", {}).items():
+            cells = [
+                f"{factor * own[name]['mean']:.{digits}f} [{factor * own[name]['low']:.{digits}f}, {factor * own[name]['high']:.{digits}f}]"
+                for name, factor, digits in (("area", 100, 1), ("elongation", 1, 1), ("parts", 1, 0), ("margin", 100, 0))
+            ]
+            far = ", ".join(f"{name} {value:.2f}" for name, value in own["distance"].items())
+            table.add_row(f"{key}, {arm}", *cells, "" if arm == "shots" else far)
+    return table
 
 
 def scores_table(scores: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Box, Mask
 
 __all__ = ["clusters", "crop_box", "extract", "resize"]
@@ -26,7 +27,7 @@ def clusters(mask: Mask, side: int, *, most: int = 4) -> list[Mask]:
         return [mask]
     inside = mask.pixels_HW[y0:y1, x0:x1]
     away, gap = ndimage.distance_transform_edt(~inside), side / 4
-    while (found := ndimage.label(away <= gap / 2, np.ones((3, 3))))[1] > most:
+    while (found := ndimage.label(away <= gap / 2, EIGHT))[1] > most:
         gap *= 2
     grown, count = found
     parts = np.where(inside, grown, 0)

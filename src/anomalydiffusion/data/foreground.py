@@ -9,9 +9,10 @@ from scipy.spatial import KDTree
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
+from anomalydiffusion.core.shapes import EIGHT
+
 __all__ = ["foreground"]
 
-EIGHT = np.ones((3, 3), dtype=bool)  # the neighbourhood
 LONG_SIDE = 256  # `foreground` looks at a copy of this size
 BIN = 6.0  # edge of a cell of Lab colours, in Lab units: about the noise of a plain background
 BORDER_KNOWN = 0.8  # share of the border ring that the background's colours explain; the rest may be a neighbour's corner

@@ -18,7 +18,7 @@ from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.seeds import rng
-from anomalydiffusion.downstream.descent import Descent
+from anomalydiffusion.downstream.descent import Descent, looks
 from anomalydiffusion.downstream.detectors import shrink
 from anomalydiffusion.downstream.metrics import accuracy
 from anomalydiffusion.downstream.networks import pretrained_classifier
@@ -43,7 +43,7 @@ class ClassifierConfig:
     cycle: bool = True  # one cycle of AdamW; else Adam at a constant rate
     steps: int = 300
     batch_size: int = 16
-    checks: int = 4  # how often in a training the validation part is looked at; the best of them is kept
+    checks: int = 2  # how often in the last quarter the validation part is looked at; the best state is kept
     hold_back: int = 4  # one group of shots in so many is for validation
 
     def __post_init__(self) -> None:
@@ -130,8 +130,9 @@ def train_classifier(
     """Train for `config.steps` gradient steps of cross entropy on views that are mirrored at random.
 
     Every class gives as many views as any other, and of a class every pool that shows it gives as many as any other, however
-    many each holds. `config.checks` times `validation` is looked at, and the state with the highest accuracy is kept, of equal
-    ones that with the lowest loss, then the earliest; with nothing in `validation` the last one is. One seed, one result.
+    many each holds. `config.checks` times in the last quarter `validation` is looked at, and the state with the highest accuracy
+    is kept, of equal ones that with the lowest loss, then the earliest; with nothing in `validation` the last one is. One seed,
+    one result.
     Raises `DataError` on a class that no pool shows, `TrainingError` on a loss that is not finite.
     """
     by_class = [[own for pool in pools if (own := [sample for sample in pool if sample.defect == name])] for name in classes]
@@ -140,7 +141,7 @@ def train_classifier(
     model = build_classifier(config.network, len(classes), seed).train()
     descent = Descent(model, rate=config.rate, steps=config.steps, cycle=config.cycle)
     view = lru_cache(maxsize=CACHE // (3 * config.side**2))(lambda sample: look(sample, config))
-    looks = {round(config.steps * (i + 1) / config.checks) for i in range(config.checks)}
+    looked = looks(config.steps, config.checks)
     best = Classifier(model=model, config=config, classes=tuple(classes), accuracy=-1.0, loss=math.inf, step=0)
     for step in range(config.steps):
         generator, views = rng(seed, "views", step), []
@@ -156,7 +157,7 @@ def train_classifier(
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(f"classifier, step {step}: the loss is {float(loss.detach())}; check the images, or lower its rate")
         descent.step(loss)
-        if step + 1 in looks:
+        if step + 1 in looked:
             best = _better(best, model, validation, view, step + 1)
             model.train()
         on_step(step + 1)

@@ -36,6 +36,7 @@ __all__ = [
     "values",
 ]
 
+CHOSEN = "late"  # how a training's state is chosen; lines of trainings that chose otherwise do not count
 LOCALIZATION, CLASSIFICATION = "localization", "classification"  # the tasks, as the ledger names them
 
 Progress = Callable[[int, int, str], None]
@@ -86,7 +87,7 @@ class Ledger:
         self.lines = Manifest(path)
         self.files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
         self.facts = {
-            "task": task, "detector": digest(comparison.detector), "split": split_digest,
+            "task": task, "chosen": CHOSEN, "detector": digest(comparison.detector), "split": split_digest,
             "controls": comparison.controls, "redecoded": comparison.redecode is not None,
         }  # fmt: skip
         self.known = {

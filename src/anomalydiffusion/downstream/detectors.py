@@ -32,9 +32,9 @@ class DetectorConfig:
     loss: Literal["focal", "dice"] = "dice"  # dice: cross entropy + Dice
     rate: float = 2e-3  # learning rate, the highest of a cycle
     cycle: bool = True  # one cycle of AdamW; else Adam at a constant rate
-    steps: int = 500
+    steps: int = 1000
     batch_size: int = 8
-    checks: int = 4  # how often in a training the validation part is looked at; the best of them is kept
+    checks: int = 2  # how often in the last quarter the validation part is looked at; the best state is kept
     hold_back: int = 4  # one group of shots in so many is for validation
 
     def __post_init__(self) -> None:

@@ -17,13 +17,13 @@ from anomalydiffusion.core.errors import TrainingError
 from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.downstream.descent import Descent
+from anomalydiffusion.downstream.descent import Descent, looks
 from anomalydiffusion.downstream.detectors import DetectorConfig, predict, shrink
 from anomalydiffusion.downstream.metrics import average_precision, f1_threshold
 from anomalydiffusion.downstream.networks import build_network
 from anomalydiffusion.downstream.samples import Sample
 
-__all__ = ["Localiser", "focal_loss", "train_localiser"]
+__all__ = ["Localiser", "focal_loss", "train_localiser", "typed_ap"]
 
 Rng = np.random.Generator
 CACHE = 512 * 2**20  # bytes of pictures that a training keeps in memory
@@ -92,14 +92,15 @@ def train_localiser(
     """Train for `config.steps` gradient steps; half of each batch shows a defect, the other half is normal.
 
     Every pool of defect samples gives the same share of the defect views, however many it holds, and so does every pool of
-    normals. `config.checks` times the pixel AP on `validation` is measured, and the best state is kept; with no defect in
-    `validation` the last one is. Raises `TrainingError` on a loss that is not finite.
+    normals. `config.checks` times in the last quarter the pixel AP of each defect type in `validation` is measured, and the state
+    with the best mean of them is kept; with no defect in `validation` the last one is. Raises `TrainingError` on a loss that is
+    not finite.
     """
     model = build_network(config.network, config.width, seed).train()
     descent = Descent(model, rate=config.rate, steps=config.steps, cycle=config.cycle)
     first = pools[0][0].read()[0]
     read = lru_cache(maxsize=max(8, CACHE // (2 * first.nbytes)))(lambda sample: sample.read())
-    looks = {round(config.steps * (i + 1) / config.checks) for i in range(config.checks)}
+    looked = looks(config.steps, config.checks)
     best = Localiser(model=model, config=config, threshold=math.nan, validation_ap=-1.0, step=0)
     for step in range(config.steps):
         generator = rng(seed, "views", step)
@@ -115,7 +116,7 @@ def train_localiser(
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(f"detector, step {step}: the loss is {float(loss.detach())}; check the images, or lower its rate")
         descent.step(loss)
-        if step + 1 in looks:
+        if step + 1 in looked:
             best = _better(best, model, validation, step + 1)
             model.train()
         on_step(step + 1)
@@ -123,7 +124,10 @@ def train_localiser(
 
 
 def _better(best: Localiser, model: nn.Module, validation: Sequence[Sample], step: int) -> Localiser:
-    """The better of the best so far and the model as it is now, by pixel AP on the validation part."""
+    """The better of the best so far and the model as it is now, by the mean over defect types of the pixel AP on the validation part.
+
+    Large defects shall not outvote small ones: by one figure of all pixels, states won that saw no small defect.
+    """
     if not any(sample.defect for sample in validation):
         return Localiser(model=model, config=best.config, threshold=math.nan, validation_ap=math.nan, step=step)
     scores, truths = [], []
@@ -132,8 +136,17 @@ def _better(best: Localiser, model: nn.Module, validation: Sequence[Sample], ste
         scores.append(predict(model, image, best.config).ravel())
         truths.append((mask.pixels_HW if mask else np.zeros(image.shape[:2], bool)).ravel())
     scores_N, truth_N = np.concatenate(scores), np.concatenate(truths)
-    found = average_precision(scores_N, truth_N)
+    found = typed_ap([sample.defect for sample in validation], scores, truths)
     if found <= best.validation_ap:
         return best
     threshold = f1_threshold(scores_N, truth_N)
     return Localiser(model=copy.deepcopy(model), config=best.config, threshold=threshold, validation_ap=found, step=step)
+
+
+def typed_ap(defects: Sequence[str], scores: Sequence[np.ndarray], truths: Sequence[np.ndarray]) -> float:
+    """The mean over defect types of the pixel AP on the images of each one and the normal ones, whose defect is ""."""
+    found = []
+    for defect in sorted(set(defects) - {""}):
+        own = [row for row, other in enumerate(defects) if other in (defect, "")]
+        found.append(average_precision(*(np.concatenate([some[row] for row in own]) for some in (scores, truths))))
+    return float(np.mean(found))

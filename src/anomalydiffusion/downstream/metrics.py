@@ -9,10 +9,9 @@ from scipy import ndimage
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.shapes import EIGHT
 
 __all__ = ["accuracy", "auroc", "average_precision", "f1_max", "f1_threshold", "iou", "per_class_accuracy", "pro"]
-
-EIGHT = np.ones((3, 3), bool)  # pixels that touch at a corner are of one region
 
 
 def _flat(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,53 +1,15 @@
-"""Measure a mask and say whether it may be used."""
+"""Say whether a mask may be used, and keep the largest of its parts."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from anomalydiffusion.core.errors import MaskError
+from anomalydiffusion.core.shapes import EIGHT, border_shares
 from anomalydiffusion.core.types import Mask
 
-__all__ = ["Shape", "accept", "border_shares", "largest", "measure"]
-
-EIGHT = np.ones((3, 3), dtype=bool)  # the neighbourhood: touching by a corner is touching
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A mask in numbers."""
-
-    area: float  # share of the image, 0..1
-    parts: int  # 8-connected components
-    elongation: float  # long over short axis of the ellipse with the same second moments, 1 = round
-    border: float  # largest share of one image side that is marked, 0..1
-
-
-def border_shares(pixels_HW: np.ndarray) -> dict[str, float]:
-    """Share of each image side ("top", "bottom", "left", "right") that is marked, 0..1."""
-    edges = {"top": pixels_HW[0], "bottom": pixels_HW[-1], "left": pixels_HW[:, 0], "right": pixels_HW[:, -1]}
-    return {side: float(edge.mean()) for side, edge in edges.items()}
-
-
-def measure(mask: Mask) -> Shape:
-    """Measure area, parts, elongation and contact with the border.
-
-    elongation = sqrt((l1 + 1/12) / (l2 + 1/12)), l1 >= l2 the eigenvalues of the covariance of the marked pixel centres
-    (1/12 is the variance of one pixel, so a single pixel is round).
-    """
-    x0, y0, x1, y1 = mask.box
-    inside = mask.pixels_HW[y0:y1, x0:x1]
-    points = np.argwhere(inside).astype(np.float64)
-    points -= points.mean(0)
-    low, high = np.linalg.eigvalsh(points.T @ points / len(points))
-    return Shape(
-        area=mask.area,
-        parts=int(ndimage.label(inside, EIGHT)[1]),
-        elongation=float(np.sqrt((high + 1 / 12) / (max(low, 0.0) + 1 / 12))),
-        border=max(border_shares(mask.pixels_HW).values()),
-    )
+__all__ = ["accept", "largest"]
 
 
 def largest(marks_HW: np.ndarray, most: int) -> np.ndarray:

@@ -17,9 +17,10 @@ from PIL import Image
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, MaskError
 from anomalydiffusion.core.seeds import derive, rng
+from anomalydiffusion.core.shapes import measure
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.foreground import foreground
-from anomalydiffusion.masks.geometry import accept, largest, measure
+from anomalydiffusion.masks.geometry import accept, largest
 from anomalydiffusion.masks.placing import put_inside
 from anomalydiffusion.priors.samples import from_noise, spoken
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.masks.geometry import EIGHT, largest
+from anomalydiffusion.masks.geometry import largest
 
 __all__ = ["MIN_PIXELS", "Stencil", "cut", "stencil_of", "warp"]
 
@@ -20,6 +21,7 @@ MIN_PIXELS = 4  # what `accept` asks for
 # A gap to an image side, up to these shares of the picture and of the mask's length, is contact; or is kept about as it is.
 TOUCH_PICTURE, TOUCH_LONG = 0.01, 0.1
 HOLD_PICTURE, HOLD_LONG = 0.04, 0.6
+RIM_TURN = math.radians(25)  # what lies at a rim keeps about its direction
 FAR_OUTSIDE = -1e6  # signed distance where the reference says nothing
 
 
@@ -76,6 +78,8 @@ def stencil_of(pixels_HW: np.ndarray, ground_HW: np.ndarray | None, *, rotation:
     gap: list[int | None] = [None, None]
     inside = pixels_HW[y0:y1, x0:x1]
     anchor, outward, turn = [(y0 + y1) / 2, (x0 + x1) / 2], None, math.radians(rotation)
+    if any((*touch_y, *touch_x)):
+        turn = min(turn, RIM_TURN)
     for axis, (low, high) in enumerate((touch_y, touch_x)):
         if low != high:
             anchor[axis] = float(box[axis][0 if low else 1])
@@ -86,7 +90,7 @@ def stencil_of(pixels_HW: np.ndarray, ground_HW: np.ndarray | None, *, rotation:
         elif near and not low and min(gaps[axis]) <= min(HOLD_PICTURE * pixels_HW.shape[axis], HOLD_LONG * long):
             gap[axis] = gaps[axis][0] if gaps[axis][0] < gaps[axis][1] else -1 - gaps[axis][1]
             if inside.shape[1 - axis] > 2 * inside.shape[axis]:
-                turn *= 0.25
+                turn = 0.25 * min(turn, RIM_TURN)
     sides = sum((*touch_y, *touch_x))
     if sides > 1:
         turn *= 0.25
@@ -95,6 +99,7 @@ def stencil_of(pixels_HW: np.ndarray, ground_HW: np.ndarray | None, *, rotation:
         wide = slice(max(0, y0 - grow), y1 + grow), slice(max(0, x0 - grow), x1 + grow)
         if (found := _outline_contact(pixels_HW[wide], ground_HW[wide])) is not None:
             anchor, outward = [found[0][0] + wide[0].start, found[0][1] + wide[1].start], found[1]
+            turn = min(turn, RIM_TURN)
     # Beyond an image side that it touches, the defect goes on; elsewhere there is nothing.
     beyond, margin = math.ceil((2 * elastic + math.sin(min(turn, math.pi / 2))) * long) + 4, long // 8 + 6
     on = [tuple(beyond if side else 0 for side in axis) for axis in (touch_y, touch_x)]

@@ -16,9 +16,10 @@ from scipy import ndimage
 
 from anomalydiffusion.core.errors import ConfigError, MaskError
 from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.foreground import foreground
-from anomalydiffusion.masks.geometry import EIGHT, accept
+from anomalydiffusion.masks.geometry import accept
 from anomalydiffusion.masks.placing import frame, paste, put
 from anomalydiffusion.masks.stencils import MIN_PIXELS, Stencil, cut, stencil_of, warp
 
@@ -39,7 +40,7 @@ class WarpedConfig:
     elastic: float = 0.08  # largest usual displacement, as a share of the long side of the mask's box
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
-    place: Literal["near", "anywhere"] = "anywhere"  # near: what was at the rim stays at such a rim
+    place: Literal["near", "anywhere", "mixed"] = "anywhere"  # near: what was at the rim stays at such a rim; mixed: half of the masks
     carry: bool = False  # what the mask's own shot shows is carried along, warped like it; else what a shot of about its shape shows
     tries: int = 60
 
@@ -49,8 +50,8 @@ class WarpedConfig:
                 raise ConfigError(f"warped masks: {name} = {getattr(self, name)}, expected {low:g}..{high:g}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= 1 <= self.scale[1] <= 10:
             raise ConfigError(f"warped masks: scale = {self.scale}, expected (low, high) with 0 < low <= 1 <= high <= 10")
-        if self.place not in ("near", "anywhere"):
-            raise ConfigError(f'warped masks: place = "{self.place}", expected "near" or "anywhere"')
+        if self.place not in ("near", "anywhere", "mixed"):
+            raise ConfigError(f'warped masks: place = "{self.place}", expected "near", "anywhere" or "mixed"')
 
 
 def area_range(references: Sequence[Mask]) -> tuple[float, float]:
@@ -160,8 +161,9 @@ def propose(
     pixels, so thin cracks stay thin and whole. The area is log-uniform over what `scale` reaches within the references'
     range; smaller only where the object is too small. With `place="near"` a reference that touches image sides touches
     them again (mirrored with flips, slid along), one that touches the object's outline does so at a random point of the
-    outline, turned with it (known only with `reference_foregrounds`, one bool H x W per reference or None), and any other
-    lies wholly inside. `foreground_HW`: bool, the object in `normal_HWC`; `foreground` finds it when it is not given.
+    outline, turned with it (known only with `reference_foregrounds`, one bool H x W per reference or None), both turned further
+    by 25 degrees at most, and any other lies wholly inside; "mixed" does so with half of the masks. `foreground_HW`: bool, the
+    object in `normal_HWC`; `foreground` finds it when it is not given.
     `accept` agrees with every result (`max_border=1` where image sides are touched). With `carry` the mask knows its reference and
     its trace in it. Raises MaskError when nothing fits.
     """
@@ -183,10 +185,11 @@ def propose(
             which = int(random.integers(len(references)))
             turned = slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
             mirror = turned, slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
+            near = now.place == "near" or (now.place == "mixed" and random.random() < 0.5)
             known = reference_foregrounds[which] if reference_foregrounds is not None else None
             stencil = stencil_of(
                 references[which].pixels_HW[mirror], None if known is None else known[mirror],
-                rotation=now.rotation, elastic=now.elastic, near=now.place == "near",
+                rotation=now.rotation, elastic=now.elastic, near=near,
             )  # fmt: skip
         found = _attempt(stencil, limits, fit, ground, now, random)
         if not isinstance(found, str):

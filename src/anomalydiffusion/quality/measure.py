@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.core.shapes import Shape, measure
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.quality.features import FeatureExtractor
 from anomalydiffusion.quality.scores import (
@@ -21,6 +22,7 @@ from anomalydiffusion.quality.scores import (
     masked_features,
     masked_similarity,
     perceptual_distance,
+    shape_distances,
 )  # fmt: skip
 
 __all__ = ["View", "measure_quality", "view"]
@@ -28,6 +30,7 @@ __all__ = ["View", "measure_quality", "view"]
 SIDE = 128  # pixels of a view
 RATIO, LEAST = 2.0, 64  # a view's side over the longer side of the defect's box, and its least in the image's own pixels
 SUBSETS = 50
+SHAPES = ("area", "elongation", "parts", "margin")
 FEWEST = 4  # images on a side from which KID is measured
 
 Key = tuple[str, str]
@@ -39,6 +42,7 @@ class View:
 
     image_HWC: np.ndarray
     mask: Mask
+    shape: Shape  # of the whole mask in the whole image
     agreement: float = math.nan
 
 
@@ -50,7 +54,8 @@ def view(image_HWC: np.ndarray, mask: Mask, normal_HWC: np.ndarray | None = None
     box = crop_box(mask.box, mask.pixels_HW.shape, RATIO, LEAST)
     pixels = resize(extract(mask.pixels_HW, box), SIDE)
     agreement = math.nan if normal_HWC is None else mask_agreement(image_HWC, normal_HWC, mask)
-    return View(image_HWC=resize(extract(image_HWC, box), SIDE), mask=Mask(pixels_HW=pixels, origin=mask.origin), agreement=agreement)
+    small = Mask(pixels_HW=pixels, origin=mask.origin)
+    return View(image_HWC=resize(extract(image_HWC, box), SIDE), mask=small, shape=measure(mask), agreement=agreement)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,6 +108,8 @@ def measure_quality(
     subsets; `inception_score`; `ic_lpips` around the shots; `similarity` of what lies under the masks to the nearest held-out
     real defect, its band the 10th to 90th percentile; `mask_agreement`, likewise. "arms" is the mean over types. Which extractor
     made the figures stands beside them: figures of different extractors, or of other views than these crops, do not compare.
+    "masks" says how large, long, parted and near to the image's sides masks are (median, band as above), and how far from the
+    shots' (`scores.shape_distances`).
     Nothing is chosen by any of this. Types without generated, shot or real views are left out.
     """
     per_defect: dict[str, Any] = {}
@@ -114,9 +121,19 @@ def measure_quality(
                 "ours": _scores(own, few, held, extractor, [each.agreement for each in generated[key]], seed),
                 "real": {**_scores(held, few, held, extractor, [], seed), **_between(few, held, extractor, seed)},
             },
+            "masks": {
+                arm: _shapes([each.shape for each in views], [each.shape for each in shots[key]])
+                for arm, views in (("ours", generated[key]), ("real", real[key]), ("shots", shots[key]))
+            },
         }  # fmt: skip
     return {"arms": {arm: _mean([block["arms"][arm] for block in per_defect.values()]) for arm in ("ours", "real") if per_defect},
             "per_defect": per_defect, "extractor": extractor.name, "view": SIDE}  # fmt: skip
+
+
+def _shapes(some: Sequence[Shape], shots: Sequence[Shape]) -> dict[str, Any]:
+    """Median and 10th to 90th percentile of each number of a mask, and the distance to the shots'."""
+    bands = {name: np.percentile([getattr(shape, name) for shape in some], [50, 10, 90]).tolist() for name in SHAPES}
+    return {**{name: _plain(*band) for name, band in bands.items()}, "distance": shape_distances(some, shots)}
 
 
 def _between(few: _Features, held: _Features, extractor: FeatureExtractor, seed: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from scipy import ndimage
 from skimage.color import rgb2lab
 from skimage.filters import apply_hysteresis_threshold
 
+from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Mask, Pair
 from anomalydiffusion.quality.scores import FAINT
 
@@ -37,7 +38,7 @@ def refit(pair: Pair) -> Mask | None:
     allowed = ndimage.distance_transform_edt(~pair.requested.pixels_HW[near]) <= REACH
     seen = apply_hysteresis_threshold(np.where(allowed & (change >= edge), change, 0.0), FAINT, SURE * FAINT)
     seen = ndimage.binary_fill_holes(seen)
-    parts, count = ndimage.label(seen, np.ones((3, 3)))
+    parts, count = ndimage.label(seen, EIGHT)
     if not count:
         return None
     areas = ndimage.sum_labels(seen, parts, np.arange(1, count + 1))

@@ -7,17 +7,19 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.stats import wasserstein_distance
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 from torch import nn
 
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.shapes import Shape
 from anomalydiffusion.core.types import Mask
 
 __all__ = [
     "inception_score", "intra_cluster_distance", "kid", "mask_agreement", "masked_features", "masked_similarity",
-    "perceptual_distance",
+    "perceptual_distance", "shape_distances",
 ]  # fmt: skip
 
 FAINT = 1.5  # Lab units: a smoothed change below it is not seen; the gate asks for as much
@@ -180,3 +182,18 @@ def mask_agreement(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) ->
     soft = ndimage.gaussian_filter(mask.pixels_HW[view].astype(np.float64), 1.0)
     changed, marked = change > max(_halfway(change), FAINT), soft > min(_halfway(soft), 0.5)
     return float((changed & marked).sum() / (changed | marked).sum())
+
+
+def shape_distances(some: Sequence[Shape], real: Sequence[Shape]) -> dict[str, float]:
+    """Measure how far the shapes of some masks are from those of real ones: Wasserstein distances, 0 = the same law.
+
+    `area` and `elongation` in doublings (of their base 2 logarithms), `parts` in parts, `margin` (to the nearest image side) in
+    shares of the image's shorter side. Raises `DataError` where either side has no mask.
+    """
+    if not some or not real:
+        raise DataError(f"shapes of {len(some)} masks against {len(real)}; at least one on each side is needed")
+    measured = {
+        "area": lambda shape: np.log2(shape.area), "elongation": lambda shape: np.log2(shape.elongation),
+        "parts": lambda shape: shape.parts, "margin": lambda shape: shape.margin,
+    }  # fmt: skip
+    return {name: float(wasserstein_distance(*[[of(shape) for shape in side] for side in (some, real)])) for name, of in measured.items()}

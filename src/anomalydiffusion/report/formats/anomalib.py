@@ -11,9 +11,9 @@ import yaml
 from scipy import ndimage
 
 from anomalydiffusion.core.pixels import decode_png, encode_png
+from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.formats.common import Goods, Record, each, kinds, normals_of, put
-from anomalydiffusion.report.formats.parts import EIGHT
 
 __all__ = ["texture", "write"]
 

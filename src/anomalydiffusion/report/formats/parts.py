@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from scipy import ndimage
 
-__all__ = ["EIGHT", "outline", "parts"]
+from anomalydiffusion.core.shapes import EIGHT
 
-EIGHT = np.ones((3, 3))  # pixels that touch by a corner belong together
+__all__ = ["outline", "parts"]
 
 
 def parts(marks_HW: np.ndarray) -> Iterator[np.ndarray]:

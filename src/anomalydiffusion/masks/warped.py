@@ -40,7 +40,7 @@ class WarpedConfig:
     elastic: float = 0.08  # largest usual displacement, as a share of the long side of the mask's box
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
-    place: Literal["near", "anywhere", "mixed"] = "anywhere"  # near: what was at the rim stays at such a rim; mixed: half of the masks
+    place: Literal["near", "anywhere", "mixed"] = "mixed"  # near: what was at the rim stays at such a rim; mixed: half of the masks
     carry: bool = False  # what the mask's own shot shows is carried along, warped like it; else what a shot of about its shape shows
     tries: int = 60
 

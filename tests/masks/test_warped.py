@@ -65,7 +65,7 @@ def test_references_and_images_stay_as_they_were() -> None:
     box=st.tuples(st.integers(0, 90), st.integers(0, 90), st.integers(1, 40), st.integers(1, 40)),
     config=st.builds(
         WarpedConfig, rotation=st.floats(0, 180), elastic=st.floats(0, 0.15), thickness=st.floats(0, 0.5),
-        flip=st.booleans(), place=st.sampled_from(["near", "anywhere"]),
+        flip=st.booleans(), place=st.sampled_from(["near", "anywhere", "mixed"]),
     ),
 )  # fmt: skip
 def test_any_reference_gives_an_acceptable_mask(
@@ -106,6 +106,26 @@ def test_rim_masks_stay_on_their_rim(side: str) -> None:
     flipped = [touched(propose([reference], SURFACE, seed=seed, config=NEAR, foreground_HW=EVERYTHING)) for seed in range(12)]
     assert all(sides in ({side}, {opposite}) for sides in flipped)
     assert {side} in flipped and {opposite} in flipped
+
+
+def test_half_of_the_mixed_masks_keep_to_their_rim_and_what_lies_inside_turns_freely() -> None:
+    many = [propose([CHIP], SURFACE, seed=seed, config=WarpedConfig(place="mixed"), foreground_HW=EVERYTHING) for seed in range(60)]
+    assert 18 <= sum(bool(touched(mask)) for mask in many) <= 42
+    bar = draw((160, 200), (75, 85, 60, 120))
+    turned = [propose([bar], SURFACE, seed=seed, config=WarpedConfig(place="near"), foreground_HW=EVERYTHING).box for seed in range(20)]
+    assert any(y1 - y0 > x1 - x0 for x0, y0, x1, y1 in turned) and any(y1 - y0 < x1 - x0 for x0, y0, x1, y1 in turned)
+    rim = [propose([CHIP], SURFACE, seed=seed, config=replace(NEAR, rotation=180.0), foreground_HW=EVERYTHING) for seed in range(20)]
+    mild = [propose([CHIP], SURFACE, seed=seed, config=NEAR, foreground_HW=EVERYTHING) for seed in range(20)]
+    assert [mask.box for mask in rim] == [mask.box for mask in mild]  # a chip at a rim keeps about its direction, whatever others may
+
+
+def test_a_region_that_leaves_the_picture_stays_large() -> None:
+    reference = draw((160, 200), (0, 60, 0, 200))
+    kept, free = (
+        [propose([reference], SURFACE, seed=seed, config=WarpedConfig(place=place), foreground_HW=EVERYTHING).area for seed in range(20)]
+        for place in ("near", "anywhere")
+    )
+    assert np.median(kept) == reference.area > 1.15 * np.median(free)
 
 
 def test_corners_stay_corners_and_bands_stay_bands() -> None:

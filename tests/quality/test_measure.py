@@ -31,6 +31,15 @@ def test_like_defects_are_near_and_unlike_ones_far() -> None:
     assert near["real"]["similarity"]["mean"] < 1.0  # shots against held-out, never an image against itself
 
 
+def test_masks_are_measured_beside_the_shots() -> None:
+    key, net = ("p", "spot"), extractor("efficientnet-lite0")
+    some = [look(seed, bright=True) for seed in range(6)]
+    found = measure_quality({key: some[:2]}, {key: some}, {key: some[2:]}, net)["per_defect"]["p/spot"]["masks"]
+    assert list(found) == ["ours", "real", "shots"] and found["shots"]["distance"]["area"] == 0
+    assert found["ours"]["area"] == {"mean": 256 / 9000, "low": 256 / 9000, "high": 256 / 9000}
+    assert found["ours"]["parts"]["mean"] == 1 and found["real"]["distance"]["margin"] > 0
+
+
 def test_too_few_images_leave_figures_undefined_and_types_without_images_out() -> None:
     key, net = ("p", "spot"), extractor("efficientnet-lite0")
     found = measure_quality(

@@ -5,6 +5,9 @@
 For each rotation a run is trained and generated in WORK/<product>-r<rotation> and evaluated with baselines and controls, by detectors
 and, where there are several defect types, by classifiers of them; what is finished is not done again. Writes
 benchmarks/results/<date>-downstream-<product>.md: one row an arm.
+
+With `--rotation R` only that rotation is done, and no page written. Small networks gain little from a second thread, so two of them
+beside each other, each with OMP_NUM_THREADS=1, finish sooner on two cores; the call without it then writes the page.
 """
 
 from __future__ import annotations
@@ -164,7 +167,11 @@ def main() -> int:
     parser.add_argument("--name", default="downstream", help="what the page is called: DATE-NAME-PRODUCT.md")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
+    parser.add_argument("--rotation", type=int, help="do this one alone, without a page")
     given = parser.parse_args()
+    if given.rotation is not None:
+        one_rotation(given, given.rotation)
+        return 0
     found, classified = zip(*(one_rotation(given, rotation) for rotation in range(given.rotations)), strict=True)
     results = Path(__file__).parent / "results"
     results.mkdir(exist_ok=True)

@@ -137,7 +137,9 @@ def masks(
 
 @app.command()
 def generate(
-    run: Run, num: Annotated[int, typer.Option("--num", help="Accepted pairs per defect type.")],
+    run: Run, num: Annotated[int | None, typer.Option("--num", help="Accepted pairs per defect type.")] = None,
+    like: Annotated[Path | None, typer.Option("--like", help="A picture that this run drew: draw just that pair again.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="With --like: the PNG to write (default: in RUN/again).")] = None,
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
     seed: Seed = None,
@@ -152,15 +154,18 @@ def generate(
     dry_run: DryRun = False, as_json: AsJson = False,
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Make pairs of image and mask until NUM per defect type are accepted."""
+    """Make pairs of image and mask until NUM per defect type are accepted, or one again, as its picture says."""
     from anomalydiffusion.app import commands
 
     records = commands.generate(
-        run, num, product=product, defect=defect, prior=prior, seed=seed, steps=steps, severity=number_or_range(severity, "--severity"),
-        normals=normals, masks=masks, batch_size=batch_size, attempts=attempts, config=config, device=device, dtype=dtype,
+        run, num, like=like, output=output, product=product, defect=defect, prior=prior, seed=seed, steps=steps,
+        severity=number_or_range(severity, "--severity"), normals=normals, masks=masks, batch_size=batch_size, attempts=attempts,
+        config=config, device=device, dtype=dtype,
         resume=resume, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
-    if as_json:
+    if as_json and like is not None:
+        print_json(records[0] if records else {})
+    elif as_json:
         print_json({"drawn": len(records), "accepted": sum(bool(r["accepted"]) for r in records)})
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomalydiffusion.app.commands import run_settings, run_split
 from anomalydiffusion.app.curate import curate, decide
 from anomalydiffusion.app.export import export
 from anomalydiffusion.app.jobs import Job, Jobs
+from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from anomalydiffusion.conditioning.adapter import AdapterConfig
-from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
+from anomalydiffusion.core.config import digest, dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.devices import find_device, find_dtype
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.downstream.classifiers import PRESETS as CLASSIFIERS
@@ -126,6 +126,11 @@ class Drawing:
             normals=str(normals.resolve()) if normals else "", given_masks=str(given_masks.resolve()) if given_masks else "",
             mask_adapter="" if given_masks else mask_adapter,
         )  # fmt: skip
+
+    @property
+    def settings_digest(self) -> str:
+        """The digest of what decides how a pair's picture looks: not of the gate, which only judges it."""
+        return digest(replace(self, gate=GateConfig()))
 
 
 def prior_of(settings: Settings) -> LatentPrior:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Quiet, print_figures
+from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Quiet, print_figures, print_json
 
 __all__ = ["tools_app"]
 
@@ -54,3 +54,22 @@ def bench(
 
     found = call(prior, what=what, preset=preset, config=config, device=device, dtype=dtype, repeat=repeat, quiet=quiet or as_json)
     print_figures(found, as_json)
+
+
+@tools_app.command()
+def doctor(
+    run: Annotated[Path | None, typer.Argument(help="A run's folder, to look at too.")] = None,
+    as_json: AsJson = False, debug: Debug = False,
+) -> None:  # fmt: skip
+    """Say whether this machine is ready, whether a run is whole and which command comes next."""
+    from anomalydiffusion.app.doctor import doctor as call
+
+    health = call(run)
+    if as_json:
+        print_json(health.to_dict())
+    else:
+        from anomalydiffusion.app.tables import health_table
+
+        health_table(health)
+    if not health.ok:
+        raise typer.Exit(1)

@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.table import Column, Table
 
 if TYPE_CHECKING:
+    from anomalydiffusion.app.findings import Health
     from anomalydiffusion.data.check import Report
 
-__all__ = ["check_table", "figure_text", "figures_list", "scores_table", "yield_table"]
+__all__ = ["check_table", "figure_text", "figures_list", "health_table", "scores_table", "yield_table"]
 
 NAMES = {  # figure -> heading, factor, decimals
     "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
@@ -104,6 +105,21 @@ def check_table(report: Report) -> None:
     for problem in report.problems:
         console.print(f"{problem.level}: {problem.file}: {problem.message}; {problem.remedy}", markup=False, soft_wrap=True)
     console.print("nothing wrong" if report.ok else "not ready: mend the errors above")
+
+
+def health_table(health: Health) -> None:
+    """Print what was looked at, a line each, and below it every problem with its remedy."""
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    table = Table(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
+    for finding in health.findings:
+        table.add_row(finding.name, finding.level, finding.found)
+    console.print(table)
+    for finding in health.findings:
+        if finding.level != "ok":
+            console.print(f"{finding.level}: {finding.name}: {finding.remedy}", soft_wrap=True)
+    if health.next:
+        console.print(f"next: {health.next}", soft_wrap=True)
+    console.print("ready" if health.ok else "not ready: mend the errors above")
 
 
 def figures_list(figures: Mapping[str, Any]) -> None:

@@ -107,6 +107,7 @@ def train(
     config: Config = None, seed: Seed = None,
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
+    report_to: Annotated[str | None, typer.Option("--report-to", "--report_to", help="tensorboard, wandb, mlflow, trackio, none.")] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
     device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
     debug: Debug = False,
@@ -115,9 +116,8 @@ def train(
     from anomalydiffusion.app import commands
 
     commands.train(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed,
-                   rotation=rotation, max_train_steps=max_train_steps, extend=extend, device=device, dtype=dtype, resume=resume,
-                   dry_run=dry_run,
-                   quiet=quiet)  # fmt: skip
+                   rotation=rotation, max_train_steps=max_train_steps, report_to=report_to, extend=extend, device=device, dtype=dtype,
+                   resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
 
 
 @app.command()

@@ -16,6 +16,7 @@ from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import Source, limits_json, shots_of
+from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
 from anomalydiffusion.core.config import digest, read_toml
@@ -51,13 +52,14 @@ def _chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] |
 def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
-    rotation: int | None = None, max_train_steps: int | None = None, extend: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
+    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
     `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
-    vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. Raises
+    vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. `report_to`: a
+    tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". Raises
     `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
     overwritten.
     """
@@ -67,11 +69,13 @@ def train(
         "rotation": rotation,
         "device": device,
         "dtype": dtype,
+        "report_to": report_to,
         "train": {"loop": {"steps": max_train_steps}},
     }
     released = Path(extend) if extend is not None and is_released(Path(extend)) else None
     earlier = Run.open(Path(extend)) if extend is not None and released is None else None
     settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
+    check_tracker(settings.report_to)
     if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
     extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
@@ -260,6 +264,7 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
         if settings.masks.source == "learned":
             loaded = prior_of(settings)
             check_learnable(loaded, settings.masks.train)
+            check_tracker(settings.report_to)
             of_the_run = replace(settings, seed=run_settings(opened).seed)  # --seed is for what is drawn
             adapter = learn_masks(opened, of_the_run, split.digest, shots_of(split), loaded, quiet)
         proposals = Source(split, settings, None, None, adapter)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from anomalydiffusion.app.trackers import Tracker
 from anomalydiffusion.conditioning.adapter import AdapterConfig
 from anomalydiffusion.core.config import digest, dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.devices import find_device, find_dtype
@@ -95,6 +96,7 @@ class Settings:
     rotation: int = 0  # thirds by which each defect type's groups are turned before its shots are taken
     device: str = "cpu"
     dtype: str = "float32"  # of the prior's networks; what is learned is always float32
+    report_to: Tracker = "tensorboard"  # where a training's loss goes, beside train_log.jsonl
     train: TrainConfig = field(default_factory=TrainConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)

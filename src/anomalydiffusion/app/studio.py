@@ -32,7 +32,7 @@ KEYS = """
 <script>
 document.addEventListener('keydown', event => {
   if (event.target.closest('input, textarea, [contenteditable]') || event.ctrlKey || event.metaKey || event.altKey) return;
-  const button = {a: 'review-keep', r: 'review-reject', n: 'review-next', p: 'review-previous'}[event.key];
+  const button = {a: 'review-keep', r: 'review-reject', n: 'review-next', p: 'review-previous', d: 'review-redraw'}[event.key];
   const found = button && document.getElementById(button);
   if (found && found.offsetParent) found.click();
 });

@@ -16,7 +16,10 @@ MOST = 60  # pairs of one page of the review
 
 def review_tab(desk: Desk) -> None:
     with gr.Tab("Review", id="review") as tab:
-        gr.Markdown("Keep or reject by hand: keys A and R, N and P for the next and the one before. What you say, no gate overrules.")
+        gr.Markdown(
+            "Keep or reject by hand: keys A and R, N and P for the next and the one before. What you say, no gate overrules. "
+            "D rejects a pair and draws others for it and for what else of its type is missing; they are here when the work below is done."
+        )
         with gr.Row():
             word = gr.Dropdown([("all", "")], value="", label="Defect", elem_id="review-defect")
             verdict = gr.Radio(list(VERDICTS), value="kept", label="Show", elem_id="review-verdict")
@@ -30,6 +33,7 @@ def review_tab(desk: Desk) -> None:
             before = gr.Button("Previous", elem_id="review-previous")
             keep = gr.Button("Keep", variant="primary", elem_id="review-keep")
             reject = gr.Button("Reject", variant="stop", elem_id="review-reject")
+            redraw = gr.Button("Draw again", elem_id="review-redraw")
             after = gr.Button("Next", elem_id="review-next")
         with gr.Accordion("Judge all anew", open=False, elem_id="review-judge"):
             with gr.Row():
@@ -71,6 +75,14 @@ def review_tab(desk: Desk) -> None:
             return *first, *pair(first[1], index + stays)
 
         @told
+        def on_redraw(found: list[dict[str, Any]], index: int, word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
+            if not found:
+                raise ConfigError("there is no pair to draw again")
+            desk.redraw(found[index]["image"])
+            first = page(word, verdict, sheet)
+            return *first, *pair(first[1], index)
+
+        @told
         def on_judge(visible: float, strict: float, agreement: float, refit: bool) -> str:
             found = desk.judge(visible=visible, agreement=agreement or None, strict=strict, refit=refit)
             return "; ".join(f"{name}: {own['kept']} of {own['drawn']} kept, before {own['kept_before']}" for name, own in found.items())
@@ -81,6 +93,7 @@ def review_tab(desk: Desk) -> None:
         grid.select(on_select, records, [at, pictures, about])
         keep.click(lambda *given: on_decide(*given, True), [records, at, *asked], shown)
         reject.click(lambda *given: on_decide(*given, False), [records, at, *asked], shown)
+        redraw.click(on_redraw, [records, at, *asked], shown)
         after.click(told(lambda found, index: pair(found, index + 1)), [records, at], [at, pictures, about])
         before.click(told(lambda found, index: pair(found, index - 1)), [records, at], [at, pictures, about])
         judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, opened)

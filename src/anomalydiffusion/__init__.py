@@ -19,6 +19,7 @@ _DOOR = {
     "check": "anomalydiffusion.data.check",
     "curate": "anomalydiffusion.app.curate",
     "demo": "anomalydiffusion.app.demo",
+    "doctor": "anomalydiffusion.app.doctor",
     "evaluate": "anomalydiffusion.app.evaluate",
     "export": "anomalydiffusion.app.export",
     "generate": "anomalydiffusion.app.commands",

@@ -158,6 +158,31 @@ def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: P
     assert len(list((base / "handed").rglob("*_mask.png"))) == 7
 
 
+def test_a_pair_is_drawn_again_in_its_place(page: Page, base: Path) -> None:
+    def records() -> list[dict]:
+        return [json.loads(line) for line in (base / "run" / "manifest.jsonl").read_text().splitlines()]
+
+    _open(page, "Review")
+    _says(page, "#review-about", "1 of 7")
+    before = next(record for record in records() if record["accepted"])
+    page.click("#review-redraw")
+    _says(page, "#job-state", "redraw.toml")
+    _says(page, "#job-state", "done: generate", 180)
+    own = [record for record in records() if record["defect"] == before["defect"]]
+    (old,) = [record for record in own if record["seed"] == before["seed"]]
+    (new,) = [record for record in own if record["image"] == before["image"]]
+    assert old["reasons"] == ["rejected by hand"] and not old["accepted"]
+    assert new["accepted"] and new["attempt"] > 0 and new["seed"] != old["seed"] and new["config_digest"] == old["config_digest"]
+    assert sum(record["accepted"] for record in own) == 4
+    _open(page, "Batch")
+    _open(page, "Review")
+    _says(page, "#review-about", "1 of 8")
+    with pytest.raises(ConfigError, match="another attempt is kept in its place"):
+        Desk(base / "run").redraw(old["image"])
+    with pytest.raises(RunError, match="was judged meanwhile"):
+        Desk(base / "run").redraw("generated/gone.png")
+
+
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:
     _open(page, "Export")
     page.fill("#export-folder textarea, #export-folder input", "data")

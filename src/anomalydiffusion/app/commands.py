@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-import shlex
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from anomalydiffusion.app.again import draw_again
 from anomalydiffusion.app.learning import learn, learn_masks, load_masks, refuse_another, take_over, take_released
+from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
-from anomalydiffusion.app.settings import Drawing, Settings, prior_of, resolve, to_toml
+from anomalydiffusion.app.settings import Drawing, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import Source, limits_json, shots_of
+from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
 from anomalydiffusion.core.config import digest, read_toml
@@ -25,7 +26,7 @@ from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Pair, Split
 from anomalydiffusion.data.folders import read_folder
-from anomalydiffusion.data.split import few_shot_split, from_json, to_json
+from anomalydiffusion.data.split import few_shot_split, to_json
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, discard, fill, next_batch, plan
 from anomalydiffusion.quality.refit import fitted
@@ -33,31 +34,11 @@ from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import check_learnable
 
-__all__ = ["Key", "generate", "masks", "run_settings", "run_split", "train", "typed"]
+__all__ = ["Key", "generate", "masks", "train"]
 
 Key = tuple[str, str]
 SHOWN = 8  # masks of one defect type on the sheet
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
-
-
-def typed(name: str) -> str:
-    """The command line as it was typed, or the function's name when called from Python."""
-    if not Path(sys.argv[0]).name.startswith("anomalydiffusion") or "studio" in sys.argv[1:2]:  # whose words may hold a password
-        return f"# Python: {name}(...)"
-    return shlex.join(["anomalydiffusion", *sys.argv[1:]])
-
-
-def run_settings(run: Run, **given: Any) -> Settings:
-    """The run's own settings with what was given on top."""
-    return resolve(base=read_toml(run.config), **given)
-
-
-def run_split(run: Run) -> Split:
-    try:
-        record = json.loads(run.split.read_text(encoding="utf-8"))
-        return from_json(record, Path(record["root"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{run.split}: missing or damaged ({error}); train again into another folder") from error
 
 
 def _chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] | None) -> list[Key]:
@@ -71,13 +52,14 @@ def _chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] |
 def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
-    rotation: int | None = None, max_train_steps: int | None = None, extend: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
+    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
     `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
-    vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. Raises
+    vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. `report_to`: a
+    tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". Raises
     `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
     overwritten.
     """
@@ -87,11 +69,13 @@ def train(
         "rotation": rotation,
         "device": device,
         "dtype": dtype,
+        "report_to": report_to,
         "train": {"loop": {"steps": max_train_steps}},
     }
     released = Path(extend) if extend is not None and is_released(Path(extend)) else None
     earlier = Run.open(Path(extend)) if extend is not None and released is None else None
     settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
+    check_tracker(settings.report_to)
     if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
     extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
@@ -147,7 +131,8 @@ def train(
 
 
 def generate(
-    run: Path | str, num: int, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
+    run: Path | str, num: int | None = None, *, like: Path | str | None = None, output: Path | str | None = None,
+    product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
     seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
     masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, config: Path | None = None,
     device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
@@ -156,10 +141,26 @@ def generate(
 
     Pairs of one defect type are all made with the same settings; with `resume=False` those that are there are thrown away
     first. Returns the manifest's records. Raises `GenerationError` when not one pair of a defect type was accepted.
+
+    `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
     """
+    opened = Run.open(Path(run))
+    if like is not None:
+        _refuse_beside_like(
+            num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
+            config=config, dtype=dtype, no_resume=None if resume else True,
+        )  # fmt: skip
+        if dry_run:
+            say(f"plan: the pair of {like} again", quiet=quiet)
+            return []
+        return [draw_again(opened, Path(like), Path(output) if output else None, prior=prior, normals=normals, masks=masks,
+                           batch_size=batch_size, device=device, quiet=quiet)]  # fmt: skip
+    if output is not None:
+        raise ConfigError("--output: is for --like; pairs go to the run's own folder")
+    if num is None:
+        raise ConfigError("give --num, how many pairs, or --like, a picture to draw again")
     if num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
-    opened = Run.open(Path(run))
     given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
     settings = run_settings(opened, config=config, **given)
@@ -202,10 +203,15 @@ def generate(
                 shown.at(len(kept), f"{record['product']}/{record['defect']}")
 
             records = fill(opened, slots, make, gate.check, seed=settings.seed, batch_size=settings.generate.batch_size,
-                           attempts=settings.generate.attempts, progress=progress)  # fmt: skip
+                           attempts=settings.generate.attempts, settings_digest=drawing.settings_digest, progress=progress)  # fmt: skip
         opened.update(status="generated")
     _shortfall(keys, num, records, settings.generate.attempts, quiet)
     return records
+
+
+def _refuse_beside_like(**told: Any) -> None:
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in told.items() if value not in (None, [], ())]:
+        raise ConfigError(f"--like draws one pair, as its picture says; leave {', '.join(wrong)} away")
 
 
 def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
@@ -258,6 +264,7 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
         if settings.masks.source == "learned":
             loaded = prior_of(settings)
             check_learnable(loaded, settings.masks.train)
+            check_tracker(settings.report_to)
             of_the_run = replace(settings, seed=run_settings(opened).seed)  # --seed is for what is drawn
             adapter = learn_masks(opened, of_the_run, split.digest, shots_of(split), loaded, quiet)
         proposals = Source(split, settings, None, None, adapter)

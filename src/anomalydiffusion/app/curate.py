@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.app.commands import run_settings, run_split, typed
+from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Drawing, to_toml
 from anomalydiffusion.app.source import Source, limits_json

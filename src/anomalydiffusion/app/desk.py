@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomalydiffusion.app.commands import run_settings, run_split
 from anomalydiffusion.app.curate import curate, decide
 from anomalydiffusion.app.export import export
 from anomalydiffusion.app.jobs import Job, Jobs
+from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
+from anomalydiffusion.app.redraw import chosen, redraw
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
@@ -128,11 +129,11 @@ class Desk:
         begun = Run(self.folder, {}).config
         told = ["--config", str(begun)] if begun.is_file() else [] if preset == "default" else ["--preset", preset]
         length = [] if steps is None else ["--max-train-steps", str(steps)]
-        return self.jobs.start(["train", str(self.data), "--output", str(self.folder), *told, *length, *_options(defects)])
+        return self.jobs.start(["train", str(self.data), "--output", str(self.folder), *told, *length, *chosen(defects)])
 
     def draw_many(self, num: int, defects: Sequence[str], severity: str) -> Job:
         """Start `generate`, or go on with it."""
-        return self.jobs.start(["generate", str(self.folder), "--num", str(num), "--severity", severity, *_options(defects)])
+        return self.jobs.start(["generate", str(self.folder), "--num", str(num), "--severity", severity, *chosen(defects)])
 
     def prove(self, task: str, seeds: int, baselines: bool) -> Job:
         """Start `evaluate`, or go on with it."""
@@ -208,6 +209,11 @@ class Desk:
         """Keep or reject one pair by hand; returns its record, whose files may have moved."""
         return decide(self.folder, {image: keep})[0]
 
+    def redraw(self, image: str) -> Job:
+        """Reject one pair by hand and start `generate`, which draws another in its place, as it was drawn (`app.redraw`)."""
+        self.jobs.refuse()
+        return self.jobs.start(redraw(self.folder, image))
+
     def gate(self) -> GateConfig:
         """The gate's settings of the run, or those that it will have."""
         own = Run(self.folder, {})
@@ -239,12 +245,3 @@ class Desk:
         """Export the kept pairs; what was written, in words."""
         done = export(self.folder, output, format)
         return f"{sum(done.counts.values())} pairs in {done.output}"
-
-
-def _options(defects: Sequence[str]) -> list[str]:
-    """Words "product/defect" as a command's options. Raises `ConfigError` where options would choose more than the words."""
-    keys = {(word.split("/", 1)[0], word.split("/", 1)[1]) for word in defects}
-    products, types = sorted({key[0] for key in keys}), sorted({key[1] for key in keys})
-    if len(keys) != len(products) * len(types):
-        raise ConfigError("choose the same defects of each product, or one product at a time")
-    return [word for option, names in (("--product", products), ("--defect", types)) for name in names for word in (option, name)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anomalydiffusion.app.commands import run_settings, run_split, typed
+from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter

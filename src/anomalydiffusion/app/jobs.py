@@ -57,9 +57,13 @@ class Jobs:
         with self.one:
             return self._start(words)
 
-    def _start(self, words: Sequence[str]) -> Job:
+    def refuse(self) -> None:
+        """Raises `RunError` while a command runs."""
         if (now := self.state()) is not None and now.running:
             raise RunError(f"'{' '.join(now.words)}' is still running; wait for it or stop it")
+
+    def _start(self, words: Sequence[str]) -> Job:
+        self.refuse()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

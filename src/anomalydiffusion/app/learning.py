@@ -7,12 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from accelerate import Accelerator
-
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.app.trackers import tracked
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.core.config import digest, from_dict, read_toml
+from anomalydiffusion.core.config import digest, from_dict, read_toml, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -100,8 +99,8 @@ def learn(
         if not shots:
             start.save(target)
             return start
-    accelerator = Accelerator(cpu=settings.device == "cpu", log_with="tensorboard", project_dir=run.folder / "logs")
-    accelerator.init_trackers("masks" if masks else "train")
+    facts = {"prior": settings.prior, "seed": settings.seed, "split": split_digest, **_flat(to_dict(config))}
+    accelerator = tracked(settings.report_to, run.folder, "masks" if masks else "train", facts, cpu=settings.device == "cpu")
     found = latest_checkpoint(checkpoints)
     last = int(found.name.split("-")[1]) if found else -1
     lines = [json.dumps(record) for record in Manifest(log_file).records() if record["step"] <= last]
@@ -124,6 +123,17 @@ def learn(
     accelerator.end_training()
     adapter.save(target)
     return adapter
+
+
+def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested settings by names such as `loop.steps`, lists as text: what every tracker takes."""
+    out: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            out |= _flat(value, f"{above}{name}.")
+        else:
+            out[above + name] = str(value) if isinstance(value, list) else value
+    return out
 
 
 def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool) -> Adapter:

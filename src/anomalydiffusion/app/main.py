@@ -10,6 +10,7 @@ __all__ = ["main"]
 
 # glibc hands freed memory back page by page, which can cost half of a CPU training's time; these keep it (read at process start)
 ALLOCATOR = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
+MARK = "MALLOC_TOP_PAD_"  # where it is set, by us or the user, nothing is
 HEAVY = {"train", "masks", "generate", "curate", "evaluate", "bench", "demo", "prior", "studio"}
 
 
@@ -21,7 +22,7 @@ def main() -> None:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:]
     sys.argv[0] = "anomalydiffusion"
-    if words and words[0] in HEAVY and sys.platform == "linux" and "MALLOC_TOP_PAD_" not in os.environ and "--help" not in words:
+    if words and words[0] in HEAVY and sys.platform == "linux" and MARK not in os.environ and "--help" not in words:
         os.environ.update(ALLOCATOR)
         os.execv(sys.executable, [sys.executable, "-P", "-m", "anomalydiffusion", *words])  # the same again, without ./ to import from
     from anomalydiffusion.app.cli import app

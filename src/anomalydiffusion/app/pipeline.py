@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
-from anomalydiffusion.app.commands import run_split
 from anomalydiffusion.app.learning import load_masks
+from anomalydiffusion.app.opened import run_split
 from anomalydiffusion.app.settings import Settings, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.conditioning.adapter import Adapter

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from anomalydiffusion.app.trackers import Tracker
 from anomalydiffusion.conditioning.adapter import AdapterConfig
-from anomalydiffusion.core.config import dumps, from_dict, merge, read_toml, to_dict
+from anomalydiffusion.core.config import digest, dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.devices import find_device, find_dtype
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.downstream.classifiers import PRESETS as CLASSIFIERS
@@ -95,6 +96,7 @@ class Settings:
     rotation: int = 0  # thirds by which each defect type's groups are turned before its shots are taken
     device: str = "cpu"
     dtype: str = "float32"  # of the prior's networks; what is learned is always float32
+    report_to: Tracker = "tensorboard"  # where a training's loss goes, beside train_log.jsonl
     train: TrainConfig = field(default_factory=TrainConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)
@@ -126,6 +128,11 @@ class Drawing:
             normals=str(normals.resolve()) if normals else "", given_masks=str(given_masks.resolve()) if given_masks else "",
             mask_adapter="" if given_masks else mask_adapter,
         )  # fmt: skip
+
+    @property
+    def settings_digest(self) -> str:
+        """The digest of what decides how a pair's picture looks: not of the gate, which only judges it."""
+        return digest(replace(self, gate=GateConfig()))
 
 
 def prior_of(settings: Settings) -> LatentPrior:

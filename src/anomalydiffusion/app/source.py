@@ -130,15 +130,29 @@ class Source:
                     log.warning("%s; another normal image is taken", error)
                 self.named.add(path)
                 continue
-            start, shot = None, ""
-            if self.settings.generate.begins_from_real:
-                start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed)
-                shot = self.names[task.slot.key][number]
-            return Item(
-                key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
-                attempt=task.attempt, start_HWC=start, reference=shot,
-            )  # fmt: skip
+            return self._on(task, path, sha256, image, mask)
         raise problem
+
+    def item_on(self, task: Task, sha256: str) -> Item:
+        """The same on the normal image of this hash. Raises `DataError` where there is none, or it was changed."""
+        path = next((path for path, known in self.normals[task.slot.key[0]] if known == sha256), None)
+        if path is None:
+            raise DataError(
+                f"no normal image of {task.slot.key[0]} has the SHA-256 {sha256[:16]}..; give the one that was drawn on: --normals"
+            )
+        image = self.image(path, sha256)
+        return self._on(task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256))
+
+    def _on(self, task: Task, path: Path, sha256: str, image: np.ndarray, mask: Mask) -> Item:
+        """One pair to be made, of a normal image and a mask."""
+        start, shot = None, ""
+        if self.settings.generate.begins_from_real:
+            start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed)
+            shot = self.names[task.slot.key][number]
+        return Item(
+            key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
+            attempt=task.attempt, start_HWC=start, reference=shot,
+        )  # fmt: skip
 
     def gate(self) -> Gate:
         """The gate of this run, with limits that its shots set."""

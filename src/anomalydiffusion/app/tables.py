@@ -1,16 +1,20 @@
-"""Figures on a terminal: scores with one line an arm and the verdicts below, plain figures with one line each."""
+"""Tables on a terminal: a data set, scores with one line an arm and the verdicts below, plain figures with one line each."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Column, Table
 
-__all__ = ["figure_text", "figures_list", "scores_table", "yield_table"]
+if TYPE_CHECKING:
+    from anomalydiffusion.app.findings import Health
+    from anomalydiffusion.data.check import Report
+
+__all__ = ["check_table", "figure_text", "figures_list", "health_table", "scores_table", "yield_table"]
 
 NAMES = {  # figure -> heading, factor, decimals
     "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
@@ -96,6 +100,42 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     for name, block in blocks.items():
         console.print(f"{name}: {block['verdict']}", markup=False, soft_wrap=True)
     console.print(scores["verdict"], markup=False, soft_wrap=True, style="bold")
+
+
+def check_table(report: Report) -> None:
+    """Print what a data set holds, a line a defect type, and below it every problem with its remedy."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    named = [Column(word, overflow="fold", min_width=10) for word in ("product", "defect")]  # names are never cut
+    counted = ("images", "shots", "train\ngood", "test\ngood", "size", "groups", "pixels")
+    table = Table(*named, *counted, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    for product in report.products:
+        (w0, h0), (w1, h1) = product.sizes
+        size = f"{w0} x {h0}" if (w0, h0) == (w1, h1) else f"{w0} x {h0} .. {w1} x {h1}"
+        common = [str(product.normals_train), str(product.normals_test), size, str(product.groups), ", ".join(product.modes)]
+        for row, (defect, count) in enumerate(product.defects.items()):
+            shots = str(product.shots.get(defect, 0))
+            table.add_row(product.name if row == 0 else "", defect, str(count), shots, *(common if row == 0 else [""] * 5))
+        if not product.defects:
+            table.add_row(product.name, "-", "0", "0", *common)
+    console.print(table)
+    for problem in report.problems:
+        console.print(f"{problem.level}: {problem.file}: {problem.message}; {problem.remedy}", markup=False, soft_wrap=True)
+    console.print("nothing wrong" if report.ok else "not ready: mend the errors above")
+
+
+def health_table(health: Health) -> None:
+    """Print what was looked at, a line each, and below it every problem with its remedy."""
+    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    table = Table(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
+    for finding in health.findings:
+        table.add_row(finding.name, finding.level, finding.found)
+    console.print(table)
+    for finding in health.findings:
+        if finding.level != "ok":
+            console.print(f"{finding.level}: {finding.name}: {finding.remedy}", soft_wrap=True)
+    if health.next:
+        console.print(f"next: {health.next}", soft_wrap=True)
+    console.print("ready" if health.ok else "not ready: mend the errors above")
 
 
 def figures_list(figures: Mapping[str, Any]) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from anomalydiffusion.core.errors import DataError
 
@@ -87,11 +88,13 @@ def read_mask(path: Path) -> np.ndarray:
     return np.ascontiguousarray(array > 0)
 
 
-def encode_png(array: np.ndarray) -> bytes:
-    """Encode uint8 RGB (H x W x 3) or a bool mask (written as 8 bit 0 / 255)."""
-    buffer = io.BytesIO()
+def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:
+    """Encode uint8 RGB (H x W x 3) or a bool mask (written as 8 bit 0 / 255); `text` goes before the pixels, by its keywords."""
+    buffer, said = io.BytesIO(), PngInfo()
+    for keyword, words in (text or {}).items():
+        said.add_text(keyword, words)
     picture = array.astype(np.uint8) * 255 if array.dtype == bool else array
-    Image.fromarray(picture).save(buffer, "PNG", compress_level=3)
+    Image.fromarray(picture).save(buffer, "PNG", compress_level=3, pnginfo=said)
     return buffer.getvalue()
 
 

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.imprint import Imprint
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -83,13 +84,14 @@ def files_of(slot: Slot, attempt: int, *, keep: bool, refitted: bool) -> dict[st
     return {name: str(path) for name, path in {**found, "requested_mask": requested if refitted else found["mask"]}.items()}
 
 
-def _write(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float) -> dict[str, Any]:
-    """Image, mask, and last of all the manifest's line."""
+def _write(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float, settings_digest: str) -> dict[str, Any]:
+    """Image, mask, and last of all the manifest's line. The image says itself how it was drawn."""
+    said = Imprint.of(pair.provenance, index=task.slot.index, settings_digest=settings_digest)
     paths = files_of(task.slot, task.attempt, keep=verdict.keep, refitted=pair.mask is not pair.requested)
     pixels = {"requested_mask": pair.requested.pixels_HW, "image": pair.image_HWC, "mask": pair.mask.pixels_HW}
     hashes = {}
     for path, array in {paths[name]: array for name, array in pixels.items()}.items():  # the mask that was asked for may be the mask
-        data = encode_png(array)
+        data = encode_png(array, said.chunk() if path == paths["image"] else None)
         write_atomic(run.folder / path, data)
         hashes[path] = hashlib.sha256(data).hexdigest()
     record = {
@@ -114,12 +116,13 @@ def discard(run: Run, keys: Sequence[Key]) -> None:
 
 def fill(
     run: Run, slots: Sequence[Slot], make: Callable[[Sequence[Task]], list[Pair]], judge: Callable[[Pair], Verdict], *,
-    seed: int, batch_size: int, attempts: int, progress: Callable[[dict[str, Any]], None] | None = None,
+    seed: int, batch_size: int, attempts: int, settings_digest: str = "", progress: Callable[[dict[str, Any]], None] | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make pairs until every slot is filled or has used up its attempts; returns the manifest's records of these slots.
 
     A rejected attempt is recorded and drawn again with another seed. When all is done the manifest is put into order
     (product, defect, number, attempt), so that an interrupted run ends with the same lines as an undisturbed one.
+    `settings_digest`: of what the pairs are drawn with, for their pictures to say.
     """
     for left_over in (run.folder / "generated").rglob(".part-*"):  # a killed command's half-written files
         left_over.unlink(missing_ok=True)
@@ -132,7 +135,7 @@ def fill(
             raise GenerationError(f"{len(batch)} pairs were asked for, {len(pairs)} came")
         seconds = (time.monotonic() - began) / len(batch)
         for task, pair in zip(batch, pairs, strict=True):
-            record = _write(run, task, pair, judge(pair), seconds)
+            record = _write(run, task, pair, judge(pair), seconds, settings_digest)
             records.append(record)
             if progress:
                 progress(record)

@@ -16,6 +16,7 @@ from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.architectures import build
+from anomalydiffusion.priors.files import BUNDLED, digest_folder
 from anomalydiffusion.priors.fit import check_fit
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.original import UNET, components_of
@@ -25,7 +26,6 @@ __all__ = ["BUNDLED", "digest_folder", "load_prior", "precision"]
 
 RANDOM = "random:"  # before the name of an architecture
 SINGLE = (".safetensors", *PICKLES)
-BUNDLED = Path(__file__).with_name("tiny")
 PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
          "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
 # Only these classes are built from a folder's word: a folder cannot name code to run.
@@ -41,14 +41,6 @@ CLASSES: dict[str, Any] = {
 }
 SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
               "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler")  # fmt: skip
-
-
-def digest_folder(folder: Path) -> str:
-    """SHA-256 over names and contents of a prior's weights and configurations, 16 hexadecimal digits."""
-    total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
-        total.update(f"{path.relative_to(folder).as_posix()}:{digest_file(path)}\n".encode())
-    return total.hexdigest()[:16]
 
 
 def _find(name_or_path: str) -> Path:

@@ -11,10 +11,9 @@ from torch import nn
 
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import replace_folder
+from anomalydiffusion.priors.files import SUMS
 
 __all__ = ["SUMS", "save_prior"]
-
-SUMS = "SHA256SUMS"  # as sha256sum writes it and checks it
 
 
 def save_prior(parts: dict[str, Any], output: Path, dtype: torch.dtype) -> None:

@@ -1,0 +1,39 @@
+"""What an opened run says: its settings, its split, and the command line that is being noted in it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from anomalydiffusion.app.settings import Settings, resolve
+from anomalydiffusion.core.config import read_toml
+from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.runs import Run
+from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.split import from_json
+
+__all__ = ["run_settings", "run_split", "typed"]
+
+
+def typed(name: str) -> str:
+    """The command line as it was typed, or the function's name when called from Python."""
+    if not Path(sys.argv[0]).name.startswith("anomalydiffusion") or "studio" in sys.argv[1:2]:  # whose words may hold a password
+        return f"# Python: {name}(...)"
+    return shlex.join(["anomalydiffusion", *sys.argv[1:]])
+
+
+def run_settings(run: Run, **given: Any) -> Settings:
+    """The run's own settings with what was given on top."""
+    return resolve(base=read_toml(run.config), **given)
+
+
+def run_split(run: Run) -> Split:
+    """The run's split. Raises `RunError` where its file is missing or damaged."""
+    try:
+        record = json.loads(run.split.read_text(encoding="utf-8"))
+        return from_json(record, Path(record["root"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{run.split}: missing or damaged ({error}); train again into another folder") from error

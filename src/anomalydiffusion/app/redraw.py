@@ -1,0 +1,56 @@
+"""Draw another pair in the place of one: reject it by hand, and fill its place as `generate` does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from anomalydiffusion.app.curate import decide
+from anomalydiffusion.app.opened import run_settings
+from anomalydiffusion.core.config import dumps, read_toml
+from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.generation.shards import slot_of
+
+__all__ = ["chosen", "redraw"]
+
+
+def redraw(run: Path | str, image: str) -> list[str]:
+    """Reject by hand the pair whose image the manifest names `image`, and return the words of the command that draws another.
+
+    It draws with the settings that this pair was drawn with, written to RUN/studio/redraw.toml, and fills whatever else of the type is
+    missing too. Raises `RunError` where the image is not in the manifest (any more), `ConfigError` where another attempt is kept in
+    its place.
+    """
+    opened = Run.open(Path(run))
+    records = Manifest(opened.manifest).records()
+    record = next((each for each in records if each["image"] == image), None)
+    if record is None:
+        raise RunError(f"{opened.folder / image}: is not in the manifest, or was judged meanwhile; look again")
+    slot = slot_of(record)
+    if not record["accepted"] and any(each["accepted"] and slot_of(each) == slot for each in records):
+        raise ConfigError("another attempt is kept in its place; reject that one")
+    drawn, given = read_toml(opened.folder / "settings" / f"{record['config_digest']}.toml"), opened.folder / "studio" / "redraw.toml"
+    how = {name: drawn[name] for name in ("seed", "dtype", "generate", "masks", "gate")}
+    how["generate"] = {name: value for name, value in drawn["generate"].items() if name not in ("batch_size", "attempts")}  # the run's own
+    write_atomic(given, (dumps(how).strip() + "\n").encode())
+    if record["accepted"]:
+        decide(opened.folder, {image: False})
+    own = [each for each in records if slot_of(each).key == slot.key]
+    count = 1 + max(slot_of(each).index for each in own)
+    attempts = 1 + max(int(each["attempt"]) for each in own) + run_settings(opened).generate.attempts
+    places = [("--normals", drawn["normals"]), ("--masks", drawn["given_masks"])]
+    return [
+        "generate", str(opened.folder), "--num", str(count), "--attempts", str(attempts), "--config", str(given),
+        *(word for option, folder in places if folder for word in (option, folder)), *chosen(["/".join(slot.key)]),
+    ]  # fmt: skip
+
+
+def chosen(defects: Sequence[str]) -> list[str]:
+    """Words "product/defect" as a command's options. Raises `ConfigError` where options would choose more than the words."""
+    keys = {(word.split("/", 1)[0], word.split("/", 1)[1]) for word in defects}
+    products, types = sorted({key[0] for key in keys}), sorted({key[1] for key in keys})
+    if len(keys) != len(products) * len(types):
+        raise ConfigError("choose the same defects of each product, or one product at a time")
+    return [word for option, names in (("--product", products), ("--defect", types)) for name in names for word in (option, name)]

@@ -1,0 +1,29 @@
+"""The kept pairs, for other tools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anomalydiffusion.app.desk import Desk
+from anomalydiffusion.app.tabs.parts import gr, told
+from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.report.layouts import FORMATS
+
+__all__ = ["export_tab"]
+
+
+def export_tab(desk: Desk, movable: bool) -> None:
+    with gr.Tab("Export", id="export"):
+        with gr.Row():
+            format = gr.Dropdown(list(FORMATS), value=next(iter(FORMATS)), label="Format", elem_id="export-format")
+            name = gr.Textbox("export", label="New folder" if movable else "New folder, beside the run's", elem_id="export-folder")
+            go = gr.Button("Export the kept pairs", variant="primary", elem_id="export-start")
+        done = gr.Markdown(elem_id="export-done")
+
+        @told
+        def on_export(format: str, name: str) -> str:
+            if not movable and (Path(name).name != name or name in ("", ".", "..")):
+                raise ConfigError(f"'{name}': give a plain name, without folders")
+            return f"Done: {desk.hand_out(format, desk.folder.parent / name)}"
+
+        go.click(on_export, [format, name], done)

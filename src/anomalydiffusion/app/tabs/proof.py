@@ -1,0 +1,50 @@
+"""Whether the pairs help: start the proof, and look at what it found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from anomalydiffusion.app.desk import Desk
+from anomalydiffusion.app.tables import figure_text
+from anomalydiffusion.app.tabs.parts import gr, pd, told, whole
+
+__all__ = ["proof_tab"]
+
+TASKS = ["localization", "classification", "quality"]
+
+
+def proof_tab(desk: Desk) -> None:
+    with gr.Tab("Proof", id="proof") as tab:
+        gr.Markdown("The same detector with and without the pairs, on held-out real images that chose nothing. Three seeds give a verdict.")
+        with gr.Row():
+            task = gr.Dropdown(TASKS, value=TASKS[0], label="Task", elem_id="proof-task")
+            seeds = gr.Number(3, label="Seeds", precision=0, minimum=1, elem_id="proof-seeds")
+            baselines = gr.Checkbox(False, label="Also what one would do without us", elem_id="proof-baselines")
+        with gr.Row():
+            start = gr.Button("Prove, or go on", variant="primary", elem_id="proof-start")
+            stop = gr.Button("Stop", elem_id="proof-stop")
+            look = gr.Button("Show what was found", elem_id="proof-look")
+        verdict = gr.Markdown(elem_id="proof-verdict")
+        table = gr.Dataframe(label="Figures", interactive=False, elem_id="proof-table")
+        sheets = gr.Gallery(label="Best and worst test images", columns=2, format="png", elem_id="proof-sheets")
+
+        @told
+        def on_look(task: str) -> tuple[Any, ...]:
+            found = desk.scores().get(task)
+            if not found:
+                return f"No {task} yet.", None, []
+            heads, rows = figure_text(found["arms"])
+            words = found.get("verdict", f"{found.get('extractor', '')}, split {found['split_digest']}")
+            return (
+                f"**{words}**",
+                pd.DataFrame(rows, columns=heads),
+                [desk.opened(path) for path in desk.tested()] if task == TASKS[0] else [],
+            )
+
+        start.click(
+            told(lambda task, seeds, baselines: desk.prove(task, whole(seeds, "seeds"), baselines) and None),
+            [task, seeds, baselines],
+            None,
+        )
+        stop.click(told(lambda: desk.jobs.stop() and None), None, None)
+        gr.on([tab.select, look.click, task.change], on_look, task, [verdict, table, sheets])

@@ -1,0 +1,111 @@
+"""The pairs one by one, to be kept or rejected by hand, and the gate's limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from anomalydiffusion.app.desk import VERDICTS, Desk
+from anomalydiffusion.app.tabs.parts import gr, told
+from anomalydiffusion.core.errors import ConfigError
+
+__all__ = ["review_tab"]
+
+MOST = 60  # pairs of one page of the review
+
+
+def review_tab(desk: Desk) -> None:
+    with gr.Tab("Review", id="review") as tab:
+        gr.Markdown(
+            "Keep or reject by hand: keys A and R, N and P for the next and the one before. What you say, no gate overrules. "
+            "D rejects a pair and draws others for it and for what else of its type is missing; they are here when the work below is done."
+        )
+        with gr.Row():
+            word = gr.Dropdown([("all", "")], value="", label="Defect", elem_id="review-defect")
+            verdict = gr.Radio(list(VERDICTS), value="kept", label="Show", elem_id="review-verdict")
+            sheet = gr.Number(1, label=f"Page, {MOST} pairs each", precision=0, minimum=1, elem_id="review-page")
+        records, at = gr.State([]), gr.State(0)
+        grid = gr.Gallery(label="Pairs", columns=6, format="png", object_fit="contain", allow_preview=False, height=360,
+                          elem_id="review-grid")  # fmt: skip
+        pictures = gr.Gallery(label="This pair", columns=5, format="png", object_fit="contain", height=260, elem_id="review-pair")
+        about = gr.Markdown(elem_id="review-about")
+        with gr.Row():
+            before = gr.Button("Previous", elem_id="review-previous")
+            keep = gr.Button("Keep", variant="primary", elem_id="review-keep")
+            reject = gr.Button("Reject", variant="stop", elem_id="review-reject")
+            redraw = gr.Button("Draw again", elem_id="review-redraw")
+            after = gr.Button("Next", elem_id="review-next")
+        with gr.Accordion("Judge all anew", open=False, elem_id="review-judge"):
+            with gr.Row():
+                visible = gr.Slider(0, 5, value=1, step=0.1, label="Visible: change over the surface's own variation")
+                strict = gr.Slider(0, 5, value=3, step=0.5, label="Deviations below what real defects score (0 = not asked)")
+                agreement = gr.Slider(0, 1, value=0, step=0.05, label="Label's overlap with what is seen (0 = from the shots)")
+                refit = gr.Checkbox(False, label="Fit labels to what is seen")
+            judge = gr.Button("Judge anew", elem_id="review-judge-start")
+            judged = gr.Markdown(elem_id="review-judged")
+
+        def page(word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
+            first = (max(1, int(sheet or 1)) - 1) * MOST
+            found = desk.pairs(word, verdict)[first : first + MOST]
+            words = [("all", ""), *((name, name) for name in desk.defects())]
+            return gr.Dropdown(words, value=word), found, [(desk.thumbnail(each), _caption(each)) for each in found]
+
+        def pair(found: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
+            if not found:
+                return 0, [], "Nothing to show."
+            index = min(max(index, 0), len(found) - 1)
+            return index, desk.show(found[index]), _details(found[index], index, len(found))
+
+        @told
+        def on_open(word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
+            first, known = page(word, verdict, sheet), desk.gate()
+            return *first, *pair(first[1], 0), known.visible, known.strict, known.agreement or 0, known.refit
+
+        @told
+        def on_select(found: list[dict[str, Any]], event: gr.SelectData) -> tuple[Any, ...]:
+            return pair(found, int(event.index))
+
+        @told
+        def on_decide(found: list[dict[str, Any]], index: int, word: str, verdict: str, sheet: float, kept: bool) -> tuple[Any, ...]:
+            if not found:
+                raise ConfigError("there is no pair to judge")
+            judged = desk.decide(found[index]["image"], kept)
+            first = page(word, verdict, sheet)
+            stays = any(each["seed"] == judged["seed"] for each in first[1])
+            return *first, *pair(first[1], index + stays)
+
+        @told
+        def on_redraw(found: list[dict[str, Any]], index: int, word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
+            if not found:
+                raise ConfigError("there is no pair to draw again")
+            desk.redraw(found[index]["image"])
+            first = page(word, verdict, sheet)
+            return *first, *pair(first[1], index)
+
+        @told
+        def on_judge(visible: float, strict: float, agreement: float, refit: bool) -> str:
+            found = desk.judge(visible=visible, agreement=agreement or None, strict=strict, refit=refit)
+            return "; ".join(f"{name}: {own['kept']} of {own['drawn']} kept, before {own['kept_before']}" for name, own in found.items())
+
+        shown, asked = [word, records, grid, at, pictures, about], [word, verdict, sheet]
+        opened = [*shown, visible, strict, agreement, refit]
+        gr.on([tab.select, word.input, verdict.change, sheet.change], on_open, asked, opened)
+        grid.select(on_select, records, [at, pictures, about])
+        keep.click(lambda *given: on_decide(*given, True), [records, at, *asked], shown)
+        reject.click(lambda *given: on_decide(*given, False), [records, at, *asked], shown)
+        redraw.click(on_redraw, [records, at, *asked], shown)
+        after.click(told(lambda found, index: pair(found, index + 1)), [records, at], [at, pictures, about])
+        before.click(told(lambda found, index: pair(found, index - 1)), [records, at], [at, pictures, about])
+        judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, opened)
+
+
+def _caption(record: dict[str, Any]) -> str:
+    return f"{record['defect']} {Path(record['image']).stem}{'' if record['accepted'] else ', rejected'}"
+
+
+def _details(record: dict[str, Any], index: int, count: int) -> str:
+    reasons = f" ({', '.join(record['reasons'])})" if record["reasons"] else ""
+    measures = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in record["measures"].items())
+    verdict = "kept" if record["accepted"] else "rejected"
+    origin = f"seed {record['seed']}, severity {record['severity']:.2f}"
+    return f"**{index + 1} of {count}: {_caption(record)}** {verdict}{reasons}; {origin}; {measures}"

@@ -1,0 +1,38 @@
+"""Where the figures of a training go beside the run's own log: the trackers that accelerate knows."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from accelerate import Accelerator
+
+from anomalydiffusion.core.errors import ConfigError
+
+__all__ = ["Tracker", "check_tracker", "tracked"]
+
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "none"]
+PROJECT = "anomalydiffusion"  # under which the services list runs; tensorboard has the run's own folder
+
+
+def check_tracker(name: Tracker) -> None:
+    """Raises `ConfigError` where a tracker's package is not installed: accelerate would then report to nobody."""
+    if name != "none" and find_spec(name) is None:
+        raise ConfigError(f"--report-to {name}: its package is not installed; pip install {name}")
+
+
+def tracked(name: Tracker, run: Path, part: str, config: dict[str, Any], *, cpu: bool) -> Accelerator:
+    """An accelerator that reports the training `part` of a run, and `config`, plain values by name, to a tracker.
+
+    tensorboard writes to RUN/logs/<part>; the others show the run under its folder's name and part. Call `end_training` when it is done.
+    """
+    if name == "none":
+        return Accelerator(cpu=cpu)
+    accelerator = Accelerator(cpu=cpu, log_with=name, project_dir=run / "logs")
+    title = f"{run.resolve().name}-{part}"
+    if name == "tensorboard":
+        accelerator.init_trackers(part)
+    else:
+        accelerator.init_trackers(PROJECT, config, {name: {"run_name" if name == "mlflow" else "name": title}})
+    return accelerator

@@ -213,7 +213,7 @@ def test_a_verdict_by_hand_stays_and_one_that_comes_too_late_is_refused(base: Pa
 def _two_attempts(run: Path, record: dict) -> None:
     """Ask to keep an attempt and another one at the same pair."""
     lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
-    twin = {**record, "attempt": 9, "image": record["image"].replace("-0.png", "-9.png")}
+    twin = {**record, "attempt": 9, "image": record["image"].replace(f"-{record['attempt']}.png", "-9.png")}
     shutil.copy(run / record["image"], run / twin["image"])
     (run / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, twin]))
     try:

@@ -4,15 +4,8 @@ import numpy as np
 import pytest
 
 from anomalydiffusion.core.errors import MaskError
-from anomalydiffusion.core.types import Mask
 from anomalydiffusion.masks.geometry import accept
-
-
-def mask_of(shape: tuple[int, int], *boxes: tuple[int, int, int, int]) -> Mask:
-    pixels = np.zeros(shape, dtype=bool)
-    for y0, y1, x0, x1 in boxes:
-        pixels[y0:y1, x0:x1] = True
-    return Mask(pixels_HW=pixels, origin="test")
+from tests.core.test_shapes import mask_of
 
 
 def test_accept_says_each_reason() -> None:

@@ -2,8 +2,10 @@
 
     python benchmarks/ablation.py DATA --product magnetic_tile --work WORK
 
-Every row is a run of its own in WORK/<product>-ablation/<row>; rows that learn with the default's settings take over its adapter, and
-all take over its detector without pairs, which is the same for each. Writes benchmarks/results/<date>-ablation-<product>.md.
+Every row is a run of its own in WORK/<product>-ablation/<rotation>/<row>; rows that learn with the default's settings take over its
+adapter, and all take over its detector without pairs, which is the same for each. What a row gave is kept in
+benchmarks/results/ablation-<product>/<row>-r<rotation>.json and is not done again under the same settings, on whichever machine; after
+each, benchmarks/results/<date>-ablation-<product>.md is written from all that are there.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ import argparse
 import datetime
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anomalydiffusion as ad
 from anomalydiffusion.core import errors as ad_errors
 from anomalydiffusion.core.config import dumps
-from anomalydiffusion.core.runs import replace_folder
+from anomalydiffusion.core.runs import replace_folder, write_atomic
 from anomalydiffusion.downstream.verdict import difference, summary
-from downstream import arguments, hardware, interval, typed_mean, values
+from downstream import RESULTS, arguments, hardware, interval, kept, settings_of, typed_mean, values
 
 DEFAULT = "default"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in words and as settings
@@ -60,25 +63,36 @@ def copy(source: Path, target: Path, *without: str) -> None:
         shutil.copytree(source, part, ignore=shutil.ignore_patterns(*without), dirs_exist_ok=True)
 
 
-def one_row(given: argparse.Namespace, name: str, settings: dict[str, Any], rotation: int) -> dict[str, Any]:
+def one_row(given: argparse.Namespace, name: str, config: Path, settings: dict[str, Any], rotation: int) -> dict[str, Any]:
     """Train or take over, generate and evaluate one row on one rotation; returns its scores."""
-    base = given.work / f"{given.product}-ablation" / f"r{rotation}"
-    folder, config = base / name, base / f"{name}.toml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(dumps(settings).strip() + "\n")
-    first = base / DEFAULT
-    if name != DEFAULT and "train" not in settings and not (folder / "adapter" / "adapter.safetensors").exists():
+    folder, first = config.with_suffix(""), config.parent / DEFAULT
+    learned = (folder / "adapter" / "adapter.safetensors").exists()
+    if name != DEFAULT and "train" not in settings and not learned and first.exists():
         copy(first, folder, "generated", "manifest.jsonl", "report", "scores.json", "logs", "masks")
-    if name != DEFAULT and not (folder / "evaluation").exists():
+        learned = True
+    if name != DEFAULT and not (folder / "evaluation").exists() and first.exists():
         copy(first / "evaluation", folder / "evaluation")
-    if not (folder / "adapter" / "adapter.safetensors").exists():
+    if not learned:
         ad.train(given.data, folder, product=[given.product], defect=given.defect or None, rotation=rotation, config=config,
                  max_train_steps=given.train_steps)  # fmt: skip
     if settings.get("masks"):
         ad.masks(folder, config=config)
     ad.generate(folder, given.num, config=config)
     scores = ad.evaluate(folder, seeds=given.seeds, detector=given.detector, steps=given.steps, shortcut=False)
-    return dict(scores)
+    return {"row": name, "rotation": rotation, "localization": dict(scores)}
+
+
+def rotations_of(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
+    """A row's scores, one a rotation; what is kept is not made again."""
+    found = []
+    for rotation in range(given.rotations):
+        config = given.work / f"{given.product}-ablation" / f"r{rotation}" / f"{name}.toml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(dumps(ROWS[name][1]).strip() + "\n")
+        make = partial(one_row, given, name, config, ROWS[name][1], rotation)
+        file = RESULTS / f"ablation-{given.product}" / f"{name}-r{rotation}.json"
+        found.append(kept(file, settings_of(given, config), make)["localization"])
+    return found
 
 
 def row(name: str, changed: str, scores: list[dict[str, Any]], arm: str, default: list[dict[str, Any]]) -> str:
@@ -114,18 +128,16 @@ def main() -> int:
     names = [DEFAULT, *(name for name in given.rows if name != DEFAULT)]
     found: dict[str, list[dict[str, Any]]] = {}
     failed: dict[str, str] = {}
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    target = results / f"{datetime.date.today().isoformat()}-ablation-{given.product}.md"
+    target = RESULTS / f"{datetime.date.today().isoformat()}-ablation-{given.product}.md"
     typed = " ".join(["python benchmarks/ablation.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
     for name in names:
         try:
-            found[name] = [one_row(given, name, ROWS[name][1], rotation) for rotation in range(given.rotations)]
+            found[name] = rotations_of(given, name)
         except ad_errors.AnomalyDiffusionError as error:
             if name == DEFAULT:
                 raise
             failed[name] = str(error)
-        target.write_text(page(given, found, failed, typed.replace(str(given.work), "WORK")))  # to be read before all is done
+        write_atomic(target, page(given, found, failed, typed.replace(str(given.work), "WORK")).encode())
     sys.stdout.write(f"{target}\n")
     return 0
 

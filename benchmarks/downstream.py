@@ -3,11 +3,12 @@
     python benchmarks/downstream.py DATA --product magnetic_tile --work WORK
 
 For each rotation a run is trained and generated in WORK/<product>-r<rotation> and evaluated with baselines and controls, by detectors
-and, where there are several defect types, by classifiers of them; what is finished is not done again. Writes
-benchmarks/results/<date>-downstream-<product>.md: one row an arm.
+and, where there are several defect types, by classifiers of them. What a rotation gave is kept in
+benchmarks/results/downstream-<product>/r<rotation>.json and is not done again under the same settings, on whichever machine; after each,
+benchmarks/results/<date>-downstream-<product>.md is written from all that are there: one row an arm.
 
-With `--rotation R` only that rotation is done, and no page written. Small networks gain little from a second thread, so two of them
-beside each other, each with OMP_NUM_THREADS=1, finish sooner on two cores; the call without it then writes the page.
+With `--rotation R` only that rotation is done. Small networks gain little from a second thread, so two rotations beside each other, each
+with OMP_NUM_THREADS=1, finish sooner on two cores.
 """
 
 from __future__ import annotations
@@ -17,19 +18,30 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import anomalydiffusion as ad
-from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.app.opened import run_settings
+from anomalydiffusion.app.settings import Settings, resolve
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
 
 METRICS = {"pixel_ap": "pixel AP", "pixel_auroc": "pixel AUROC", "pro": "PRO", "image_auroc": "image AUROC", "image_ap": "image AP"}
 CLASS_METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 SHORTCUT = {"false_positive_rate_plain": "untouched", "false_positive_rate_redecoded": "redecoded regions"}
+
+RESULTS = Path(__file__).parent / "results"
+ASKED = ("product", "defect", "num", "train_steps", "detector", "steps", "seeds", "baselines", "controls")  # that figures depend on
+DEVELOPED_ON = {"a88325438c8edb84"}  # splits by whose held-out figures defaults were chosen: their digests
 
 Scores = list[dict[str, Any]]  # what `evaluate` returned, one a rotation
 
@@ -48,12 +60,40 @@ def hardware() -> str:
     return f"{model or platform.processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
-def one_rotation(given: argparse.Namespace, rotation: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def shared(settings: Settings) -> str:
+    """The digest of what rotations have in common."""
+    return digest(replace(settings, rotation=0))
+
+
+def settings_of(given: argparse.Namespace, config: Path | None) -> dict[str, Any]:
+    """What figures must share to stand in one table."""
+    settings = resolve(config=config, train={"loop": {"steps": given.train_steps}})
+    return {**{name: value for name, value in vars(given).items() if name in ASKED}, "digest": shared(settings)}
+
+
+def known(file: Path, settings: dict[str, Any]) -> dict[str, Any] | None:
+    """What `file` keeps, if it was made under the same settings."""
+    kept = json.loads(file.read_text()) if file.exists() else {}
+    return kept if kept.get("settings") == settings else None
+
+
+def kept(file: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `make` gives, made at most once under the same settings."""
+    found = known(file, settings)
+    if found is None:
+        found = {"settings": settings, "hardware": hardware(), "date": datetime.date.today().isoformat(), **make()}
+        write_atomic(file, (json.dumps(found, indent=1) + "\n").encode())
+    return found
+
+
+def one_rotation(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
     """Train, generate and evaluate one rotation; returns the scores of localization and of classification, if there are types to tell."""
     folder = given.work / f"{given.product}-r{rotation}"
-    defects = given.defect or None
-    ad.train(given.data, folder, product=[given.product], defect=defects, rotation=rotation, max_train_steps=given.train_steps)
-    ad.generate(folder, given.num, config=given.config)
+    steps, defects = given.train_steps, given.defect or None
+    ad.train(given.data, folder, product=[given.product], defect=defects, rotation=rotation, config=given.config, max_train_steps=steps)
+    if shared(run_settings(Run.open(folder))) != settings_of(given, given.config)["digest"]:
+        raise ConfigError(f"{folder}: was trained under other settings; give another --work")
+    ad.generate(folder, given.num)
     asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
     located = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
     try:
@@ -62,7 +102,7 @@ def one_rotation(given: argparse.Namespace, rotation: int) -> tuple[dict[str, An
         sys.stderr.write(f"no classification: {error}\n")
         classified = {}
     ad.report(folder)
-    return dict(located), dict(classified)
+    return {"rotation": rotation, "localization": dict(located), "classification": dict(classified)}
 
 
 def values(found: Scores, arm: str, metric: str, *path: str) -> list[float]:
@@ -118,15 +158,30 @@ def shortcut(found: Scores) -> list[str]:
     return [*lines, ""]
 
 
-def page(given: argparse.Namespace, found: Scores, classified: Scores, typed: str) -> str:
+def chosen_on(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What the page owes its reader where some rotation's held-out images helped to choose the defaults."""
+    developed = [row for row in rows if row["localization"]["split_digest"] in DEVELOPED_ON]
+    if not developed:
+        return []
+    names = ", ".join(str(row["rotation"]) for row in developed)
+    lines = [f"**Rotation {names} is a development split**: defaults of masks, generation and detector were chosen by its held-out "
+             "figures; the baselines were not tuned.", ""]  # fmt: skip
+    others = [row["localization"] for row in rows if row not in developed]
+    return [*lines, "## Without the development split", "", *judged(others, METRICS)] if others else lines
+
+
+def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], typed: str) -> str:
+    found, classified = ([row[task] for row in rows] for task in ("localization", "classification"))
     other = f", with {'; '.join(given.config.read_text().split(chr(10))).strip('; ')}" if given.config else ""
+    numbers = ", ".join(str(row["rotation"]) for row in rows)
     lines = [
         f"# Downstream proof on {given.product}", "", f"    {typed}", "",
-        f"Rotations of the split: {len(found)}; seeds: {given.seeds}; figures in hundredths, mean and 95 % t-interval over all of them, "
+        f"Rotations of the split: {numbers}; seeds: {given.seeds}; figures in hundredths, mean and 95 % t-interval over all of them, "
         "gains paired by rotation and seed. Rotations share images, so the intervals are narrower than fresh data would make them.",
         "", *judged(found, METRICS),
     ]  # fmt: skip
     lines += controlled(found, "pixel_ap", "garbage") if given.controls else []
+    lines += chosen_on(rows)
     lines += shortcut(found) if all(scores.get("shortcut") for scores in found) else []
     hours = sum(scores["hours"] for scores in found)
     if all(classified):
@@ -137,7 +192,8 @@ def page(given: argparse.Namespace, found: Scores, classified: Scores, typed: st
     for defect in found[0]["per_defect"]:
         if all(defect in scores["per_defect"] for scores in found):
             lines += [f"## {defect}", "", *judged(found, METRICS, "per_defect", defect)]
-    lines += ["## Settings", "", f"- {hardware()}", f"- detector: {found[0]['network']}, {found[0]['steps']} steps an arm",
+    lines += ["## Settings", "", *(f"- {each}" for each in sorted({row["hardware"] for row in rows})),
+              f"- detector: {found[0]['network']}, {found[0]['steps']} steps an arm",
               f"- {given.num} pairs a defect type, adapter trained for {given.train_steps} steps, preset default" + other,
               "- split digests: " + ", ".join(scores["split_digest"] for scores in found),
               f"- held-out images: {', '.join(str(scores['n_test']) for scores in found)} by rotation",
@@ -163,22 +219,20 @@ def arguments(about: str | None, rotations: int) -> argparse.ArgumentParser:
 
 def main() -> int:
     parser = arguments(__doc__, rotations=3)
-    parser.add_argument("--config", type=Path, help="a TOML file with other settings of masks, generate and gate, for ablations")
+    parser.add_argument("--config", type=Path, help="a TOML file with other settings")
     parser.add_argument("--name", default="downstream", help="what the page is called: DATE-NAME-PRODUCT.md")
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
-    parser.add_argument("--rotation", type=int, help="do this one alone, without a page")
+    parser.add_argument("--rotation", type=int, help="do this one alone")
     given = parser.parse_args()
-    if given.rotation is not None:
-        one_rotation(given, given.rotation)
-        return 0
-    found, classified = zip(*(one_rotation(given, rotation) for rotation in range(given.rotations)), strict=True)
-    results = Path(__file__).parent / "results"
-    results.mkdir(exist_ok=True)
-    typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word not in (str(given.data),))])
-    target = results / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
-    target.write_text(page(given, list(found), list(classified), typed.replace(str(given.work), "WORK")))
-    (given.work / f"{given.product}.json").write_text(json.dumps({"localization": found, "classification": classified}))
+    folder, settings = RESULTS / f"{given.name}-{given.product}", settings_of(given, given.config)
+    typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
+    typed = re.sub(r" --rotation \d+", "", typed.replace(str(given.work), "WORK"))
+    target = RESULTS / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
+    for rotation in range(given.rotations) if given.rotation is None else [given.rotation]:
+        kept(folder / f"r{rotation}.json", settings, lambda rotation=rotation: one_rotation(given, rotation))
+        rows = [row for file in sorted(folder.glob("r*.json")) if (row := known(file, settings))]
+        write_atomic(target, page(given, rows, typed).encode())
     sys.stdout.write(f"{target}\n")
     return 0
 

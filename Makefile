@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint types layers install clean
+.PHONY: demo test check lint types layers package install clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,7 +29,14 @@ types: install
 layers: install
 	$(BIN)/lint-imports
 
+package: install  ## wheel and sdist in dist/, the wheel tried by the short demo in an empty environment
+	rm -rf dist build/package
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv build/package
+	build/package/bin/pip install --quiet dist/*.whl
+	cd build/package && bin/anomalydiffusion demo --quick
+
 check: lint types layers test  ## everything that CI checks
 
 clean:
-	rm -rf .venv demo-run
+	rm -rf .venv build dist demo-run

@@ -9,14 +9,14 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from anomalydiffusion.app.cli import app
-from anomalydiffusion.app.demo import demo
+from anomalydiffusion.app.demo import QUICK, demo
 from anomalydiffusion.app.evaluate import evaluate
 from anomalydiffusion.core.errors import ConfigError
 
 
 @pytest.mark.slow
 def test_demo_from_data_to_report(tmp_path: Path) -> None:
-    page = demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True)
+    page = demo(tmp_path / "demo", **QUICK, quiet=True)
     run = tmp_path / "demo" / "run"
     assert page == run / "report" / "index.html" and "brick" in page.read_text()
     records = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
@@ -42,5 +42,6 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "classification", "--steps", "4", "--quiet"])
     assert printed.exit_code == 0 and "accuracy" in printed.output and "brick/hole" in printed.output, printed.output
     before = (run / "manifest.jsonl").read_bytes()
-    assert demo(tmp_path / "demo", num=1, max_train_steps=40, evaluate_steps=4, quiet=True) == page
+    printed = CliRunner().invoke(app, ["demo", "--quick", "--output", str(tmp_path / "demo")])
+    assert printed.exit_code == 0 and printed.output.splitlines()[-1] == str(page)
     assert (run / "manifest.jsonl").read_bytes() == before

@@ -16,13 +16,17 @@ tools_app = typer.Typer()
 
 @tools_app.command()
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Where the demo's data and run go.")] = Path("demo-run"),
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the demo's data and run go (default: demo-run, or demo-quick).")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few steps and pairs, in a minute or two: the way, not the quality.")] = False,
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """The whole job on the bundled demo data with the bundled prior, offline, on a CPU."""
+    from anomalydiffusion.app.demo import QUICK
     from anomalydiffusion.app.demo import demo as call
 
-    typer.echo(call(output, quiet=quiet))
+    typer.echo(call(output or ("demo-quick" if quick else "demo-run"), quiet=quiet, **(QUICK if quick else {})))
 
 
 @tools_app.command()

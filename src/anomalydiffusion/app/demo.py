@@ -13,7 +13,9 @@ from anomalydiffusion.data.check import check
 from anomalydiffusion.data.demo import make_demo
 from anomalydiffusion.report.page import report
 
-__all__ = ["demo"]
+__all__ = ["QUICK", "demo"]
+
+QUICK = {"num": 2, "max_train_steps": 40, "evaluate_steps": 10}  # to see the way in a minute or two, not what it can do
 
 
 def demo(

@@ -66,7 +66,7 @@ def _package(name: str, module: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ExtractorError(f"{name}: its package cannot be used ({error}); pip install 'anomalydiffusion[metrics]'") from error
+        raise ExtractorError(f"{name}: its package cannot be used ({error}); pip install 'anomalydiffusion[eval]'") from error
 
 
 def _stored(name: str, given: Path | None, url: str) -> Path:

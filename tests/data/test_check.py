@@ -151,6 +151,10 @@ FAULTS: list[tuple[str, Callable[[Path], object], str, str, str]] = [
      "tile/train/good/5.webp", "not a kind"),
     ("folder too deep", lambda r: save(r / "tile/test/crack/more/1.png", picture(9)), "warning",
      "tile/test/crack/more", "not read"),
+    ("region of no type", lambda r: save(r / "tile/roi/dent.png", FULL), "warning", "tile/roi/dent.png", "no images of a defect type"),
+    ("region marks nothing", lambda r: save(r / "tile/roi.png", EMPTY), "error", "tile/roi.png", "marks no pixel"),
+    ("region of another size", lambda r: save(r / "tile/roi.png", FULL[:64]), "error", "tile/roi.png", "as only 0 of 4"),
+    ("region in other words", lambda r: (r / "tile/roi.json").write_text('{"x": 1}'), "error", "tile/roi.json", "something else"),
     ("defects in train", lambda r: save(r / "tile/train/crack/1.png", picture(9)), "warning",
      "tile/train/crack", "only train/good"),
 ]  # fmt: skip

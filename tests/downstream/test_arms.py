@@ -9,6 +9,8 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.polygons import Outline
+from anomalydiffusion.data.regions import Region
 from anomalydiffusion.downstream.arms import arms, baseline_samples, misplaced, pools
 from anomalydiffusion.downstream.samples import Generated, gather
 
@@ -37,6 +39,9 @@ def test_baselines_are_made_of_training_images_and_a_seed(split: Split, pairs: l
     first, again, other = (baseline_samples("cutpaste", material, seed=seed) for seed in (1, 1, 2))
     assert np.array_equal(first[0].read()[0], again[0].read()[0]) and not np.array_equal(first[0].read()[0], other[0].read()[0])
     assert [sample.defect for sample in first] == ["spot"] * 6
+    region = Region(path=Path("roi.json"), outlines=(Outline.of([0, 0, 0.5, 0, 0.5, 1, 0, 1], "roi", shares=True),))
+    ruled = baseline_samples("cutpaste", replace(material, regions={"": region}), seed=1)
+    assert all(mask.box[2] <= image.shape[1] // 2 for image, mask in (sample.read() for sample in ruled))
     with pytest.raises(DataError, match="plate/spot: no shot of this type"):
         baseline_samples("cutpaste", replace(material, shots=[]), seed=1)
 

@@ -24,6 +24,7 @@ from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import encode_png, read_image, read_size
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.version import __version__
+from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.quality.refit import fitted
@@ -48,7 +49,7 @@ def draw_again(
     split = run_split(run)
     if said.key not in {shot.key for shot in split.shots}:
         raise DataError(f"{like}: is of {reprlib.repr('/'.join(said.key))}, which {run.folder} does not know; name the run that drew it")
-    drawing = _drawing(run, said)
+    drawing = _drawing(run, said, digest_of(regions_of(split)))
     own = run_settings(run, prior=prior, device=device, generate={"batch_size": batch_size})
     settings = replace(
         own, seed=drawing.seed, dtype=drawing.dtype, masks=drawing.masks, gate=drawing.gate,
@@ -78,7 +79,7 @@ def draw_again(
     }  # fmt: skip
 
 
-def _drawing(run: Run, said: Imprint) -> Drawing:
+def _drawing(run: Run, said: Imprint, regions: str | None) -> Drawing:
     """The settings that the picture was drawn with. Raises `RunError` naming what of the run is another than what drew it."""
     found: dict[str, Drawing] = {}
     for path in sorted((run.folder / "settings").glob("*.toml")):
@@ -95,6 +96,7 @@ def _drawing(run: Run, said: Imprint) -> Drawing:
         *(["prior"] if said.prior_digest != run.record.get("prior_digest") else []),
         *(["adapter"] if said.adapter_digest != Adapter.digest_of(run.adapter) else []),
         *(["settings"] if drawing is None else []),
+        *(["drawn regions"] if drawing and drawing.regions != (None if drawing.given_masks else regions) else []),
         *(["adapter of masks"] if drawing and drawing.mask_adapter and drawing.mask_adapter != _digest(run.mask_adapter) else []),
     ]
     if other or drawing is None:

@@ -26,11 +26,12 @@ from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Pair, Split
 from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.data.split import few_shot_split, to_json
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, discard, fill, next_batch, plan
 from anomalydiffusion.quality.refit import fitted
-from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined
+from anomalydiffusion.report.sheets import Cell, contact_sheet, outlined, shaded
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import check_learnable
 
@@ -165,8 +166,8 @@ def generate(
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
     settings = run_settings(opened, config=config, **given)
     drawn_by = Adapter.digest_of(opened.mask_adapter) if settings.masks.source == "learned" and opened.mask_adapter.exists() else ""
-    drawing = Drawing.of(settings, normals, masks, drawn_by)
     split = run_split(opened)
+    drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
     keys = _chosen(split, product, defect)
     if dry_run:
         say(f"plan: {num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
@@ -278,7 +279,9 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
                 write_atomic(path, encode_png(item.mask.pixels_HW))
                 written.append(path)
                 if slot.index < SHOWN:
-                    lines[slot.key].append(outlined(str(slot.index), item.normal_HWC, item.mask.pixels_HW))
+                    region = proposals.region(slot.key)
+                    seen = item.normal_HWC if region is None else shaded(item.normal_HWC, region.on(item.normal_HWC.shape[:2]))
+                    lines[slot.key].append(outlined(str(slot.index), seen, item.mask.pixels_HW))
                 shown.at(len(written), "/".join(slot.key))
         for old in {path for key in keys for path in (opened.masks / key[0] / key[1]).glob("[0-9]" * 6 + ".png")} - set(written):
             old.unlink()  # of an earlier call

@@ -24,7 +24,7 @@ from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.core.types import Mask, Provenance
-from anomalydiffusion.data.foreground import foreground
+from anomalydiffusion.data.regions import NAME, Regions, copy_regions, ground_of, grounds_of, read_regions, regions_of
 from anomalydiffusion.generation.pairs import Item, make_pairs
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, warped
@@ -58,7 +58,9 @@ class AnomalyDiffusionPipeline:
     beside the adapter, so that a saved pipeline needs no data set.
     """
 
-    def __init__(self, prior: LatentPrior, adapter: Adapter, shots: Shots, settings: Settings, mask_adapter: Adapter | None = None) -> None:
+    def __init__(self, prior: LatentPrior, adapter: Adapter, shots: Shots, settings: Settings, mask_adapter: Adapter | None = None,
+                 regions: Mapping[str, Regions] | None = None) -> None:  # fmt: skip
+        self.regions = regions or {}
         self.prior, self.adapter, self.shots, self.settings, self.mask_adapter = prior, adapter, shots, settings, mask_adapter
         self.bar: dict[str, Any] = {}
 
@@ -76,13 +78,18 @@ class AnomalyDiffusionPipeline:
             folder = _fetched(str(path))
         own = Run(folder, {})
         settings = resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)
-        shots = _saved_shots(folder) if (folder / INDEX).is_file() else shots_of(run_split(Run.open(folder)))
+        regions: Mapping[str, Regions]
+        if saved := (folder / INDEX).is_file():
+            shots = _saved_shots(folder)
+            regions = {product: read_regions(folder / NAME / product) for product in {key[0] for key in shots}}
+        else:
+            split = run_split(Run.open(folder))
+            shots, regions = shots_of(split), regions_of(split)
         loaded = prior_of(settings)
         masks = None
         if settings.masks.source == "learned":
-            saved = (folder / INDEX).is_file()  # with these settings
             masks = Adapter.load(own.mask_adapter, loaded, name="masks") if saved else load_masks(Run.open(folder), settings, loaded)
-        return cls(loaded, Adapter.load(own.adapter, loaded), shots, settings, masks)
+        return cls(loaded, Adapter.load(own.adapter, loaded), shots, settings, masks, regions)
 
     @property
     def defects(self) -> list[Key]:
@@ -139,10 +146,12 @@ class AnomalyDiffusionPipeline:
         return fitting[0]
 
     def _proposed(self, key: Key, normal: np.ndarray, seed: int) -> Mask:
-        masks, references, ground = self.settings.masks, [mask for _, mask in self.shots[key]], foreground(normal)
+        masks, references = self.settings.masks, [mask for _, mask in self.shots[key]]
+        regions: Regions = self.regions.get(key[0], {})
+        ground = ground_of(regions, key[1], normal)
         if self.mask_adapter is not None:
             return learned.propose(self.mask_adapter, key, references, normal, seed=seed, config=masks.learned, foreground_HW=ground)
-        grounds = [foreground(image) for image, _ in self.shots[key]] if masks.warped.place == "near" else None
+        grounds = grounds_of(regions, key[1], self.shots[key])
         return warped.propose(references, normal, seed=seed, config=masks.warped, foreground_HW=ground, reference_foregrounds=grounds)
 
     def save_pretrained(self, folder: Path | str) -> Path:
@@ -166,6 +175,8 @@ class AnomalyDiffusionPipeline:
                     write_atomic(part / names["image"], encode_png(image))
                     write_atomic(part / names["mask"], encode_png(mask.pixels_HW))
                     index.append({"product": key[0], "defect": key[1], **names})
+            for product, regions in self.regions.items():
+                copy_regions(regions, part / NAME / product)
             record = {"format": FORMAT, "prior": self.settings.prior, "prior_digest": self.prior.digest, "shots": index}
             write_atomic(part / INDEX, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
         return folder
@@ -191,7 +202,7 @@ def _fetched(name: str) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, allow_patterns=[INDEX, "config.toml", "adapter/*.safetensors", "shots/*.png"]))
+        return Path(snapshot_download(name, allow_patterns=[INDEX, "config.toml", "adapter/*.safetensors", "shots/*.png", f"{NAME}/*"]))
     except Exception as error:
         raise RunError(f"{name}: no such folder, and not to be had from the hub ({error}); fetch it where there is a connection") from error
 

@@ -117,16 +117,19 @@ class Drawing:
     normals: str = ""  # a folder of the user's; "" = the run's own
     given_masks: str = ""
     mask_adapter: str = ""  # the digest of what draws learned masks
+    regions: str | None = None  # the digest of the drawn regions that proposals keep to
 
     @classmethod
-    def of(cls, settings: Settings, normals: Path | None, given_masks: Path | None, mask_adapter: str) -> Drawing:
+    def of(
+        cls, settings: Settings, normals: Path | None, given_masks: Path | None, mask_adapter: str, regions: str | None = None
+    ) -> Drawing:  # fmt: skip
         """Leaves out what changes no pair: how many are drawn at once, and how often."""
         plain = GenerateConfig()
         return cls(
             seed=settings.seed, dtype=settings.dtype, masks=settings.masks, gate=settings.gate,
             generate=replace(settings.generate, batch_size=plain.batch_size, attempts=plain.attempts),
             normals=str(normals.resolve()) if normals else "", given_masks=str(given_masks.resolve()) if given_masks else "",
-            mask_adapter="" if given_masks else mask_adapter,
+            mask_adapter="" if given_masks else mask_adapter, regions=None if given_masks else regions,
         )  # fmt: skip
 
     @property

@@ -19,7 +19,7 @@ from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image,
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import folders_in, images_in, load
-from anomalydiffusion.data.foreground import foreground
+from anomalydiffusion.data.regions import Region, ground_of, grounds_of, region_for, regions_of
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
@@ -94,7 +94,8 @@ class Source:
     ) -> None:
         self.settings, self.mask_adapter = settings, mask_adapter
         self.shots = shots_of(split)
-        self.grounds = {key: [foreground(image) for image, _ in items] for key, items in self.shots.items()}
+        self.regions = regions_of(split)
+        self.grounds = {key: grounds_of(self.regions[key[0]], key[1], items) for key, items in self.shots.items()}
         self.names = {key: [str(shot.path) for shot in split.shots if shot.key == key] for key in self.shots}
         self.groups = {key: [shot.group for shot in split.shots if shot.key == key] for key in self.shots}
         given = None if normals is None else _given_normals(normals, split)
@@ -106,12 +107,15 @@ class Source:
         self.masks = None if given_masks is None else _given_masks(given_masks, self.shots, split)
         self.named: set[Path] = set()  # unusable normal images that were warned of
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
-        self.ground = lru_cache(maxsize=8)(lambda path, sha256: foreground(self.image(path, sha256)))
+        self.ground = lru_cache(maxsize=8)(self._ground)
         self.size = lru_cache(maxsize=None)(_size)
 
     def _read(self, path: Path, sha256: str) -> np.ndarray:
         _same(path, sha256)
         return read_image(path)
+
+    def _ground(self, key: Key, path: Path, sha256: str) -> np.ndarray:
+        return ground_of(self.regions[key[0]], key[1], self.image(path, sha256))
 
     def item(self, task: Task) -> Item:
         """Choose a normal image and a mask for one attempt, from its seed alone.
@@ -132,6 +136,10 @@ class Source:
                 continue
             return self._on(task, path, sha256, image, mask)
         raise problem
+
+    def region(self, key: Key) -> Region | None:
+        """Where the user allows defects of a type; None where nothing is drawn."""
+        return region_for(self.regions[key[0]], key[1])
 
     def item_on(self, task: Task, sha256: str) -> Item:
         """The same on the normal image of this hash. Raises `DataError` where there is none, or it was changed."""
@@ -218,7 +226,7 @@ class Source:
         try:
             return learned.propose(
                 self.mask_adapter, task.slot.key, [mask for _, mask in self.shots[task.slot.key]], self.image(normal, sha256),
-                seed=task.seed, image=sha256, config=self.settings.masks.learned, foreground_HW=self.ground(normal, sha256),
+                seed=task.seed, image=sha256, config=self.settings.masks.learned, foreground_HW=self.ground(task.slot.key, normal, sha256),
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error
@@ -228,7 +236,7 @@ class Source:
         try:
             return warped.propose(
                 [mask for _, mask in self.shots[key]], self.image(normal, sha256), seed=task.seed, config=self.settings.masks.warped,
-                foreground_HW=self.ground(normal, sha256), reference_foregrounds=self.grounds[key],
+                foreground_HW=self.ground(key, normal, sha256), reference_foregrounds=self.grounds[key],
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error

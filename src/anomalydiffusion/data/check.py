@@ -27,6 +27,7 @@ from anomalydiffusion.data.folders import (
     read_groups,
 )
 from anomalydiffusion.data.looks import Seen, see
+from anomalydiffusion.data.regions import read_regions, region_files
 from anomalydiffusion.data.split import Sides, divide
 
 __all__ = ["Problem", "ProductSummary", "Report", "check"]
@@ -158,6 +159,27 @@ def _check_groups(folder: Path, items: Iterable[Path], say: Say) -> None:
         say("note", path, f"does not list {len(lone)} of the images, first {lone[0]}: each is its own group", "add them")
 
 
+def _check_regions(folder: Path, product: Product, seen: dict[Path, Seen], say: Say) -> None:
+    """Whether the drawn regions can be used: on which images, and for a defect type that there is."""
+    try:
+        regions = read_regions(folder)
+    except DataError as error:
+        path = next(path for _, path in region_files(folder) if str(error).startswith(f"{path}: "))
+        say("error", path, *_words(str(error), path))
+        return
+    sizes = [seen[normal.path].size for normal in product.normals if normal.part == "train" and not seen[normal.path].fault]
+    for defect, region in regions.items():
+        if defect and defect not in product.defects:
+            say("warning", region.path, f"there are no images of a defect type {defect}", "name it like a folder of test, or remove it")
+        if region.pixels_HW is not None and sizes:
+            height, width = region.pixels_HW.shape
+            others = sum(size != (width, height) for size in sizes)
+            level: Level = "error" if others == len(sizes) else "warning"
+            if others:
+                say(level, region.path, f"{width} x {height} pixels, as only {len(sizes) - others} of {len(sizes)} normal images have",
+                    f"draw outlines instead, in shares of width and height: {region.path.stem}.json")  # fmt: skip
+
+
 def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path, Seen], say: Say) -> None:
     tested = [path for place in folders_in(folder / "test") for path in images_in(place)]
     images = images_in(folder / "train" / GOOD) + tested
@@ -189,6 +211,7 @@ def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path
         if place.name != GOOD:
             say("warning", place, "not read: only train/good is", "move defects to test/<defect>, normal images to train/good")
     _check_groups(folder, images, say)
+    _check_regions(folder, product, seen, say)
 
 
 def _summary(product: Product, sides: Sides, images: list[Path], seen: dict[Path, Seen]) -> ProductSummary:

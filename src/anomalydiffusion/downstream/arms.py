@@ -10,6 +10,7 @@ from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.foreground import foreground
+from anomalydiffusion.data.regions import region_for
 from anomalydiffusion.downstream.baselines import BASELINES
 from anomalydiffusion.downstream.samples import Material, Sample, made_sample
 
@@ -35,18 +36,21 @@ def arms(*, baselines: bool = False, controls: bool = False) -> list[str]:
 def baseline_samples(name: str, material: Material, *, seed: int) -> list[Sample]:
     """As many samples of each defect type as there are generated pairs of it, by the baseline `name`, on training normals.
 
-    Made of every shot, the validation part's too, and on the object alone: the generator has learned from all of them and knows
-    where the object is, and nobody shall know less.
+    Made of every shot, the validation part's too, and where defects may lie alone: the generator has learned from all of them and
+    knows where the object is, and nobody shall know less.
     """
     out: list[Sample] = []
     for defect in dict.fromkeys(pair.defect for pair in material.generated):
         shots = [shot for sample in material.shots if sample.defect == defect and (shot := _marked(sample)) is not None]
         if not shots:
             raise DataError(f"{material.product}/{defect}: no shot of this type; generate pairs of types that have shots")
+        region = region_for(material.regions, defect)
         for index in range(sum(pair.defect == defect for pair in material.generated)):
             own = derive(seed, name, defect, index)
             normal, _ = material.normals[int(rng(own, "normal").integers(len(material.normals)))].read()
-            image, mask = BASELINES[name](normal, shots, seed=own, ground_HW=foreground(normal))
+            ruled = region is not None and region.fits(normal.shape[:2])
+            ground = region.on(normal.shape[:2]) if region is not None and ruled else foreground(normal)
+            image, mask = BASELINES[name](normal, shots, seed=own, ground_HW=ground)
             out.append(made_sample(f"{name} {defect} {index}", defect, image, mask))
     return out
 

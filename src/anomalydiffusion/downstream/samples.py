@@ -13,6 +13,7 @@ from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.pixels import read_image, read_mask
 from anomalydiffusion.core.types import Mask, Normal, Shot, Split
 from anomalydiffusion.data.folders import load, load_normal
+from anomalydiffusion.data.regions import Regions, regions_of
 
 __all__ = ["Generated", "Material", "Sample", "gather", "hold_back", "made_sample", "set_apart"]
 
@@ -57,6 +58,7 @@ class Material:
     tests: list[Sample]
     test_normals: list[Sample]
     generated: list[Sample] = field(default_factory=list)
+    regions: Regions = field(default_factory=dict)  # where the user allows defects
 
     @property
     def defects(self) -> list[str]:
@@ -94,7 +96,7 @@ def gather(split: Split, generated: Sequence[Generated]) -> list[Material]:
     for pair in generated:
         if pair.product not in known:
             raise DataError(f"generated {pair.product}/{pair.defect}: no such product in the split; known here: {', '.join(known)}")
-    out = []
+    out, regions = [], regions_of(split)
     for product in known:
         material = Material(
             product=product,
@@ -103,6 +105,7 @@ def gather(split: Split, generated: Sequence[Generated]) -> list[Material]:
             tests=[_of_shot(shot) for shot in split.held_out if shot.product == product],
             test_normals=[_of_normal(normal) for normal in split.held_out_normals if normal.product == product],
             generated=[_of_pair(pair) for pair in generated if pair.product == product],
+            regions=regions[product],
         )
         if not material.normals:
             raise DataError(f"{product}: no normal image to train a detector on; put some into {product}/train/good")

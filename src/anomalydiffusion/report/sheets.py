@@ -78,7 +78,8 @@ def _outlined(image_HWC: np.ndarray, mask_HW: np.ndarray, cell: int) -> Image.Im
     """The picture with a line around the mask, just outside it, so that it hides nothing of the defect."""
     picture = _fit(image_HWC, cell)
     mask = Image.fromarray(mask_HW.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
-    inside = mask.point(lambda value: 255 * (value >= 128))
+    least = max(1, min(128, mask.getextrema()[1]))  # of a defect of few pixels nothing is left at half
+    inside = mask.point(lambda value: 255 * (value >= least))
     around, array = inside.filter(ImageFilter.MaxFilter(3 if cell < 128 else 5)), np.array(picture)
     array[np.asarray(around) > np.asarray(inside)] = OUTLINE_COLOUR
     return Image.fromarray(array)
@@ -121,6 +122,11 @@ def fitted(label: str, image_HWC: np.ndarray, cell: int = 220) -> Cell:
 def outlined(label: str, image_HWC: np.ndarray, mask_HW: np.ndarray, cell: int = 220) -> Cell:
     """A whole picture with a line around a mask of its size, as a cell whose longer side is `cell` pixels."""
     return Cell(label=label, image_HWC=np.asarray(_outlined(image_HWC, mask_HW, cell)))
+
+
+def shaded(image_HWC: np.ndarray, legal_HW: np.ndarray) -> np.ndarray:
+    """A picture that is darker where `legal_HW` is False."""
+    return np.where(legal_HW[..., None], image_HWC, image_HWC // 3)
 
 
 def _heat(image_HWC: np.ndarray, normal_HWC: np.ndarray, amplify: int, most: int) -> np.ndarray:

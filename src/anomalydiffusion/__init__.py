@@ -15,6 +15,7 @@ from anomalydiffusion.core.version import __version__
 _DOOR = {
     "AnomalyDiffusionPipeline": "anomalydiffusion.app.pipeline",
     "DefectDataset": "anomalydiffusion.app.dataset",
+    "add_generated": "anomalydiffusion.app.datamodule",
     "bench": "anomalydiffusion.app.bench",
     "check": "anomalydiffusion.data.check",
     "curate": "anomalydiffusion.app.curate",

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import anomalydiffusion as ad
+from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.report.export import export
 
+from .conftest import SIZES, defect_mask, texture
 from .test_formats import keep_one_source
+
+if TYPE_CHECKING:
+    from anomalib.data import MVTecAD
 
 
 def masks_of(run: Path) -> dict[str, np.ndarray]:
@@ -91,3 +98,62 @@ def test_anomalib_reads_folders_and_textures(run: Path, tmp_path: Path, monkeypa
     module = AnomalibDataModule.from_config("out/tile/folder.yaml", **{"data.init_args.root": root})
     module.setup()
     assert len(module.train_data) + len(module.val_data) + len(module.test_data) == 9
+
+
+def _tiles(run: Path) -> MVTecAD:
+    """The product that the run's tiles are of, as anomalib reads it; with its masks, and enough normal images to hold some back."""
+    from anomalib.data import MVTecAD
+
+    folder = run.parent / "data/tile"
+    for index in range(3, 8):
+        Image.fromarray(texture("tile", 100 + index)).save(folder / "train/good" / f"{index}.png")
+    (folder / "ground_truth/crack").mkdir(parents=True, exist_ok=True)
+    for path in (folder / "test/crack").iterdir():
+        Image.fromarray(defect_mask("crack", SIZES["tile"], 3)).save(folder / "ground_truth/crack" / f"{path.stem}_mask.png")
+    return MVTecAD(root=folder.parent, category="tile", train_batch_size=2, eval_batch_size=2, num_workers=0, seed=1)
+
+
+@pytest.mark.slow
+def test_anomalib_sets_its_thresholds_by_generated_pairs_and_by_no_test_image(run: Path, tmp_path: Path) -> None:
+    import lightning
+    from anomalib.engine import Engine
+    from anomalib.models import Padim
+
+    module = ad.add_generated(_tiles(run), run, product="tile")
+    lightning.seed_everything(0)
+    model = Padim(backbone="resnet18", layers=["layer1"], pre_trained=False, n_features=8)
+    engine = Engine(default_root_dir=tmp_path, accelerator="cpu", devices=1, logger=False, barebones=False)
+    engine.fit(model, datamodule=module)
+    made = {str(run / record["image"]) for record in accepted(Manifest(run / "manifest.jsonl").records()) if record["product"] == "tile"}
+    seen = {part: set(getattr(module, f"{part}_data").samples.image_path) for part in ("train", "val", "test")}
+    assert made and made < seen["val"] and not made & (seen["train"] | seen["test"])
+    normals = {str(path) for path in (run.parent / "data/tile/train/good").glob("*.png")}
+    assert (seen["train"] | seen["val"]) == normals | made and not seen["train"] & seen["val"]
+    masks = masks_of(run)
+    digests = {str(run / r["image"]): r["image_sha256"] for r in accepted(Manifest(run / "manifest.jsonl").records())}
+    module.val_data.augmentations = None  # the model's own made them its size
+    for item in module.val_data:
+        truth = masks[digests[item.image_path]] if item.image_path in made else np.zeros(SIZES["tile"], bool)
+        assert np.array_equal(item.gt_mask.numpy().astype(bool), truth) and bool(item.gt_label) == (item.image_path in made)
+    (found,) = engine.test(model, datamodule=module)
+    assert 0 <= found["pixel_AUROC"] <= 1 and bool(model.post_processor.pixel_threshold > 0)
+
+
+@pytest.mark.slow
+def test_anomalib_trains_on_generated_pairs_where_it_is_asked_to(run: Path) -> None:
+    module = ad.add_generated(ad.add_generated(_tiles(run), run, product="tile"), run, to="train", product="tile", defect=["spot"])
+    made: dict[str, list[str]] = {"crack": [], "spot": [], "scratch": []}
+    for record in accepted(Manifest(run / "manifest.jsonl").records()):
+        made[record["defect"]].append(str(run / record["image"]))
+    for _ in range(2):  # parts that are read anew have the pairs once
+        module.setup()
+        trained = [path for path in module.train_data.samples.image_path if path.startswith(str(run))]
+        assert sorted(trained) == sorted(made["spot"]) and len(module.train_data) > len(trained) and module.train_data.has_anomalous
+        assert {*made["spot"], *made["crack"]} < set(module.val_data.samples.image_path)
+    batch = next(iter(module.train_dataloader()))
+    assert batch.image.ndim == 4 and batch.gt_mask.shape[-2:] == batch.image.shape[-2:]
+    with pytest.raises(ConfigError, match="is set up already"):
+        ad.add_generated(module, run, product="tile")
+    for words, says in (({}, "has pairs of tile, wood"), ({"product": "glass"}, "unknown product"), ({"to": "test"}, "expected 'val' or")):
+        with pytest.raises(ConfigError, match=says):
+            ad.add_generated(_tiles(run), run, **words)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.quality.features import extractor
@@ -47,8 +48,16 @@ def test_too_few_images_leave_figures_undefined_and_types_without_images_out() -
     )
     assert list(found["per_defect"]) == ["p/spot"] and found["extractor"] == "efficientnet-lite0"
     assert found["arms"]["ours"]["kid"]["mean"] is None and found["arms"]["ours"]["similarity"]["mean"] is not None
+    assert found["arms"]["ours"]["spread"]["mean"] is None
     json.dumps(found, allow_nan=False)
     assert measure_quality({}, {}, {}, net)["arms"] == {}
+
+
+def test_copies_have_less_spread_than_defects_that_differ() -> None:
+    key, net = ("p", "spot"), extractor("efficientnet-lite0")
+    shots, real = ([look(start + i, bright=i % 2 == 0) for i in range(4)] for start in (0, 10))
+    arms = measure_quality({key: [look(20, bright=True)] * 4}, {key: shots}, {key: real}, net)["arms"]
+    assert arms["ours"]["spread"]["mean"] == pytest.approx(0, abs=1e-6) and arms["real"]["spread"]["mean"] > 0.05
 
 
 def test_a_view_is_a_square_around_the_defect() -> None:

@@ -20,6 +20,7 @@ from anomalydiffusion.quality.scores import (
     mask_agreement,
     masked_features,
     masked_similarity,
+    masked_spread,
     perceptual_distance,
     shape_distances,
 )
@@ -139,6 +140,14 @@ def test_shapes_of_one_law_are_no_distance_apart_and_doublings_are_counted() -> 
     assert shape_distances([shape(0.01)], [shape(0.005), shape(0.04)])["area"] == pytest.approx(1.5)  # half goes down 1, half up 2
     with pytest.raises(DataError, match="shapes of 0 masks"):
         shape_distances([], some)
+
+
+def test_masked_spread_is_nothing_of_copies_and_one_of_strangers() -> None:
+    copies, strangers = torch.tensor([[1.0, 2, 0], [2, 4, 0], [0.5, 1, 0]]), torch.eye(3)
+    assert masked_spread(copies) == pytest.approx(0, abs=1e-6) and masked_spread(strangers) == pytest.approx(1)
+    assert masked_spread(torch.tensor([[1.0, 0], [-1, 0]])) == pytest.approx(2)
+    assert masked_spread(torch.tensor([[1.0, 0], [1, 0], [0, 1]])) == pytest.approx(2 / 3)  # two of three pairs are strangers
+    assert math.isnan(masked_spread(torch.ones(1, 4)))
 
 
 def test_masked_similarity_sees_what_is_under_the_mask_only() -> None:

@@ -21,7 +21,7 @@ NAMES = {  # figure -> heading, factor, decimals
     "pixel_f1_max": ("pixel\nF1-max", 100, 1), "pro": ("PRO", 100, 1), "iou": ("IoU", 100, 1), "image_auroc": ("image\nAUROC", 100, 1),
     "image_ap": ("image\nAP", 100, 1), "accuracy": ("accuracy", 100, 1), "balanced_accuracy": ("balanced\naccuracy", 100, 1),
     "kid": ("KID\nx 1000", 1000, 1), "inception_score": ("IS", 1, 2), "ic_lpips": ("IC-LPIPS", 1, 3),
-    "similarity": ("similarity\nto real", 1, 3), "mask_agreement": ("mask\nagreement", 1, 2),
+    "spread": ("spread", 1, 3), "similarity": ("similarity\nto real", 1, 3), "mask_agreement": ("mask\nagreement", 1, 2),
 }  # fmt: skip
 
 

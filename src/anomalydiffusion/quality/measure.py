@@ -21,6 +21,7 @@ from anomalydiffusion.quality.scores import (
     mask_agreement,
     masked_features,
     masked_similarity,
+    masked_spread,
     perceptual_distance,
     shape_distances,
 )  # fmt: skip
@@ -93,6 +94,7 @@ def _scores(
         "kid": _plain(near, near - spread, near + spread),
         "inception_score": _plain(inception_score(some.probabilities, 1)[0]),
         "ic_lpips": _plain(intra_cluster_distance(to_shots, pairwise)),
+        "spread": _plain(masked_spread(some.masked)),
         "similarity": _plain(float(alike.mean()), *np.percentile(alike.numpy(), [10, 90]).tolist()),
         "mask_agreement": _plain(*([float(np.mean(agreed)), *np.percentile(agreed, [10, 90]).tolist()] if agreed else [math.nan])),
     }
@@ -105,9 +107,10 @@ def measure_quality(
     """Measure each defect type's generated views, and its held-out real ones as if they had been generated.
 
     `kid` against the held-out real views (for the row "real" the shots against them), its band one standard deviation over
-    subsets; `inception_score`; `ic_lpips` around the shots; `similarity` of what lies under the masks to the nearest held-out
-    real defect, its band the 10th to 90th percentile; `mask_agreement`, likewise. "arms" is the mean over types. Which extractor
-    made the figures stands beside them: figures of different extractors, or of other views than these crops, do not compare.
+    subsets; `inception_score`; `ic_lpips` around the shots; `spread` of what lies under the masks, among themselves, and its
+    `similarity` to the nearest held-out real defect, its band the 10th to 90th percentile; `mask_agreement`, likewise. "arms" is
+    the mean over types. Which extractor made the figures stands beside them: figures of different extractors, or of other views
+    than these crops, do not compare.
     "masks" says how large, long, parted and near to the image's sides masks are (median, band as above), and how far from the
     shots' (`scores.shape_distances`).
     Nothing is chosen by any of this. Types without generated, shot or real views are left out.

@@ -18,7 +18,7 @@ from anomalydiffusion.core.shapes import Shape
 from anomalydiffusion.core.types import Mask
 
 __all__ = [
-    "inception_score", "intra_cluster_distance", "kid", "mask_agreement", "masked_features", "masked_similarity",
+    "inception_score", "intra_cluster_distance", "kid", "mask_agreement", "masked_features", "masked_similarity", "masked_spread",
     "perceptual_distance", "shape_distances",
 ]  # fmt: skip
 
@@ -155,6 +155,17 @@ def masked_similarity(generated_ND: torch.Tensor, real_MD: torch.Tensor) -> torc
     if generated.shape[1] != real.shape[1]:
         raise DataError(f"features {generated.shape[1]} and {real.shape[1]} wide; take both with one extractor")
     return (nn.functional.normalize(generated, dim=1) @ nn.functional.normalize(real, dim=1).T).amax(1).clamp(-1, 1).float()
+
+
+def masked_spread(features_ND: torch.Tensor) -> float:
+    """Measure how varied defects are among themselves: mean of 1 - cosine over all pairs, 0 (copies) to 2; NaN of fewer than two.
+
+    Of `masked_features`, so surroundings count little, unlike in IC-LPIPS. Our own measure: read it by what real defects of the type
+    score, of which photographs of one part are counted as they are.
+    """
+    features = nn.functional.normalize(_table(features_ND, "masked features"), dim=1)
+    count = len(features)
+    return float(1 - ((features @ features.T).sum() - count) / (count * (count - 1))) if count > 1 else float("nan")
 
 
 def _halfway(values_HW: np.ndarray) -> float:

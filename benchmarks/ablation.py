@@ -79,7 +79,7 @@ def one_row(given: argparse.Namespace, name: str, config: Path, settings: dict[s
         ad.masks(folder, config=config)
     ad.generate(folder, given.num, config=config)
     scores = ad.evaluate(folder, seeds=given.seeds, detector=given.detector, steps=given.steps, shortcut=False)
-    return {"row": name, "rotation": rotation, "localization": dict(scores)}
+    return {"row": name, "rotation": rotation, "scores": dict(scores)}
 
 
 def rotations_of(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
@@ -91,7 +91,7 @@ def rotations_of(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
         config.write_text(dumps(ROWS[name][1]).strip() + "\n")
         make = partial(one_row, given, name, config, ROWS[name][1], rotation)
         file = RESULTS / f"ablation-{given.product}" / f"{name}-r{rotation}.json"
-        found.append(kept(file, settings_of(given, config), make)["localization"])
+        found.append(kept(file, settings_of(given, config), make)["scores"])
     return found
 
 

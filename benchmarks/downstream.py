@@ -4,7 +4,7 @@
 
 For each rotation a run is trained and generated in WORK/<product>-r<rotation> and evaluated with baselines and controls, by detectors
 and, where there are several defect types, by classifiers of them. What a rotation gave is kept in
-benchmarks/results/downstream-<product>/r<rotation>.json and is not done again under the same settings, on whichever machine; after each,
+benchmarks/results/downstream-<product>/ and is not done again under the same settings, on whichever machine; after each,
 benchmarks/results/<date>-downstream-<product>.md is written from all that are there: one row an arm.
 
 With `--rotation R` only that rotation is done. Small networks gain little from a second thread, so two rotations beside each other, each
@@ -22,7 +22,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -86,23 +86,36 @@ def kept(file: Path, settings: dict[str, Any], make: Callable[[], dict[str, Any]
     return found
 
 
-def one_rotation(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
-    """Train, generate and evaluate one rotation; returns the scores of localization and of classification, if there are types to tell."""
+def made(given: argparse.Namespace, rotation: int) -> Path:
+    """The run of one rotation, trained and generated."""
     folder = given.work / f"{given.product}-r{rotation}"
     steps, defects = given.train_steps, given.defect or None
     ad.train(given.data, folder, product=[given.product], defect=defects, rotation=rotation, config=given.config, max_train_steps=steps)
     if shared(run_settings(Run.open(folder))) != settings_of(given, given.config)["digest"]:
         raise ConfigError(f"{folder}: was trained under other settings; give another --work")
     ad.generate(folder, given.num)
+    return folder
+
+
+def located(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
+    folder = made(given, rotation)
     asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
-    located = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
-    try:
-        classified = ad.evaluate(folder, task="classification", **asked) if len(located["per_defect"]) > 1 else {}
-    except DataError as error:  # a type without what it needs: the page then has no such part
-        sys.stderr.write(f"no classification: {error}\n")
-        classified = {}
+    scores = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
     ad.report(folder)
-    return {"rotation": rotation, "localization": dict(located), "classification": dict(classified)}
+    return {"rotation": rotation, "scores": dict(scores)}
+
+
+def classified(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
+    """Nothing where there is one defect type, or one that lacks what it needs."""
+    folder = made(given, rotation)
+    asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
+    try:
+        scores = ad.evaluate(folder, task="classification", **asked)
+    except DataError as error:
+        sys.stderr.write(f"no classification: {error}\n")
+        scores = {}
+    ad.report(folder)
+    return {"rotation": rotation, "scores": dict(scores)}
 
 
 def values(found: Scores, arm: str, metric: str, *path: str) -> list[float]:
@@ -160,18 +173,18 @@ def shortcut(found: Scores) -> list[str]:
 
 def chosen_on(rows: Sequence[dict[str, Any]]) -> list[str]:
     """What the page owes its reader where some rotation's held-out images helped to choose the defaults."""
-    developed = [row for row in rows if row["localization"]["split_digest"] in DEVELOPED_ON]
+    developed = [row for row in rows if row["scores"]["split_digest"] in DEVELOPED_ON]
     if not developed:
         return []
     names = ", ".join(str(row["rotation"]) for row in developed)
     lines = [f"**Rotation {names} is a development split**: defaults of masks, generation and detector were chosen by its held-out "
              "figures; the baselines were not tuned.", ""]  # fmt: skip
-    others = [row["localization"] for row in rows if row not in developed]
+    others = [row["scores"] for row in rows if row not in developed]
     return [*lines, "## Without the development split", "", *judged(others, METRICS)] if others else lines
 
 
-def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], typed: str) -> str:
-    found, classified = ([row[task] for row in rows] for task in ("localization", "classification"))
+def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], of_classes: Sequence[dict[str, Any]], typed: str) -> str:
+    found, classes = ([row["scores"] for row in some if row["scores"]] for some in (rows, of_classes))
     other = f", with {'; '.join(given.config.read_text().split(chr(10))).strip('; ')}" if given.config else ""
     numbers = ", ".join(str(row["rotation"]) for row in rows)
     lines = [
@@ -184,11 +197,12 @@ def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], typed: str) 
     lines += chosen_on(rows)
     lines += shortcut(found) if all(scores.get("shortcut") for scores in found) else []
     hours = sum(scores["hours"] for scores in found)
-    if all(classified):
-        lines += ["## Classification", "", f"Which type is it, given where it is ({classified[0]['network']}, "
-                  f"{classified[0]['steps']} steps an arm).", "", *judged(classified, CLASS_METRICS)]  # fmt: skip
-        lines += controlled(classified, "accuracy", "shuffled") if given.controls else []
-        hours += sum(scores["hours"] for scores in classified)
+    if classes:
+        whole = ", ".join(str(row["rotation"]) for row in of_classes if row["scores"])
+        lines += ["## Classification", "", f"Which type is it, given where it is ({classes[0]['network']}, "
+                  f"{classes[0]['steps']} steps an arm; rotations {whole}).", "", *judged(classes, CLASS_METRICS)]  # fmt: skip
+        lines += controlled(classes, "accuracy", "shuffled") if given.controls else []
+        hours += sum(scores["hours"] for scores in classes)
     for defect in found[0]["per_defect"]:
         if all(defect in scores["per_defect"] for scores in found):
             lines += [f"## {defect}", "", *judged(found, METRICS, "per_defect", defect)]
@@ -230,9 +244,12 @@ def main() -> int:
     typed = re.sub(r" --rotation \d+", "", typed.replace(str(given.work), "WORK"))
     target = RESULTS / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
     for rotation in range(given.rotations) if given.rotation is None else [given.rotation]:
-        kept(folder / f"r{rotation}.json", settings, lambda rotation=rotation: one_rotation(given, rotation))
-        rows = [row for file in sorted(folder.glob("r*.json")) if (row := known(file, settings))]
-        write_atomic(target, page(given, rows, typed).encode())
+        for name, make in ((f"r{rotation}", located), (f"classes-r{rotation}", classified)):
+            kept(folder / f"{name}.json", settings, partial(make, given, rotation))
+            rows, of_classes = (
+                [row for file in sorted(folder.glob(names)) if (row := known(file, settings))] for names in ("r*.json", "classes-r*.json")
+            )
+            write_atomic(target, page(given, rows, of_classes, typed).encode())
     sys.stdout.write(f"{target}\n")
     return 0
 

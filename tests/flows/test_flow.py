@@ -482,8 +482,9 @@ def test_the_command_line_is_kept_as_it_was_typed(trained: Path) -> None:
 def test_ctrl_c_saves_and_says_so(trained: Path) -> None:
     words = ["train", trained / "data", "--output", trained / "stopped", "--prior", trained / "prior", "--config", trained / "small.toml"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "anomalydiffusion", *map(str, words), "--max-train-steps", "100000"], stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "anomalydiffusion", *map(str, words), "--max-train-steps", "100000"], stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs are born deaf to it
+    )  # fmt: skip
     log = trained / "stopped" / "train_log.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text()):
         time.sleep(0.1)

@@ -18,13 +18,16 @@ from anomalydiffusion.data.demo import make_demo
 from anomalydiffusion.report.sheets import Cell, Row, cells, contact_sheet, outlined
 
 HERE = Path(__file__).parent / "pictures"
-COLOURS = 200  # of a picture's palette: grey textures with a few coloured lines need no more
+COLOURS = 96  # of a picture's palette: grey textures with a few coloured lines need no more
+CELL, AROUND = 150, 88  # pixels of a cell, and of the square around a mask that it shows
 Line = tuple[str, list[Cell]]
 
 
-def _save(name: str, lines: list[Line]) -> None:
+def _save(name: str, sheet_HWC: np.ndarray, scale: float = 1.0) -> None:
     HERE.mkdir(exist_ok=True)
-    Image.fromarray(contact_sheet(lines)).quantize(COLOURS, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
+    sheet = Image.fromarray(sheet_HWC)
+    sheet = sheet.resize((round(sheet.width * scale), round(sheet.height * scale)), Image.Resampling.LANCZOS)
+    sheet.quantize(COLOURS, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
     print(f"{HERE / name}: {(HERE / name).stat().st_size // 1000} kB")  # noqa: T201
 
 
@@ -33,12 +36,6 @@ def shots(run: Run) -> list[Line]:
     found = shots_of(run_split(run))
     return [("/".join(key), [outlined(f"shot {n}", image, mask.pixels_HW) for n, (image, mask) in enumerate(own, 1)])
             for key, own in sorted(found.items())]  # fmt: skip
-
-
-def proposals(run: Run) -> list[Line]:
-    """The masks that `masks --num 4` proposes, on the normal images that they are for."""
-    with Image.open(run.masks / "sheet.png") as sheet:
-        return [("", [Cell(label="", image_HWC=np.asarray(sheet.convert("RGB")))])]
 
 
 def pairs(run: Run) -> list[Line]:
@@ -60,17 +57,30 @@ def turned(run: Run, setting: str, values: list[float]) -> list[Line]:
     for product, defect in pipe.defects:
         normal = next(each.path for each in run_split(run).normals if each.product == product)
         drawn = [pipe(normal, product=product, defect=defect, seed=3, **{setting: value}) for value in values]
-        row = [Cell(label=f"{setting} {value:g}", image_HWC=np.asarray(each.image.convert("RGB")))
-               for value, each in zip(values, drawn, strict=True)]  # fmt: skip
-        mask = outlined("mask", read_image(normal), np.asarray(drawn[0].mask) > 0)
-        lines.append((f"{product}/{defect}", [mask, *row]))
+        mask = np.asarray(drawn[0].mask) > 0
+        view = _around(mask)
+        label = outlined("mask", read_image(normal)[view], mask[view])
+        shown = [("mask", label.image_HWC), *((f"{setting} {value:g}", np.asarray(each.image)[view])
+                 for value, each in zip(values, drawn, strict=True))]  # fmt: skip
+        lines.append((f"{product}/{defect}", [Cell(label=name, image_HWC=_sized(picture)) for name, picture in shown]))
     return lines
+
+
+def _around(mask_HW: np.ndarray) -> tuple[slice, slice]:
+    """A square of the picture with the mask in its middle, as far as the sides let it."""
+    middle = np.argwhere(mask_HW).mean(0)
+    corner = [int(np.clip(at - AROUND / 2, 0, side - AROUND)) for at, side in zip(middle, mask_HW.shape, strict=True)]
+    return slice(corner[0], corner[0] + AROUND), slice(corner[1], corner[1] + AROUND)
+
+
+def _sized(picture_HWC: np.ndarray) -> np.ndarray:
+    return np.asarray(Image.fromarray(picture_HWC).resize((CELL, CELL), Image.Resampling.BICUBIC))
 
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__)
     words.add_argument("--work", type=Path, default=Path("build/pictures"), help="where demo data and run are kept")
-    words.add_argument("--steps", type=int, default=300, help="training steps")
+    words.add_argument("--steps", type=int, default=200, help="training steps")
     asked = words.parse_args()
     data = asked.work / "data"
     if not data.exists():
@@ -78,11 +88,12 @@ def main() -> None:
     run = ad.train(data, asked.work / "run", max_train_steps=asked.steps)
     ad.masks(run.folder, num=4)
     ad.generate(run.folder, 2)
-    _save("shots.png", shots(run))
-    _save("pairs.png", pairs(run))
-    _save("severity.png", turned(run, "severity", [0.5, 1.0, 1.5]))
-    _save("strength.png", turned(run, "strength", [0.1, 0.5, 1.0]))
-    _save("masks.png", proposals(run))
+    _save("shots.png", contact_sheet(shots(run)), 0.6)
+    _save("pairs.png", contact_sheet(pairs(run)))
+    _save("severity.png", contact_sheet(turned(run, "severity", [0.5, 1.0, 1.5])))
+    _save("strength.png", contact_sheet(turned(run, "strength", [0.1, 0.5, 1.0])))
+    with Image.open(run.masks / "sheet.png") as sheet:
+        _save("masks.png", np.asarray(sheet.convert("RGB")), 0.6)
 
 
 if __name__ == "__main__":

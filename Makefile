@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint types layers install clean
+.PHONY: demo test check lint types layers docs install clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,7 +29,10 @@ types: install
 layers: install
 	$(BIN)/lint-imports
 
-check: lint types layers test  ## everything that CI checks
+docs: install  ## the documentation as web pages: build/docs/index.html
+	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs build/docs
+
+check: lint types layers docs test  ## everything that CI checks
 
 clean:
-	rm -rf .venv demo-run
+	rm -rf .venv demo-run build docs/reference/generated

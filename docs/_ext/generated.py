@@ -9,6 +9,7 @@ import io
 import json
 import tokenize
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import reduce
 from importlib import import_module
 from pathlib import Path
@@ -45,10 +46,8 @@ def help_of(words: tuple[str, ...]) -> str:
     env = {"COLUMNS": WIDTH, "NO_COLOR": "1", "TERM": "dumb", "_TYPER_STANDARD_TRACEBACK": "1"}
     runner = CliRunner()
     with runner.isolation(env=env) as streams:
-        try:
+        with suppress(SystemExit, click.exceptions.Exit):
             whole.main(args=[*words, "--help"], prog_name="anomalydiffusion", standalone_mode=False, terminal_width=int(WIDTH))
-        except (SystemExit, click.exceptions.Exit):
-            pass
         text = streams[0].getvalue().decode()
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 

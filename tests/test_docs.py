@@ -33,7 +33,7 @@ NUMBERS = {"--num": 2, "--seeds": 1, "--steps": 4, "--max-train-steps": 2}
 SMALL = {
     "train": {"batch_size": 2, "pool": {"crops": 8}, "loop": {"steps": 4}},
     "masks": {"train": {"batch_size": 2, "pool": {"crops": 8}, "loop": {"steps": 2}},
-              "learned": {"steps": 2, "frame": "image", "area": [0.0, float("inf")], "border": 1.0, "tries": 40}},
+              "learned": {"steps": 2, "threshold": 0.5, "frame": "image", "area": [0.0, float("inf")], "border": 1.0, "tries": 40}},
     "generate": {"steps": 4},
     "gate": {"visible": 0.1, "change": 0.1, "strict": 0.0},  # four steps of training draw faint defects
     "detector": {"steps": 4, "width": 4, "batch_size": 2}, "classifier": {"steps": 4, "batch_size": 2},

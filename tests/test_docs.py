@@ -1,10 +1,10 @@
 """Every block of code in README.md and docs/ is run, as a new user would, in an empty folder.
 
-What is made small, and how: `SMALL` are other defaults (what a page's own files or options say goes before them), and numbers of pairs,
-seeds and steps (`NUMBERS`, `steps = ..` in a file, 10, 40 and 60 in Python) are replaced. `sh` and `python` blocks run page by page in their order; `toml` blocks are read by
-the program's own loader, and saved where their first line names a file. In a page's folder lie `DATA` (the demo data without
-gravel), `normal.png`, `mask.png` and `MODEL`, a small random Stable Diffusion of the real classes. `text` blocks are not run: where one
-holds a command, the line before it must say why.
+What is made small, and how: `SMALL` are other defaults (what a page's own files or options say goes before them), and numbers of
+pairs, seeds and steps (`NUMBERS`, `steps = ..` in a file, 10, 40 and 60 in Python) are replaced. `sh` and `python` blocks run page by
+page in their order; `toml` blocks are read by the program's own loader, and saved where their first line names a file. In a page's
+folder lie `DATA` (the demo data without gravel), `normal.png`, `mask.png` and `MODEL`, a small random Stable Diffusion of the real
+classes. `text` blocks are not run: where one holds a command, the text beside it must say why.
 """
 
 import copy

@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lint types layers package install clean
+.PHONY: demo test check lint types layers docs package install clean
 
 .venv/.installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -29,6 +29,9 @@ types: install
 layers: install
 	$(BIN)/lint-imports
 
+docs: install  ## the documentation as web pages: build/docs/index.html
+	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs build/docs
+
 package: install  ## wheel and sdist in dist/, the wheel tried by the short demo in an empty environment
 	rm -rf dist build/package
 	$(BIN)/python -m build --outdir dist
@@ -36,7 +39,7 @@ package: install  ## wheel and sdist in dist/, the wheel tried by the short demo
 	build/package/bin/pip install --quiet dist/*.whl
 	cd build/package && bin/anomalydiffusion demo --quick
 
-check: lint types layers test  ## everything that CI checks
+check: lint types layers docs test  ## what CI checks, beside the package
 
 clean:
-	rm -rf .venv build dist demo-run
+	rm -rf .venv build dist demo-run docs/reference/generated

@@ -403,6 +403,20 @@ def test_a_newer_run_and_a_cut_adapter_are_refused_in_words(trained: Path) -> No
     assert out.returncode == 1 and "newer" not in out.stderr.split(":")[0] and "upgrade" in out.stderr
 
 
+def test_normals_given_by_a_relative_path_are_found_again(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = shutil.copytree(trained / "run", trained / "relative")
+    good = trained / "data" / "plate" / "train" / "good"
+    monkeypatch.chdir(good.parent)
+    commands.generate(run, 1, normals=Path("good"), defect=["hole"], quiet=True)
+    (record,) = [each for each in _records(run) if each["accepted"]]
+    assert Path(record["normal"]).parent == good.resolve()
+    monkeypatch.chdir(trained)  # what reads the manifest later does so from anywhere
+    ad.report(run)
+    ad.curate(run, change=0.0, quiet=True)
+    ad.export(run, trained / "relative-export", "mvtec")
+    assert commands.generate(run, like=run / record["image"], quiet=True)[0]["identical"]
+
+
 def test_other_settings_are_not_mixed_with_what_is_there(trained: Path) -> None:
     run = shutil.copytree(trained / "run", trained / "mixed")
     commands.generate(run, 2, batch_size=2, quiet=True)

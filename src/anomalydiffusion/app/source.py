@@ -57,8 +57,11 @@ def _anywhere(folder: Path) -> list[Path]:
 
 
 def _given_normals(folder: Path, split: Split) -> list[tuple[Path, str]]:
-    """A user's own normal images with their hashes; refuses those that are held out, also when saved anew."""
-    files = [(path, digest_file(path)) for path in images_in(folder)]
+    """A user's own normal images with their hashes; refuses those that are held out, also when saved anew.
+
+    Whole paths: a manifest's relative ones begin at its run.
+    """
+    files = [(path, digest_file(path)) for path in images_in(folder.resolve())]
     if not files:
         raise DataError(f"{folder}: no normal images to generate on; give --normals a folder of pictures")
     held = {split.sha256[path] for path in split.tested}

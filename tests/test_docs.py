@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from anomalydiffusion.app import settings
 from anomalydiffusion.app.cli import app
 from anomalydiffusion.core.config import merge
 from anomalydiffusion.data import demo as demo_data
+from anomalydiffusion.downstream import detectors
 from tests.conftest import build_prior_folder
 
 TOP = Path(__file__).parents[1]
@@ -78,6 +79,8 @@ def small() -> Iterator[None]:
         patch.setattr(demo_data, "DEFECTS", {"brick": demo_data.DEFECTS["brick"]})
         patch.setattr(demo_data, "TRAIN_GOOD", 6)
         patch.setattr(demo_data, "TEST_GOOD", 3)
+        for name, preset in detectors.PRESETS.items():  # for --detector
+            patch.setitem(detectors.PRESETS, name, replace(preset, steps=4))
         patch.setattr(demo, "__kwdefaults__", {**demo.__kwdefaults__, **DEMO})
         yield
 

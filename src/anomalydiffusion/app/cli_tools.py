@@ -17,12 +17,18 @@ tools_app = typer.Typer()
 @tools_app.command()
 def demo(
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the demo's data and run go (default: demo-run, or demo-quick).")
+        Path | None, typer.Option("--output", "-o", help="Where it goes (default: demo-run, demo-quick or demo-data).")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few steps and pairs, in a minute or two: the way, not the quality.")] = False,
+    data_only: Annotated[bool, typer.Option("--data-only", help="Only draw the demo's data set, as a folder to begin from.")] = False,
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """The whole job on the bundled demo data with the bundled prior, offline, on a CPU."""
+    if data_only:
+        from anomalydiffusion.data.demo import make_demo
+
+        typer.echo(make_demo(output or Path("demo-data")))
+        return
     from anomalydiffusion.app.demo import QUICK
     from anomalydiffusion.app.demo import demo as call
 

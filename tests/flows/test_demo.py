@@ -33,7 +33,7 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
     printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "quality", "--quiet"])
     assert printed.exit_code == 0 and "mask" in printed.output and "brick/crack, ours" in printed.output, printed.output
     assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
-    printed = CliRunner().invoke(app, ["evaluate", str(run), "--steps", "4", "--quiet"])
+    printed = CliRunner().invoke(app, ["evaluate", str(run), "--steps", str(QUICK["evaluate_steps"]), "--quiet"])
     assert printed.exit_code == 0 and "not a proof" in printed.output and "shortcut:" in printed.output, printed.output
     assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
     assert len(list((run / "evaluation" / "maps" / "brick").iterdir())) == 2  # of real-only and ours, under these settings

@@ -134,7 +134,7 @@ def test_without_weights_the_file_its_source_and_its_place_are_named(
 def test_without_the_package_its_installation_is_named(name: str, module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for loaded in [each for each in sys.modules if each.split(".")[0] == module] or [module]:
         monkeypatch.setitem(sys.modules, loaded, None)
-    with pytest.raises(ExtractorError, match=r"anomalydiffusion\[metrics\]") as error:
+    with pytest.raises(ExtractorError, match=r"anomalydiffusion\[eval\]") as error:
         extractor(name)
     _one_line(error, name)
 

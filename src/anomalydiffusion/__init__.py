@@ -23,15 +23,15 @@ _DOOR = {
     "doctor": "anomalydiffusion.app.doctor",
     "evaluate": "anomalydiffusion.app.evaluate",
     "export": "anomalydiffusion.app.export",
-    "generate": "anomalydiffusion.app.commands",
+    "generate": "anomalydiffusion.app.generate",
     "import_data": "anomalydiffusion.data.imports",
     "load_prior": "anomalydiffusion.priors.load",
-    "masks": "anomalydiffusion.app.commands",
+    "masks": "anomalydiffusion.app.masks",
     "prior_info": "anomalydiffusion.app.prior",
     "prior_train": "anomalydiffusion.app.prior",
     "report": "anomalydiffusion.report.page",
     "studio": "anomalydiffusion.app.studio",
-    "train": "anomalydiffusion.app.commands",
+    "train": "anomalydiffusion.app.train",
 }
 __all__ = ["__version__", *_DOOR]
 

@@ -17,7 +17,7 @@ from scipy import ndimage
 from torch.utils.data import DataLoader
 
 import anomalydiffusion as ad
-from anomalydiffusion.app import commands
+from anomalydiffusion.app import train as train_command
 from anomalydiffusion.core.errors import ConfigError, DataError, MaskError, PriorError, RunError
 from anomalydiffusion.core.pixels import read_image
 from anomalydiffusion.priors.load import load_prior
@@ -407,30 +407,30 @@ def test_normals_given_by_a_relative_path_are_found_again(trained: Path, monkeyp
     run = shutil.copytree(trained / "run", trained / "relative")
     good = trained / "data" / "plate" / "train" / "good"
     monkeypatch.chdir(good.parent)
-    commands.generate(run, 1, normals=Path("good"), defect=["hole"], quiet=True)
+    ad.generate(run, 1, normals=Path("good"), defect=["hole"], quiet=True)
     (record,) = [each for each in _records(run) if each["accepted"]]
     assert Path(record["normal"]).parent == good.resolve()
     monkeypatch.chdir(trained)  # what reads the manifest later does so from anywhere
     ad.report(run)
     ad.curate(run, change=0.0, quiet=True)
     ad.export(run, trained / "relative-export", "mvtec")
-    assert commands.generate(run, like=run / record["image"], quiet=True)[0]["identical"]
+    assert ad.generate(run, like=run / record["image"], quiet=True)[0]["identical"]
 
 
 def test_other_settings_are_not_mixed_with_what_is_there(trained: Path) -> None:
     run = shutil.copytree(trained / "run", trained / "mixed")
-    commands.generate(run, 2, batch_size=2, quiet=True)
+    ad.generate(run, 2, batch_size=2, quiet=True)
     before = _records(run)
-    commands.generate(run, 2, batch_size=3, attempts=9, quiet=True)  # neither changes a pair
+    ad.generate(run, 2, batch_size=3, attempts=9, quiet=True)  # neither changes a pair
     assert _records(run) == before
     for other in ({"severity": 1.4}, {"seed": 5}, {"steps": 2}, {"normals": trained / "data" / "plate" / "train" / "good"}):
         with pytest.raises(RunError, match=r"made with other settings .*--no-resume"):
-            commands.generate(run, 3, quiet=True, **other)
+            ad.generate(run, 3, quiet=True, **other)
     assert _records(run) == before
     with pytest.raises(ConfigError, match="steps at most"):
-        commands.generate(run, 2, steps=100_000, resume=False, quiet=True)
+        ad.generate(run, 2, steps=100_000, resume=False, quiet=True)
     assert _records(run) == before  # nothing was thrown away for a command that could not run
-    commands.generate(run, 1, severity=1.4, defect=["hole"], resume=False, quiet=True)
+    ad.generate(run, 1, severity=1.4, defect=["hole"], resume=False, quiet=True)
     after = _records(run)
     assert [r for r in after if r["defect"] == "stain"] == [r for r in before if r["defect"] == "stain"]
     assert [(r["severity"], r["accepted"]) for r in after if r["defect"] == "hole"] == [(1.4, True)]
@@ -444,9 +444,9 @@ def test_starting_over_waits_until_it_can(trained: Path) -> None:
     run = shutil.copytree(trained / "run", trained / "over")
     before = (run / "adapter" / "adapter.safetensors").read_bytes()
     with pytest.raises(PriorError):
-        commands.train(trained / "data", run, prior="no/such/prior", resume=False, quiet=True)
+        ad.train(trained / "data", run, prior="no/such/prior", resume=False, quiet=True)
     assert (run / "adapter" / "adapter.safetensors").read_bytes() == before
-    commands.train(trained / "data", run, prior=str(trained / "prior"), config=trained / "small.toml", max_train_steps=2, seed=3,
+    ad.train(trained / "data", run, prior=str(trained / "prior"), config=trained / "small.toml", max_train_steps=2, seed=3,
                    resume=False, quiet=True)  # fmt: skip
     assert (run / "adapter" / "adapter.safetensors").read_bytes() != before
     record = json.loads((run / "run.json").read_text())
@@ -455,7 +455,7 @@ def test_starting_over_waits_until_it_can(trained: Path) -> None:
     (stranger / "checkpoints").mkdir(parents=True)
     (stranger / "checkpoints" / "mine.txt").write_text("years of work")
     with pytest.raises(RunError, match="is no run"):
-        commands.train(trained / "data", stranger, prior=str(trained / "prior"), resume=False, quiet=True)
+        ad.train(trained / "data", stranger, prior=str(trained / "prior"), resume=False, quiet=True)
     assert (stranger / "checkpoints" / "mine.txt").exists()
 
 
@@ -467,9 +467,9 @@ def test_a_prior_is_found_again_from_another_place_and_tiny_is_the_bundled_one(
     settings = []
     for name in ("prior", "tiny"):
         with monkeypatch.context() as patch:
-            patch.setattr(commands, "prior_of", lambda found: settings.append(found.prior) or pytest.fail("far enough"))
+            patch.setattr(train_command, "prior_of", lambda found: settings.append(found.prior) or pytest.fail("far enough"))
             with pytest.raises(pytest.fail.Exception, match="far enough"):
-                commands.train(trained / "data", tmp_path / name, prior=name, quiet=True)
+                ad.train(trained / "data", tmp_path / name, prior=name, quiet=True)
     assert settings == [str(trained / "prior"), "tiny"]
 
 
@@ -480,9 +480,9 @@ def test_a_data_set_may_be_mended_before_anything_was_learned(trained: Path, tmp
     Image.fromarray(np.zeros((150, 170), np.uint8)).save(mask)
     words = {"prior": str(trained / "prior"), "config": trained / "small.toml", "max_train_steps": 2, "quiet": True}
     with pytest.raises(MaskError, match="marks no pixel"):
-        commands.train(data, tmp_path / "run", **words)
+        ad.train(data, tmp_path / "run", **words)
     mask.write_bytes(whole)
-    assert commands.train(data, tmp_path / "run", **words).adapter.exists()
+    assert ad.train(data, tmp_path / "run", **words).adapter.exists()
 
 
 def test_the_command_line_is_kept_as_it_was_typed(trained: Path) -> None:

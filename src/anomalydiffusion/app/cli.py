@@ -113,11 +113,11 @@ def train(
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Learn defects from their few shots."""
-    from anomalydiffusion.app import commands
+    from anomalydiffusion.app.train import train as call
 
-    commands.train(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed,
-                   rotation=rotation, max_train_steps=max_train_steps, report_to=report_to, extend=extend, device=device, dtype=dtype,
-                   resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
+    call(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed, rotation=rotation,
+         max_train_steps=max_train_steps, report_to=report_to, extend=extend, device=device, dtype=dtype, resume=resume,
+         dry_run=dry_run, quiet=quiet)  # fmt: skip
 
 
 @app.command()
@@ -129,10 +129,10 @@ def masks(
     config: Config = None, seed: Seed = None, device: Device = None, dtype: Dtype = None, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Choose where masks come from, and show those that generation would use."""
-    from anomalydiffusion.app import commands
+    from anomalydiffusion.app.masks import masks as call
 
-    commands.masks(run, num=num, source=source, product=product, defect=defect, prior=prior, config=config, seed=seed, device=device,
-                   dtype=dtype, quiet=quiet)  # fmt: skip
+    call(run, num=num, source=source, product=product, defect=defect, prior=prior, config=config, seed=seed, device=device,
+         dtype=dtype, quiet=quiet)  # fmt: skip
 
 
 @app.command()
@@ -155,9 +155,9 @@ def generate(
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Make pairs of image and mask until NUM per defect type are accepted, or one again, as its picture says."""
-    from anomalydiffusion.app import commands
+    from anomalydiffusion.app.generate import generate as call
 
-    records = commands.generate(
+    records = call(
         run, num, like=like, output=output, product=product, defect=defect, prior=prior, seed=seed, steps=steps,
         severity=number_or_range(severity, "--severity"), normals=normals, masks=masks, batch_size=batch_size, attempts=attempts,
         config=config, device=device, dtype=dtype,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anomalydiffusion.app import commands
 from anomalydiffusion.app.evaluate import evaluate
 from anomalydiffusion.app.export import export
+from anomalydiffusion.app.generate import generate
+from anomalydiffusion.app.masks import masks
 from anomalydiffusion.app.progress import say
+from anomalydiffusion.app.train import train
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.data.check import check
 from anomalydiffusion.data.demo import make_demo
@@ -31,11 +33,11 @@ def demo(
     if not findings.ok:
         raise DataError(f"{data}: {findings.problems[0].file}: {findings.problems[0].message}; delete {output} and start again")
     say(f"1/6 data: {', '.join(f'{p.name} ({len(p.defects)} defect types)' for p in findings.products)}", quiet=quiet)
-    commands.train(data, run, max_train_steps=max_train_steps, quiet=quiet)
+    train(data, run, max_train_steps=max_train_steps, quiet=quiet)
     say("2/6 masks", quiet=quiet)
-    commands.masks(run, num=4, quiet=quiet)
+    masks(run, num=4, quiet=quiet)
     say("3/6 generate", quiet=quiet)
-    commands.generate(run, num, quiet=quiet)
+    generate(run, num, quiet=quiet)
     say("4/6 does it help? (a first small check, not a proof)", quiet=quiet)
     scores = evaluate(run, steps=evaluate_steps, seeds=seeds, quiet=quiet)
     for arm, values in scores["arms"].items():

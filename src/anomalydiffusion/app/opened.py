@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.app.settings import Settings, resolve
 from anomalydiffusion.core.config import read_toml
-from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.split import from_json
 
-__all__ = ["run_settings", "run_split", "typed"]
+__all__ = ["Key", "chosen", "run_settings", "run_split", "typed"]
+
+Key = tuple[str, str]
 
 
 def typed(name: str) -> str:
@@ -37,3 +40,12 @@ def run_split(run: Run) -> Split:
         return from_json(record, Path(record["root"]))
     except (OSError, ValueError, KeyError) as error:
         raise RunError(f"{run.split}: missing or damaged ({error}); train again into another folder") from error
+
+
+def chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] | None) -> list[Key]:
+    """The (product, defect) of a split that were asked for, or all. Raises `ConfigError` on an unknown name."""
+    keys = sorted({shot.key for shot in split.shots})
+    for asked, known, what in ((product, {k[0] for k in keys}, "product"), (defect, {k[1] for k in keys}, "defect")):
+        if missing := set(asked or ()) - known:
+            raise ConfigError(f"unknown {what} '{sorted(missing)[0]}'; this run knows {', '.join(sorted(known))}")
+    return [key for key in keys if (not product or key[0] in product) and (not defect or key[1] in defect)]

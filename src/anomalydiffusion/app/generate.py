@@ -1,0 +1,142 @@
+"""`generate`: pairs until enough are accepted, or one pair again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from anomalydiffusion.app.again import draw_again
+from anomalydiffusion.app.learning import load_masks
+from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
+from anomalydiffusion.app.progress import bar, say
+from anomalydiffusion.app.settings import Drawing, prior_of, to_toml
+from anomalydiffusion.app.source import Source, limits_json
+from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.core.config import digest
+from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
+from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.types import Pair
+from anomalydiffusion.data.regions import digest_of, regions_of
+from anomalydiffusion.generation.pairs import make_pairs
+from anomalydiffusion.generation.shards import Task, discard, fill, plan
+from anomalydiffusion.quality.refit import fitted
+
+__all__ = ["generate"]
+
+
+def generate(
+    run: Path | str, num: int | None = None, *, like: Path | str | None = None, output: Path | str | None = None,
+    product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
+    seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
+    masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, config: Path | None = None,
+    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
+
+    Pairs of one defect type are all made with the same settings; with `resume=False` those that are there are thrown away
+    first. Returns the manifest's records. Raises `GenerationError` when not one pair of a defect type was accepted.
+
+    `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
+    """
+    opened = Run.open(Path(run))
+    if like is not None:
+        _refuse_beside_like(
+            num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
+            config=config, dtype=dtype, no_resume=None if resume else True,
+        )  # fmt: skip
+        if dry_run:
+            say(f"plan: the pair of {like} again", quiet=quiet)
+            return []
+        return [draw_again(opened, Path(like), Path(output) if output else None, prior=prior, normals=normals, masks=masks,
+                           batch_size=batch_size, device=device, quiet=quiet)]  # fmt: skip
+    if output is not None:
+        raise ConfigError("--output: is for --like; pairs go to the run's own folder")
+    if num is None:
+        raise ConfigError("give --num, how many pairs, or --like, a picture to draw again")
+    if num < 1:
+        raise ConfigError(f"--num {num}: expected at least 1")
+    given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype,
+             "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
+    settings = run_settings(opened, config=config, **given)
+    drawn_by = Adapter.digest_of(opened.mask_adapter) if settings.masks.source == "learned" and opened.mask_adapter.exists() else ""
+    split = run_split(opened)
+    drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
+    keys = chosen(split, product, defect)
+    if dry_run:
+        say(f"plan: {num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
+        return []
+    with opened.lock():
+        if resume:
+            _refuse_mixing(opened, keys, drawing)
+        loaded = prior_of(settings)
+        if settings.generate.steps > len(loaded.alphas):
+            raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(loaded.alphas)} steps at most")
+        adapter = Adapter.load(opened.adapter, loaded)
+        learned = load_masks(opened, settings, loaded) if settings.masks.source == "learned" and not masks else None
+        source = Source(split, settings, normals, masks, learned)
+        if not resume:
+            discard(opened, keys)
+        opened.update(command=typed("generate"))
+        write_atomic(opened.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
+        slots = plan(keys, num)
+
+        def make(tasks: Sequence[Task]) -> list[Pair]:
+            pairs = make_pairs(loaded, adapter, [source.item(task) for task in tasks], settings.generate)
+            pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=digest(drawing))) for pair in pairs]
+            return [fitted(pair) for pair in pairs] if settings.gate.refit else pairs
+
+        gate = source.gate()
+        write_atomic(opened.limits, limits_json(gate))
+
+        kept = {record["image"] for record in accepted(Manifest(opened.manifest).records())}
+        with bar("generate", len(slots), quiet=quiet) as shown:
+
+            def progress(record: dict[str, Any]) -> None:
+                if record["accepted"]:
+                    kept.add(record["image"])
+                shown.at(len(kept), f"{record['product']}/{record['defect']}")
+
+            records = fill(opened, slots, make, gate.check, seed=settings.seed, batch_size=settings.generate.batch_size,
+                           attempts=settings.generate.attempts, settings_digest=drawing.settings_digest, progress=progress)  # fmt: skip
+        opened.update(status="generated")
+    _shortfall(keys, num, records, settings.generate.attempts, quiet)
+    return records
+
+
+def _refuse_beside_like(**told: Any) -> None:
+    if wrong := [f"--{name.replace('_', '-')}" for name, value in told.items() if value not in (None, [], ())]:
+        raise ConfigError(f"--like draws one pair, as its picture says; leave {', '.join(wrong)} away")
+
+
+def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
+    """Pairs of one defect type share their settings: other ones would be ignored by what is already made."""
+    for record in Manifest(run.manifest).records():
+        if PARKED in record["reasons"]:
+            raise RunError(
+                f"{run.folder}: its pairs were being judged when that was cut short; run 'anomalydiffusion curate {run.folder}' first"
+            )
+        if (record["product"], record["defect"]) in keys and record.get("config_digest") != digest(drawing):
+            raise RunError(
+                f"{run.folder}: holds {record['product']}/{record['defect']} pairs made with other settings "
+                f"(settings/{record.get('config_digest')}.toml); use those again, or throw the pairs away with --no-resume"
+            )
+
+
+def _shortfall(keys: Sequence[Key], num: int, records: Sequence[dict[str, Any]], attempts: int, quiet: bool) -> None:
+    """Say how many were accepted; that a defect type did not reach its number, and why, is said to the quiet too."""
+    for key in keys:
+        own = [r for r in records if (r["product"], r["defect"]) == key]
+        made = len(accepted(own))
+        reasons = [reason for r in own for reason in r["reasons"]]
+        often = max(set(reasons), key=reasons.count) if reasons else ""
+        if made == 0:
+            raise GenerationError(
+                f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly '{often}'; train longer into another folder, "
+                "or draw anew with --no-resume and a higher --severity or a looser gate"
+            )
+        say(f"{'/'.join(key)}: {made} accepted of {len(own)} drawn" + (f", mostly rejected as '{often}'" if reasons else ""), quiet=quiet)
+        if made < num:
+            say(f"{'/'.join(key)}: {num - made} short of {num}; --attempts {2 * attempts} goes on")

@@ -1,0 +1,112 @@
+"""`train`: learn the defects of a data set from their few shots."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from anomalydiffusion.app.learning import learn, learn_masks, refuse_another, take_over, take_released
+from anomalydiffusion.app.opened import chosen, typed
+from anomalydiffusion.app.progress import say
+from anomalydiffusion.app.settings import prior_of, resolve, to_toml
+from anomalydiffusion.app.source import shots_of
+from anomalydiffusion.app.trackers import check_tracker
+from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.conditioning.released import digest_released, is_released
+from anomalydiffusion.core.config import read_toml
+from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.split import few_shot_split, to_json
+from anomalydiffusion.training.loop import latest_checkpoint
+from anomalydiffusion.training.recipes import check_learnable
+
+__all__ = ["train"]
+
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
+
+
+def train(
+    data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
+    prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
+    rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
+    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+) -> Run:  # fmt: skip
+    """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
+
+    `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
+    vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. `report_to`: a
+    tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". Raises
+    `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
+    overwritten.
+    """
+    given: dict[str, Any] = {
+        "prior": prior,
+        "seed": seed,
+        "rotation": rotation,
+        "device": device,
+        "dtype": dtype,
+        "report_to": report_to,
+        "train": {"loop": {"steps": max_train_steps}},
+    }
+    released = Path(extend) if extend is not None and is_released(Path(extend)) else None
+    earlier = Run.open(Path(extend)) if extend is not None and released is None else None
+    settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
+    check_tracker(settings.report_to)
+    if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
+        settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
+    extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
+    data, output = Path(data), Path(output)
+    split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
+    counts = ", ".join(f"{'/'.join(key)} {sum(shot.key == key for shot in split.shots)}" for key in chosen(split, None, None))
+    say(f"shots: {counts}; {len(split.held_out)} defect images held out; {len(split.normals)} normals", quiet=quiet)
+    if dry_run:
+        say(
+            f"plan: {settings.train.pool.crops} crops, {settings.train.loop.steps} steps of {settings.train.batch_size}, "
+            f"prior '{settings.prior}'",
+            quiet=quiet,
+        )
+        return Run(output, {})
+    if earlier is not None and earlier.folder.resolve() == output.resolve():
+        raise ConfigError(f"--extend {extend}: the run to be extended stays as it is; give another --output")
+    run = Run.create(output)
+    with run.lock():
+        if not resume and run.manifest.exists():
+            raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
+        begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
+        if resume and begun:
+            refuse_another(run, settings, split, extends)
+            if run.adapter.exists() and (settings.masks.source == "warped" or run.mask_adapter.exists()):
+                say(f"{output}: already trained", quiet=quiet)
+                return run
+        shots = shots_of(split)
+        loaded = prior_of(settings)
+        for learned in (settings.train, settings.masks.train):
+            check_learnable(loaded, learned)
+        begin = take_over(earlier, split, loaded) if earlier else None
+        if released is not None:
+            begin = take_released(released, split, shots, loaded)
+        if not resume:  # only now, when nothing that was typed can be wrong any more
+            for old in (run.checkpoints, run.adapter.parent):
+                shutil.rmtree(old, ignore_errors=True)
+            for log in (run.train_log, run.mask_log):
+                log.unlink(missing_ok=True)
+        write_atomic(run.split, (json.dumps(to_json(split, data.resolve()), indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(run.config, to_toml(settings).encode())
+        run.update(
+            command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
+            versions={name: version(name) for name in LIBRARIES}, extends=extends,
+            earlier_shots=begin.shots if begin else [], extended=str(earlier.folder.resolve()) if earlier else "",
+            elsewhere=begin.elsewhere if begin else "",
+        )  # fmt: skip
+        if not run.adapter.exists():
+            learn(run, settings.train, settings, split.digest, shots, loaded, quiet, start=begin.adapter if begin else None)
+        if settings.masks.source == "learned":
+            learn_masks(run, settings, split.digest, shots, loaded, quiet)
+        run.update(status="trained")
+    return run

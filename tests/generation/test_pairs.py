@@ -156,3 +156,23 @@ def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item
     ):
         with pytest.raises(ConfigError):
             replace(CONFIG, **wrong)
+
+
+def test_a_graft_looks_at_its_own_shot_alone_and_at_nothing_beside_the_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    def shot(level: int, around: int = 128) -> tuple[np.ndarray, Mask]:
+        image, marked = np.full((80, 80, 3), around, np.uint8), np.zeros((80, 80), bool)
+        marked[30:50, 20:60] = True
+        image[marked] = level
+        return image, Mask(pixels_HW=marked, origin="real")
+
+    plain = _image(made, item)
+    with pytest.raises(GenerationError, match="give a shot"):
+        _image(made, item, graft=1.0)
+    dark, light = replace(item, shot=shot(20)), replace(item, shot=shot(230))
+    assert (_image(made, dark, graft=0.0) == plain).all()
+    assert (_image(made, dark, graft=1.0) != plain).any() and (_image(made, dark, graft=1.0) != _image(made, light, graft=1.0)).any()
+    other = replace(item, seed=6, shot=shot(230))
+    together = make_pairs(*made, [other, dark], replace(CONFIG, graft=1.0))[1].image_HWC.astype(int)
+    assert np.abs(together - _image(made, dark, graft=1.0)).max() <= 2
+    with pytest.raises(ConfigError, match="graft"):
+        GenerateConfig(graft=1.5)

@@ -109,6 +109,7 @@ def train(
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
     report_to: Annotated[str | None, typer.Option("--report-to", "--report_to", help="tensorboard, wandb, mlflow, trackio, none.")] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
+    adapt_prior: Annotated[bool, typer.Option("--adapt-prior", help="First teach the prior your normal images (a few minutes).")] = False,
     device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -116,8 +117,8 @@ def train(
     from anomalydiffusion.app.train import train as call
 
     call(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed, rotation=rotation,
-         max_train_steps=max_train_steps, report_to=report_to, extend=extend, device=device, dtype=dtype, resume=resume,
-         dry_run=dry_run, quiet=quiet)  # fmt: skip
+         max_train_steps=max_train_steps, report_to=report_to, extend=extend, adapt_prior=adapt_prior, device=device, dtype=dtype,
+         resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
 
 
 @app.command()
@@ -140,6 +141,8 @@ def generate(
     run: Run, num: Annotated[int | None, typer.Option("--num", help="Accepted pairs per defect type.")] = None,
     like: Annotated[Path | None, typer.Option("--like", help="A picture that this run drew: draw just that pair again.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="With --like: the PNG to write (default: in RUN/again).")] = None,
+    reference: Annotated[Path | None, typer.Option("--reference", help="The one picture of a defect: begins RUN, untrained.")] = None,
+    reference_mask: Annotated[Path | None, typer.Option("--reference-mask", help="Its mask; give --normals and --defect too.")] = None,
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
     seed: Seed = None,
@@ -160,8 +163,8 @@ def generate(
     records = call(
         run, num, like=like, output=output, product=product, defect=defect, prior=prior, seed=seed, steps=steps,
         severity=number_or_range(severity, "--severity"), normals=normals, masks=masks, batch_size=batch_size, attempts=attempts,
-        config=config, device=device, dtype=dtype,
-        resume=resume, dry_run=dry_run, quiet=quiet,
+        config=config, reference=reference, reference_mask=reference_mask, device=device, dtype=dtype, resume=resume, dry_run=dry_run,
+        quiet=quiet,
     )  # fmt: skip
     if as_json and like is not None:
         print_json(records[0] if records else {})

@@ -16,16 +16,24 @@ prior_app = typer.Typer(no_args_is_help=True, help="Train, or describe, the prio
 
 @prior_app.command("train")
 def prior_train(
-    config: Annotated[Path, typer.Option("--config", help="The recipe, such as recipes/tiny.toml.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="The diffusers folder to write.")],
+    config: Annotated[Path | None, typer.Option("--config", help="The recipe, such as recipes/tiny.toml.")] = None,
+    images: Annotated[Path | None, typer.Option("--images", help="Instead: a folder of normal images that --start is adapted to.")] = None,
+    start: Annotated[str, typer.Option("--start", help="With --images: the prior to go on from.")] = "tiny",
+    name: Annotated[str | None, typer.Option("--name", help="With --images: what they show, in a word or two.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="With --images: training steps.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="With --images: everything random follows from it.")] = 0,
     textures: Annotated[Path | None, typer.Option("--textures", help="The folder of texture pictures that the recipe needs.")] = None,
     work: Annotated[Path | None, typer.Option("--work", help="Where checkpoints and caches go (default: OUTPUT-work).")] = None,
     as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Train a small prior from a recipe; typed again, it goes on where it was."""
+    """Train a small prior from a recipe, or adapt one to your normal images; typed again, it goes on where it was."""
     from anomalydiffusion.app.prior import prior_train as call
 
-    print_figures(call(config, output, work=work, textures=textures, quiet=quiet), as_json)
+    print_figures(
+        call(config, output, work=work, textures=textures, images=images, start=start, name=name, steps=steps, seed=seed, quiet=quiet),
+        as_json,
+    )
 
 
 @prior_app.command("convert")

@@ -11,6 +11,7 @@ from anomalydiffusion.app.again import draw_again
 from anomalydiffusion.app.learning import load_masks
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
+from anomalydiffusion.app.reference import begin_from_reference
 from anomalydiffusion.app.settings import Drawing, prior_of, to_toml
 from anomalydiffusion.app.source import Source, limits_json
 from anomalydiffusion.conditioning.adapter import Adapter
@@ -32,7 +33,8 @@ def generate(
     product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
     seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
     masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, config: Path | None = None,
-    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None, dtype: str | None = None,
+    resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
@@ -40,12 +42,24 @@ def generate(
     first. Returns the manifest's records. Raises `GenerationError` when not one pair of a defect type was accepted.
 
     `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
+    `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
+    `normals`, which must be given the first time; `product` and `defect` name what it shows (`app.reference`).
     """
+    if reference is not None and like is None:
+        begun = begin_from_reference(
+            Path(run), Path(reference), Path(reference_mask) if reference_mask else None, normals, product=product, defect=defect,
+            prior=prior, config=config, device=device, dtype=dtype, dry_run=dry_run, quiet=quiet,
+        )  # fmt: skip
+        if begun is None:
+            return []
+        normals = None  # they are the run's own
+    elif reference_mask is not None:
+        raise ConfigError("--reference-mask: is for --reference")
     opened = Run.open(Path(run))
     if like is not None:
         _refuse_beside_like(
             num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
-            config=config, dtype=dtype, no_resume=None if resume else True,
+            config=config, dtype=dtype, reference=reference, no_resume=None if resume else True,
         )  # fmt: skip
         if dry_run:
             say(f"plan: the pair of {like} again", quiet=quiet)

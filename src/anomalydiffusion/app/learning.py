@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anomalydiffusion.app.prior import adapted
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings
 from anomalydiffusion.app.trackers import tracked
@@ -21,7 +23,7 @@ from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import Shots, TrainConfig, measures, train_adapter
 
-__all__ = ["Beginning", "learn", "learn_masks", "load_masks", "refuse_another", "take_over", "take_released"]
+__all__ = ["Beginning", "learn", "learn_masks", "learn_prior", "load_masks", "refuse_another", "take_over", "take_released"]
 
 
 def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> None:
@@ -123,6 +125,35 @@ def learn(
     accelerator.end_training()
     adapter.save(target)
     return adapter
+
+
+def learn_prior(run: Run, settings: Settings, split: Split, start: str, quiet: bool, *, resume: bool = True) -> None:
+    """Teach the prior `start` the run's normal images, none of them held out, into RUN/prior; nothing happens where that was done.
+
+    Raises `RunError` where the prior there was adapted otherwise.
+    """
+    assert settings.adapt is not None
+    work = run.folder / "prior-work"
+    asked = {"start": start, "settings": digest(settings.adapt), "seed": settings.seed, "split": split.digest}
+    if not resume:
+        for old in (run.prior, work):
+            shutil.rmtree(old, ignore_errors=True)
+    known = run.record.get("adapted", {})
+    if (run.prior.exists() or work.exists()) and {name: known.get(name) for name in asked} != asked:
+        raise RunError(
+            f"{run.prior}: was adapted with other settings or to other images; give another --output, or --no-resume to start over"
+        )
+    if run.prior.exists() and "after" in known:
+        return
+    run.update(adapted=asked)
+    products = {normal.product for normal in split.normals}
+    name = products.pop() if len(products) == 1 else "texture"
+    figures = adapted(
+        [normal.path for normal in split.normals], name, start, run.prior, work, settings.adapt, seed=settings.seed, quiet=quiet
+    )
+    write_atomic(run.prior_sheet, Path(figures.pop("sheet")).read_bytes())
+    run.update(adapted={**asked, **figures})
+    shutil.rmtree(work, ignore_errors=True)  # pictures and checkpoints, many times the prior's size
 
 
 def _flat(values: dict[str, Any], above: str = "") -> dict[str, Any]:

@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.split import from_json
 
-__all__ = ["Key", "chosen", "run_settings", "run_split", "typed"]
+__all__ = ["Key", "chosen", "library_versions", "run_settings", "run_split", "typed"]
 
 Key = tuple[str, str]
+LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
 
 
 def typed(name: str) -> str:
@@ -26,6 +28,11 @@ def typed(name: str) -> str:
     if not Path(sys.argv[0]).name.startswith("anomalydiffusion") or "studio" in sys.argv[1:2]:  # whose words may hold a password
         return f"# Python: {name}(...)"
     return shlex.join(["anomalydiffusion", *sys.argv[1:]])
+
+
+def library_versions() -> dict[str, str]:
+    """The versions of what a run depends on most."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def run_settings(run: Run, **given: Any) -> Settings:

@@ -120,9 +120,12 @@ class AnomalyDiffusionPipeline:
         if config.steps > len(self.prior.alphas):
             raise ConfigError(f"steps = {config.steps}: the prior has {len(self.prior.alphas)} at most")
         asked = self._proposed(key, normal, seed) if mask is None else _mask(mask, normal)
-        start = transplant(normal, asked, self.shots[key], seed=seed)[0] if config.begins_from_real else None
+        start, shot = None, None
+        if config.needs_shot:
+            start, number = transplant(normal, asked, self.shots[key], seed=seed)
+            shot = self.shots[key][number]
         item = Item(key=key, normal_HWC=normal, normal=str(image) if isinstance(image, Path | str) else "", normal_sha256="", mask=asked,
-                    seed=seed, start_HWC=start)  # fmt: skip
+                    seed=seed, start_HWC=start, shot=shot)  # fmt: skip
         with tqdm(**{"desc": "/".join(key), "leave": False, **self.bar}) as bar:
 
             def on_step(index: int, t: int, z: torch.Tensor) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from anomalydiffusion.app.progress import say
-from anomalydiffusion.core.config import from_dict, read_toml
+from anomalydiffusion.app.progress import bar, say
+from anomalydiffusion.core.config import from_dict, merge, read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import write_atomic
@@ -19,9 +19,10 @@ from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.priors.samples import draw
 from anomalydiffusion.priors.save import SUMS, save_prior
 from anomalydiffusion.report.sheets import contact_sheet, fitted
+from anomalydiffusion.training.adapt import AdaptConfig, adapt_prior
 from anomalydiffusion.training.prior import PriorConfig, train_prior
 
-__all__ = ["prior_convert", "prior_info", "prior_train"]
+__all__ = ["adapted", "prior_convert", "prior_info", "prior_train"]
 
 DTYPES = ("float32", "float16", "bfloat16")
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
@@ -29,9 +30,27 @@ SAMPLES = 6  # pictures a caption
 
 
 def prior_train(
-    config: Path, output: Path, *, work: Path | None = None, textures: Path | None = None, quiet: bool = False
-) -> dict[str, Any]:
-    """Train a prior from a recipe; `work` (default: OUTPUT with '-work' behind it) keeps what a resumed run needs."""
+    config: Path | None, output: Path, *, work: Path | None = None, textures: Path | None = None, images: Path | None = None,
+    start: str = "tiny", name: str | None = None, steps: int | None = None, seed: int = 0, quiet: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Train a prior from a recipe, or go on with one on a folder of normal `images`; typed again, it goes on where it was.
+
+    `work` (default: OUTPUT with '-work' behind it) keeps what a resumed run needs. With `images` the prior `start` learns what they
+    look like, as a picture of `name` (default: "texture"), for `steps`; `config` then holds settings of `AdaptConfig`. Returns
+    figures: of the autoencoder, and with `images` how far the denoiser is from images that were held back, before and after, with a
+    sheet of what both draw.
+    """
+    work = work or output.with_name(output.name + "-work")
+    if images is not None:
+        if textures is not None:
+            raise ConfigError("--textures: are a recipe's; with --images leave them away")
+        found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+        if not found:
+            raise DataError(f"{images}: no pictures found; give a folder of normal images")
+        given = from_dict(AdaptConfig, merge(read_toml(config) if config else {}, {"steps": steps}))
+        return adapted(found, name or "texture", start, output, work, given, seed=seed, quiet=quiet)
+    if config is None:
+        raise ConfigError("give --config, a recipe, or --images, a folder of normal images to adapt a prior to")
     recipe = read_toml(config)
     if textures is not None:
         recipe["textures"] = str(textures)
@@ -40,7 +59,30 @@ def prior_train(
     def progress(step: int, means: dict[str, float]) -> None:
         say(f"{step} " + " ".join(f"{name} {value:.4f}" for name, value in means.items()), quiet=quiet)
 
-    return train_prior(settings, output, work or output.with_name(output.name + "-work"), progress=progress)
+    return train_prior(settings, output, work, progress=progress)
+
+
+def adapted(
+    images: Sequence[Path], name: str, start: str, output: Path, work: Path, config: AdaptConfig, *, seed: int, quiet: bool
+) -> dict[str, Any]:
+    """Adapt the prior `start` to normal images; the figures of `adapt_prior`, and where the sheet of samples is."""
+    with bar("adapt the prior", config.steps, quiet=quiet) as shown:
+
+        def progress(step: int, means: dict[str, float]) -> None:
+            if "loss" in means:
+                shown.at(step, f"loss {means['loss']:.3f}")
+
+        figures = adapt_prior(images, name, start, output, work, config, seed=seed, progress=progress)
+    sheet = work / "before-after.png"
+    drawn = [(when, load_prior(which)) for when, which in (("before", start), ("after", str(output)))]
+    lines = [
+        (f"{when}: a photo of {name}", [fitted(f"seed {seed}", draw(prior, f"a photo of {name}", seed=seed, steps=20), prior.working_size)
+                                        for seed in range(SAMPLES)])
+        for when, prior in drawn
+    ]  # fmt: skip
+    write_atomic(sheet, encode_png(contact_sheet(lines)))
+    say(f"held-out normal images: {figures['before']:.4f} before, {figures['after']:.4f} after (lower is better)", quiet=quiet)
+    return {**figures, "sheet": str(sheet)}
 
 
 def prior_convert(source: str, output: Path, *, original_config: Path | None = None, dtype: str = "") -> dict[str, Any]:

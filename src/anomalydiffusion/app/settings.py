@@ -23,6 +23,7 @@ from anomalydiffusion.masks.warped import WarpedConfig
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.quality.gate import GateConfig
+from anomalydiffusion.training.adapt import AdaptConfig
 from anomalydiffusion.training.loop import LoopConfig
 from anomalydiffusion.training.recipes import TrainConfig
 from anomalydiffusion.training.shots import PoolConfig
@@ -97,6 +98,7 @@ class Settings:
     device: str = "cpu"
     dtype: str = "float32"  # of the prior's networks; what is learned is always float32
     report_to: Tracker = "tensorboard"  # where a training's loss goes, beside train_log.jsonl
+    adapt: AdaptConfig | None = None  # how the prior learns the run's own normal images before anything else; None = it does not
     train: TrainConfig = field(default_factory=TrainConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
     generate: GenerateConfig = field(default_factory=GenerateConfig)

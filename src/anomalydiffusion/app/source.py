@@ -156,13 +156,13 @@ class Source:
 
     def _on(self, task: Task, path: Path, sha256: str, image: np.ndarray, mask: Mask) -> Item:
         """One pair to be made, of a normal image and a mask."""
-        start, shot = None, ""
-        if self.settings.generate.begins_from_real:
+        start, shot, name = None, None, ""
+        if self.settings.generate.needs_shot:
             start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed)
-            shot = self.names[task.slot.key][number]
+            shot, name = self.shots[task.slot.key][number], self.names[task.slot.key][number]
         return Item(
             key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
-            attempt=task.attempt, start_HWC=start, reference=shot,
+            attempt=task.attempt, start_HWC=start, shot=shot, reference=name,
         )  # fmt: skip
 
     def gate(self) -> Gate:

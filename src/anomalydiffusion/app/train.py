@@ -6,12 +6,11 @@ import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.app.learning import learn, learn_masks, refuse_another, take_over, take_released
-from anomalydiffusion.app.opened import chosen, typed
+from anomalydiffusion.app.learning import learn, learn_masks, learn_prior, refuse_another, take_over, take_released
+from anomalydiffusion.app.opened import chosen, library_versions, typed
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.app.settings import prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
@@ -28,14 +27,13 @@ from anomalydiffusion.training.recipes import check_learnable
 
 __all__ = ["train"]
 
-LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
-
 
 def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
     rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
-    device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    adapt_prior: bool = False, device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False,
+    quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
@@ -43,7 +41,8 @@ def train(
     vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. `report_to`: a
     tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". Raises
     `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
-    overwritten.
+    overwritten. `adapt_prior`: the prior first learns what the run's normal images look like, none of those held out
+    (`training.adapt`): RUN/prior, what that changed in run.json and prior.png; everything else is learned on it.
     """
     given: dict[str, Any] = {
         "prior": prior,
@@ -52,6 +51,7 @@ def train(
         "device": device,
         "dtype": dtype,
         "report_to": report_to,
+        "adapt": {} if adapt_prior else None,
         "train": {"loop": {"steps": max_train_steps}},
     }
     released = Path(extend) if extend is not None and is_released(Path(extend)) else None
@@ -60,6 +60,9 @@ def train(
     check_tracker(settings.report_to)
     if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
         settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
+    if extend is not None and adapt_prior:
+        raise ConfigError("--adapt-prior: an adapter fits the prior it was learned on; leave it away beside --extend")
+    adapts = settings.adapt is not None and extend is None
     extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
     data, output = Path(data), Path(output)
     split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
@@ -68,7 +71,7 @@ def train(
     if dry_run:
         say(
             f"plan: {settings.train.pool.crops} crops, {settings.train.loop.steps} steps of {settings.train.batch_size}, "
-            f"prior '{settings.prior}'",
+            f"prior '{settings.prior}'" + (", adapted to the normal images" if adapts else ""),
             quiet=quiet,
         )
         return Run(output, {})
@@ -79,12 +82,16 @@ def train(
         if not resume and run.manifest.exists():
             raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
         begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
+        beginning = settings.prior
+        settings = replace(settings, prior=str(run.prior.resolve())) if adapts else replace(settings, adapt=None)
         if resume and begun:
             refuse_another(run, settings, split, extends)
             if run.adapter.exists() and (settings.masks.source == "warped" or run.mask_adapter.exists()):
                 say(f"{output}: already trained", quiet=quiet)
                 return run
         shots = shots_of(split)
+        if adapts:
+            learn_prior(run, settings, split, beginning, quiet, resume=resume)
         loaded = prior_of(settings)
         for learned in (settings.train, settings.masks.train):
             check_learnable(loaded, learned)
@@ -100,7 +107,7 @@ def train(
         write_atomic(run.config, to_toml(settings).encode())
         run.update(
             command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
-            versions={name: version(name) for name in LIBRARIES}, extends=extends,
+            versions=library_versions(), extends=extends,
             earlier_shots=begin.shots if begin else [], extended=str(earlier.folder.resolve()) if earlier else "",
             elsewhere=begin.elsewhere if begin else "",
         )  # fmt: skip

@@ -25,7 +25,7 @@ from anomalydiffusion.core.config import from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
-from anomalydiffusion.priors.base import Context, Gain
+from anomalydiffusion.priors.base import Context, Gain, Graft
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.weights import count
 
@@ -134,18 +134,22 @@ class Adapter(nn.Module):
             learned = learned + noise_BKD.to(learned)
         return replace(insert(self.prior, self.config.prompt, learned), surroundings=surroundings)
 
-    def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+    def predict(
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
+    ) -> torch.Tensor:
         """The raw output of the prior with this adapter's LoRA weights in it."""
         if not self.config.lora_rank:
-            return self.frozen(z_BChw, t_B, context, gain)
+            return self.frozen(z_BChw, t_B, context, gain, graft)
         if self.denoiser.active_adapters() != [self.name]:
             self.denoiser.set_adapter(self.name)
-        return self.prior.predict(z_BChw, t_B, context, gain)
+        return self.prior.predict(z_BChw, t_B, context, gain, graft)
 
-    def frozen(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+    def frozen(
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
+    ) -> torch.Tensor:
         """The raw output of the prior's own weights."""
         with self.unheard():
-            return self.prior.predict(z_BChw, t_B, context, gain)
+            return self.prior.predict(z_BChw, t_B, context, gain, graft)
 
     @contextmanager
     def unheard(self) -> Iterator[None]:

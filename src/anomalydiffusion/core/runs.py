@@ -133,6 +133,8 @@ class Run:
         self.evaluation = folder / "evaluation"
         self.masks = folder / "masks"
         self.limits = folder / "gate.json"
+        self.prior = folder / "prior"  # where the run's own normal images were learned first
+        self.prior_sheet = folder / "prior.png"
 
     @classmethod
     def create(cls, folder: Path, **facts: Any) -> Run:

@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +20,9 @@ from anomalydiffusion.data.flaws import draw_flaw, draw_shape
 from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.materials import draw_material
 
-__all__ = ["CorpusConfig", "Picture", "draw_corpus", "load_textures"]
+__all__ = ["CorpusConfig", "Picture", "Texture", "draw_corpus", "load_textures"]
+
+Texture = tuple[np.ndarray, str]  # uint8 RGB, and what it shows
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +96,7 @@ def _name(path: str) -> str:
     return " ".join(found[:2]) + " texture" if found else "texture"
 
 
-def load_textures(folder: Path) -> list[tuple[np.ndarray, str]]:
+def load_textures(folder: Path) -> list[Texture]:
     """Read every texture below `folder` as uint8 RGB with a name in words (from ATTRIBUTION.csv where there is one)."""
     original = {}
     if (folder / "ATTRIBUTION.csv").exists():
@@ -103,7 +105,7 @@ def load_textures(folder: Path) -> list[tuple[np.ndarray, str]]:
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{folder}: no pictures found; name a folder that holds .png or .jpg textures")
-    out = []
+    out: list[Texture] = []
     for path in files:
         with Image.open(path) as image:
             out.append((np.asarray(image.convert("RGB")), _name(original.get(path.name, path.name))))
@@ -126,7 +128,7 @@ def _crop(generator: np.random.Generator, image: np.ndarray, size: int, scale: t
 
 
 def _photograph(
-    generator: np.random.Generator, textures: list[tuple[np.ndarray, str]], size: int, scale: tuple[float, float]
+    generator: np.random.Generator, textures: Sequence[Texture], size: int, scale: tuple[float, float]
 ) -> tuple[np.ndarray, str]:
     image, name = textures[int(generator.integers(len(textures)))]
     out = _crop(generator, image, size, scale).astype(np.float64)
@@ -150,7 +152,7 @@ def _camera(generator: np.random.Generator, image_HWC: np.ndarray) -> np.ndarray
     return np.asarray(Image.open(file))
 
 
-def draw_corpus(config: CorpusConfig, textures: list[tuple[np.ndarray, str]], seed: int) -> Iterator[Picture]:
+def draw_corpus(config: CorpusConfig, textures: Sequence[Texture], seed: int) -> Iterator[Picture]:
     """Draw `config.pictures` captioned pictures; picture i depends on (seed, i) alone."""
     for index in range(config.pictures):
         generator = rng(seed, "corpus", index)

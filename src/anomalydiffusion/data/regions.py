@@ -112,7 +112,7 @@ def read_regions(folder: Path) -> dict[str, Region]:
 
 def regions_of(split: Split) -> dict[str, dict[str, Region]]:
     """The regions of each product that a split has shots of."""
-    folders = {shot.product: shot.path.parents[2] for shot in split.shots}  # <product>/test/<defect>/<image>
+    folders = {shot.product: shot.path.parent.parent.parent for shot in split.shots}  # <product>/test/<defect>/<image>
     return {product: read_regions(folder) for product, folder in folders.items()}
 
 

@@ -14,9 +14,9 @@ from typing import Any
 from anomalydiffusion.core.errors import DataError, SplitError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import DefectSet, Normal, Product, Shot, Split
-from anomalydiffusion.data.folders import read_groups
+from anomalydiffusion.data.folders import images_in, load, read_groups
 
-__all__ = ["Sides", "divide", "few_shot_split", "from_json", "to_json"]
+__all__ = ["Sides", "divide", "few_shot_split", "from_json", "single_split", "to_json"]
 
 SHARE = 3  # one image in three is learned from, as in the paper: the first floor(n / 3) of a defect type
 
@@ -164,6 +164,29 @@ def few_shot_split(
         sha256=sha256,
         digest=hashlib.sha256(os.fsencode("\n".join("\t".join(line) for line in lines))).hexdigest()[:16],
     )
+
+
+def single_split(reference: Path, mask: Path, normals: Path, product: str, defect: str) -> tuple[Split, Path]:
+    """One defect image with its mask, the pictures in a folder of normal ones, and nothing held out; with the folder that holds all.
+
+    Raises `DataError` where one of them cannot be used, or the defect is among the normals.
+    """
+    shot = Shot(product=product, defect=defect, path=reference.resolve(), mask_path=mask.resolve(), group=reference.name)
+    _, marked = load(shot)
+    if marked.pixels_HW.all():
+        raise DataError(f"{mask}: marks every pixel; mark the defect alone")
+    pictures = images_in(normals.resolve())
+    if not pictures:
+        raise DataError(f"{normals}: no normal images to draw on; give --normals a folder of pictures without a defect")
+    own = tuple(Normal(product=product, path=path, part="train", group=path.name) for path in pictures)
+    sha256 = _hashes(_roles([shot], (), own, ()))
+    for normal in own:
+        if sha256[normal.path] == sha256[shot.path]:
+            raise DataError(f"{normal.path}: is the picture with the defect; take it out of the normal ones")
+    lines = sorted(f"{path.name}\t{value}" for path, value in sha256.items())
+    digest = hashlib.sha256(os.fsencode("\n".join([product, defect, *lines]))).hexdigest()[:16]
+    split = Split(shots=(shot,), held_out=(), normals=own, held_out_normals=(), sha256=sha256, digest=digest)
+    return split, Path(os.path.commonpath([path.parent for path in sha256]))
 
 
 Roles = list[tuple[str, Shot | Normal]]

@@ -20,7 +20,7 @@ from anomalydiffusion.core.types import Box, Mask, Pair, Provenance
 from anomalydiffusion.core.version import __version__
 from anomalydiffusion.generation.compose import paste
 from anomalydiffusion.generation.reweight import attention_gain
-from anomalydiffusion.priors.base import Context, Estimate
+from anomalydiffusion.priors.base import Context, Estimate, Graft
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import ddim, strided_steps
 
@@ -58,6 +58,7 @@ class GenerateConfig:
     reweight: Literal["paper", "preview", "off"] = "preview"  # distances between decoded images, between latents, or none
     reweight_bound: float = 4.0  # of `preview`
     condition_noise: float = 0.02
+    graft: float | None = None  # 0..1: share of self-attention in the mask that looks at a real defect instead; None = not drawn beside it
     batch_size: int = 8
     attempts: int = 5
 
@@ -72,11 +73,18 @@ class GenerateConfig:
         low, high = _ends(self.severity)
         if not 0 <= low <= high <= 10 or not 0 < self.guidance <= 10:
             raise ConfigError("severity must be 0..10, or two such numbers that rise; guidance above 0 and at most 10")
+        if self.graft is not None and not 0 <= self.graft <= 1:
+            raise ConfigError(f"graft = {self.graft}: expected 0..1, or leave it away")
 
     @property
     def begins_from_real(self) -> bool:
         """Whether some drawings begin from a real defect under the mask."""
         return _ends(self.strength)[0] < 1
+
+    @property
+    def needs_shot(self) -> bool:
+        """Whether drawings need a real defect: to begin from, or to look at."""
+        return self.begins_from_real or self.graft is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -91,7 +99,8 @@ class Item:
     seed: int
     attempt: int = 0
     start_HWC: np.ndarray | None = None  # the normal image with a real defect under the mask; needed below a strength of 1
-    reference: str = ""  # the shot that this defect is from
+    shot: tuple[np.ndarray, Mask] | None = None  # the one that this defect is from, H x W x 3 with its mask; needed for `graft`
+    reference: str = ""  # and its name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -187,13 +196,14 @@ def _draw(
     filled = [*parts, *[parts[-1]] * (config.batch_size - len(parts))]
     items = [part.item for part in filled]
     size, device, channels = prior.working_size, prior.device, prior.latent_channels
-    boxes, views, marks, starts = [], [], [], []
+    boxes, views, marks, starts, ratios = [], [], [], [], []
     for part, item in zip(filled, items, strict=True):
         generator = rng(item.seed, "crop")
         ratio = float(np.exp(generator.uniform(*np.log(config.ratio))))
         place = (float(generator.uniform(0.2, 0.8)), float(generator.uniform(0.2, 0.8)))
         box = crop_box(item.mask.box, item.mask.pixels_HW.shape[:2], ratio, config.minimum_side, place)
         boxes.append(box)
+        ratios.append(ratio)
         views.append(resize(extract(item.normal_HWC, box), size))
         marks.append(resize(extract(item.mask.pixels_HW, box), size))
         starts.append(resize(extract(part.start(), box), size))
@@ -211,12 +221,13 @@ def _draw(
     jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in items]).to(device) * spread
     around = prior.surroundings(pictures, mask)
     context = adapter.context(keys, mask, jitter, around)
+    graft = None if config.graft is None else _grafted(prior, items, ratios, config, config.graft, latent_mask, noise("graft", 0))
     weight = torch.tensor([config.guidance * part.severity for part in filled], device=device)[:, None, None, None]
     plain = _prior_context(prior, adapter, len(filled)) if bool((weight != 1).any()) else None
     gain: list[torch.Tensor | None] = [None]
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
-        answer = adapter.predict(z, t, context, gain[0])
+        answer = adapter.predict(z, t, context, gain[0], graft)
         if plain is not None:
             answer = adapter.frozen(z, t, Context(tokens_BND=plain, surroundings=around)).lerp(answer, weight.to(answer.dtype))
         return prior.estimate(z, answer, t)
@@ -260,6 +271,27 @@ def _draw(
                   width=config.feather, grain=grain, match=config.match, cell=prior.factor, start_HWC=part.start())
         )  # fmt: skip
     return out
+
+
+def _grafted(
+    prior: LatentPrior, items: Sequence[Item], ratios: Sequence[float], config: GenerateConfig, weight: float,
+    here_B1hw: torch.Tensor, noise_BChw: torch.Tensor,
+) -> Graft:  # fmt: skip
+    """What drawings look at: each item's shot, cut out as widely around its defect as the item's crop is around its mask."""
+    views, marks = [], []
+    for item, ratio in zip(items, ratios, strict=True):
+        if item.shot is None:
+            raise GenerationError(f"graft = {weight}: give a shot, a real defect with its mask; or leave graft away")
+        image, mask = item.shot
+        box = crop_box(mask.box, mask.pixels_HW.shape, ratio, config.minimum_side)
+        views.append(resize(extract(image, box), prior.working_size))
+        marks.append(resize(extract(mask.pixels_HW, box), prior.working_size))
+    there = torch.from_numpy(np.stack(marks))[:, None].float().to(prior.device)
+    pictures = torch.cat([to_tensor(each)[:1] for each in views]).to(prior.device)
+    return Graft(
+        reference_BChw=torch.cat([prior.encode(each[None]) for each in pictures]), noise_BChw=noise_BChw, weight=weight,
+        there_B1hw=to_latent_mask(there, prior.factor), here_B1hw=here_B1hw, surroundings=prior.surroundings(pictures, there),
+    )  # fmt: skip
 
 
 def to_levels(x_1CHW: torch.Tensor) -> np.ndarray:

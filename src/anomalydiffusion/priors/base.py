@@ -9,7 +9,7 @@ import torch
 
 from anomalydiffusion.core.errors import PriorError
 
-__all__ = ["Context", "Estimate", "Gain", "Prior"]
+__all__ = ["Context", "Estimate", "Gain", "Graft", "Prior"]
 
 # B batch, C channels, H W image, h w latent grid, N tokens, D width of a token
 
@@ -36,6 +36,23 @@ class Estimate:
 
     clean: torch.Tensor
     noise: torch.Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Graft:
+    """Real defects that a drawing looks at while it is drawn: their keys and values in self-attention take part under its mask.
+
+    `reference_BChw` are the clean latents of pictures with a defect, noised to each step with `noise_BChw`; `there_B1hw` marks it in
+    them, `here_B1hw` where it is wanted. `weight` 0..1: how much of what a wanted cell gets comes from there. `surroundings` as in
+    `Context`, of the references.
+    """
+
+    reference_BChw: torch.Tensor
+    noise_BChw: torch.Tensor
+    there_B1hw: torch.Tensor
+    here_B1hw: torch.Tensor
+    weight: float
+    surroundings: torch.Tensor | None = None
 
 
 Gain = torch.Tensor  # B x 1 x h x w, positive: multiplies attention to the learned tokens; 1 = leave alone
@@ -78,7 +95,9 @@ class Prior(Protocol):
         """Encode `text[0]`, the learned word embeddings, `text[1]` as one sequence, padded to `max_tokens`."""
         ...
 
-    def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
+    def predict(
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
+    ) -> torch.Tensor:
         """The network's raw output at step `t_B`, in its own parametrisation."""
         ...
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ import torch
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.priors.attention import install
-from anomalydiffusion.priors.base import Context, Estimate, Gain
+from anomalydiffusion.priors.base import Context, Estimate, Gain, Graft
 from anomalydiffusion.priors.fit import inpaints
 
 __all__ = ["LatentPrior"]
@@ -107,14 +108,25 @@ class LatentPrior:
             handle.remove()
         return Context(tokens_BND=tokens, span=(len(head), len(head) + count))
 
-    def predict(self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None) -> torch.Tensor:
-        extra = None if gain is None else {"gain": gain, "span": context.span}
+    def predict(
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
+    ) -> torch.Tensor:
+        count, extra = len(z_BChw), {} if gain is None else {"gain": gain, "span": context.span}
+        if graft is not None:  # the references are drawn beside, under the same words
+            z_BChw = torch.cat([z_BChw, self.noised(graft.reference_BChw, graft.noise_BChw, t_B)])
+            t_B, extra = t_B.expand(count).repeat(2), {**extra, "graft": graft}
+            if gain is not None:
+                extra["gain"] = torch.cat([gain, torch.ones_like(gain)])
+            told = None
+            if context.surroundings is not None and graft.surroundings is not None:
+                told = torch.cat([context.surroundings, graft.surroundings])
+            context = replace(context, tokens_BND=context.tokens_BND.repeat(2, 1, 1), surroundings=told)
         tokens = context.tokens_BND.to(self.dtype)
         if self.inpaints:
             told = self._all_hole(z_BChw) if context.surroundings is None else context.surroundings
             z_BChw = torch.cat([z_BChw, told.to(z_BChw)], dim=1)
-        out = self.unet(z_BChw.to(self.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra)
-        return out.sample.float()
+        out = self.unet(z_BChw.to(self.dtype), t_B, encoder_hidden_states=tokens, cross_attention_kwargs=extra or None)
+        return out.sample[:count].float()
 
     def _roots(self, t_B: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         alpha = self._alphas[t_B].view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""What an autoencoder loses: fidelity and grain of pictures that went through it."""
+"""What a prior loses: fidelity and grain in its autoencoder, and how far its denoiser is from pictures that it should know."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterable
 import numpy as np
 import torch
 
+from anomalydiffusion.core.crops import extract
 from anomalydiffusion.core.pixels import to_tensor, to_uint8
+from anomalydiffusion.core.seeds import rng, torch_noise
+from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.samples import spoken
 
-__all__ = ["gradient_energy", "measure_autoencoder"]
+__all__ = ["gradient_energy", "measure_autoencoder", "measure_denoiser"]
 
 
 def gradient_energy(x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -35,3 +39,24 @@ def measure_autoencoder(
         psnr.append(float(10 * torch.log10(4 / (out - x).square().mean().clamp_min(1e-7))))
         ratio.append(float((gradient_energy(out) / gradient_energy(x).clamp_min(1e-7)).mean()))
     return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio))}
+
+
+@torch.no_grad()
+def measure_denoiser(prior: LatentPrior, images: Iterable[np.ndarray], caption: str, *, levels: int = 8, seed: int = 0) -> float:
+    """How far a denoiser's clean estimate is from pictures: `|| z_0 - z_hat ||^2 / max(1 - a_t, 0.03)`, mean over cells.
+
+    Mean over `levels` evenly spaced steps and over one crop of the prior's working size from each image (uint8 H x W x 3), under
+    the words `caption`. Crops and noise follow from `seed`, so two priors of one autoencoder can be compared.
+    """
+    found, said, side = [], spoken(prior, caption), prior.working_size
+    steps = np.linspace(0, len(prior.alphas) - 1, levels + 1)[1:].astype(int).tolist()
+    for index, image in enumerate(images):
+        generator = rng(seed, "measure", index)
+        y, x = (int(generator.integers(max(1, length - side + 1))) for length in image.shape[:2])
+        clean = prior.encode(to_tensor(extract(image, (x, y, x + side, y + side)))[:1])
+        for t in steps:
+            noise = torch_noise(tuple(clean.shape), seed, "measure", index, t).to(clean)
+            at = torch.full((1,), t, device=prior.device)
+            estimate = prior.denoise(prior.noised(clean, noise, at), at, said)
+            found.append(float((estimate.clean - clean).square().mean() / max(1 - float(prior.alphas[t]), 0.03)))
+    return float(np.mean(found))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, Run
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.core.seeds import rng
-from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus, load_textures
+from anomalydiffusion.data.corpus import CorpusConfig, Texture, draw_corpus, load_textures
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
@@ -57,24 +58,37 @@ def _corpus_digest(config: PriorConfig) -> str:
     return f"{digest(config.corpus)}-{config.seed}"
 
 
-def draw_pictures(config: PriorConfig, work: Path, textures: Path | None, progress: Progress | None) -> tuple[np.ndarray, list[str]]:
+def _textures_digest(textures: Sequence[Texture]) -> str:
+    hashed = hashlib.sha256()
+    for image, name in textures:
+        hashed.update(name.encode() + str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
+    return hashed.hexdigest()[:16]
+
+
+def draw_pictures(
+    config: PriorConfig, work: Path, textures: Path | Sequence[Texture] | None, progress: Progress | None
+) -> tuple[np.ndarray, list[str]]:
     """Draw the corpus once into `work/pictures.npy` (N x size x size x 3 uint8) and `captions.json`; later calls read it."""
     done, captions, origin = work / "pictures.npy", work / "captions.json", work / "pictures.digest"
+    made = _corpus_digest(config)
+    if textures is not None and not isinstance(textures, Path):
+        made += f"-{_textures_digest(textures)}"
     if done.exists():
-        _check_origin(origin, _corpus_digest(config), "[corpus]")
+        _check_origin(origin, made, "[corpus], other pictures")
     else:
         size = config.corpus.size
         part = work / "pictures.part.npy"
         array = np.lib.format.open_memmap(part, "w+", np.uint8, (config.corpus.pictures, size, size, 3))
         words = []
-        for index, picture in enumerate(draw_corpus(config.corpus, load_textures(textures) if textures else [], config.seed)):
+        given = load_textures(textures) if isinstance(textures, Path) else textures or []
+        for index, picture in enumerate(draw_corpus(config.corpus, given, config.seed)):
             array[index] = picture.image_HWC
             words.append(picture.caption)
             if progress and (index + 1) % 500 == 0:
                 progress(index + 1, {})
         array.flush()
         captions.write_text(json.dumps(words))
-        origin.write_text(_corpus_digest(config))
+        origin.write_text(made)
         part.rename(done)
     return np.load(done, mmap_mode="r"), list(json.loads(captions.read_text()))
 
@@ -165,8 +179,12 @@ def load_start(config: PriorConfig) -> LatentPrior:
     return begun
 
 
-def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Progress | None = None) -> dict[str, Any]:
+def train_prior(
+    config: PriorConfig, output: Path, work: Path, *, textures: Sequence[Texture] | None = None, progress: Progress | None = None
+) -> dict[str, Any]:
     """Train a prior from its recipe into the diffusers folder `output`; `work` keeps what a resumed run needs.
+
+    `textures`: pictures that take the place of those in the recipe's folder.
 
     With `config.start` another prior's autoencoder is kept, and its denoiser and text encoder go on learning, on its noise
     schedule (then the shapes in [denoiser] do not count), or begin from nothing with `config.anew`; [autoencoder] does not count
@@ -176,16 +194,16 @@ def train_prior(config: PriorConfig, output: Path, work: Path, *, progress: Prog
     `PriorError` on a start that does not fit.
     """
     _check_output(output, work)
-    textures = Path(config.textures).expanduser() if config.textures else None
-    if textures is not None and not textures.is_dir():
-        raise DataError(f"{textures}: no such folder; name the folder of textures with 'textures' in the recipe")
+    folder = Path(config.textures).expanduser() if config.textures and textures is None else None
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; name the folder of textures with 'textures' in the recipe")
     begun = load_start(config) if config.start else None
     origin = (f"{begun.digest} anew" if config.anew else begun.digest) if begun else ""
     work.mkdir(parents=True, exist_ok=True)
     _check_origin(work / "start.digest", origin, "start")
     (work / "start.digest").write_text(origin)
     torch.manual_seed(config.seed)
-    images, captions = draw_pictures(config, work, textures, progress)
+    images, captions = draw_pictures(config, work, folder if textures is None else textures, progress)
     if begun:
         vae, numbers = begun.vae, {"autoencoder": measure_autoencoder(round_trip(begun.vae), images[-_kept(images) :])}
         if config.anew:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.downstream.baselines import BASELINES, cut_out, cutpaste, perlin, poisson, poisson_blend
+from anomalydiffusion.downstream.baselines import BASELINES, cut_out, cutpaste, perlin, poisson
 
 Shots = list[tuple[np.ndarray, Mask]]
 
@@ -144,43 +144,6 @@ def test_a_flat_shot_vanishes_in_a_flat_image() -> None:
         assert (poisson(normal, [(shot, disc(20, 20, 5))], seed=seed)[0] == 120).all()
 
 
-def blot(height: int, width: int, seed: int = 0) -> np.ndarray:
-    """A rough mask of several parts, some at the image's sides."""
-    return np.random.default_rng(seed).random((height, width)) < 0.6
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_blending_what_differs_by_a_constant_gives_the_target_back(seed: int) -> None:
-    target = picture(9, 14, seed).astype(float)
-    np.testing.assert_allclose(poisson_blend(target + np.array([40.0, -7.0, 0.5]), target, blot(9, 14, seed)), target, atol=1e-9)
-
-
-def test_blending_a_flat_source_into_a_ramp_gives_the_ramp() -> None:
-    y, x = np.mgrid[:12, :15].astype(float)
-    ramp, inside = (3 * x - 2 * y + 50)[..., None], disc(12, 15, 4).pixels_HW  # away from the sides: a plane is harmonic
-    np.testing.assert_allclose(poisson_blend(np.full_like(ramp, 9.0), ramp, inside), ramp, atol=1e-9)
-
-
-def test_a_blend_has_the_source_s_laplacian_and_at_a_side_its_gradient() -> None:
-    source, target, inside = picture(10, 13, 1).astype(float), picture(10, 13, 2).astype(float), blot(10, 13)
-    out = poisson_blend(source, target, inside)
-    assert (out[~inside] == target[~inside]).all()
-
-    def laplacian(image: np.ndarray) -> np.ndarray:
-        """The sum of the differences to the neighbours that are there: a mirrored side adds 0."""
-        big = np.pad(image, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        return big[:-2, 1:-1] + big[2:, 1:-1] + big[1:-1, :-2] + big[1:-1, 2:] - 4 * image
-
-    np.testing.assert_allclose(laplacian(out)[inside], laplacian(source)[inside], atol=1e-8)
-
-
-def test_a_blend_over_everything_keeps_the_source_s_gradients_and_the_target_s_mean() -> None:
-    source, target = picture(4, 5, 1).astype(float), picture(4, 5, 2).astype(float)
-    out = poisson_blend(source, target, np.ones((4, 5), bool))
-    np.testing.assert_allclose(out.mean((0, 1)), target.mean((0, 1)))
-    np.testing.assert_allclose(np.diff(out, axis=0), np.diff(source, axis=0))
-
-
 def test_nonsense_is_refused() -> None:
     normal, shots = picture(20, 20), some_shots()
     for name in ("cutpaste", "poisson"):
@@ -191,5 +154,3 @@ def test_nonsense_is_refused() -> None:
     for name, make in BASELINES.items():
         with pytest.raises(DataError, match="uint8 RGB"):
             make(normal[..., 0], shots, seed=0)
-    with pytest.raises(DataError, match="expected H x W x C"):
-        poisson_blend(normal, normal[1:], np.ones((20, 20), bool))

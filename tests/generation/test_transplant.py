@@ -1,6 +1,7 @@
 """A real defect, carried under another mask, keeps what it looks like and how it stands out."""
 
 from dataclasses import replace
+from itertools import product as combined
 
 import numpy as np
 import pytest
@@ -80,8 +81,8 @@ def test_one_pixel_and_the_whole_image_are_filled() -> None:
     dot, whole = _mask(size, np.s_[3:4, 3:4]), _mask(size, np.s_[:, :])
     shot = _flat(size, 100)
     shot[3, 3] = 10
-    for mask, own in ((dot, dot), (whole, dot), (dot, whole)):
-        out, _ = transplant(_flat(size, 100), mask, [(shot, own)], seed=0)
+    for (mask, own), seam in combined(((dot, dot), (whole, dot), (dot, whole)), ("median", "membrane")):
+        out, _ = transplant(_flat(size, 100), mask, [(shot, own)], seed=0, seam=seam)
         assert out.shape == (*size, 3) and (out[~mask.pixels_HW] == 100).all()
 
 
@@ -126,3 +127,28 @@ def test_without_any_change_the_defect_is_the_shots_own() -> None:
     assert np.abs(shift - np.median(shift, axis=0)).mean() < 20, "half a pixel of interpolation at most"
     fitted = propose([shots[0][1]], image, seed=3, config=replace(still, carry=False), foreground_HW=np.ones((100, 120), bool))
     assert fitted.trace is None and (fitted.pixels_HW == mask.pixels_HW).all()
+
+
+def _plane(height: int, width: int, down: float, across: float, level: float) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.repeat((level + down * y + across * x)[..., None], 3, axis=2)
+
+
+@pytest.mark.parametrize("carry", [False, True])
+def test_with_a_membrane_light_that_crosses_the_edge_goes_on_across_it(carry: bool) -> None:
+    size = 120, 140
+    own = _mask(size, np.s_[50:62, 40:80])
+    shot = _plane(*size, 0.4, 0.0, 80)
+    shot[own.pixels_HW] -= 30  # a dent, under light that falls from below
+    normal = _plane(*size, 0.0, -0.5, 170)
+    shots, image = [(np.rint(shot).astype(np.uint8), own)], np.rint(normal).astype(np.uint8)
+    for seed in range(4):
+        mask = _mask(size, np.s_[30:42, 60:100])
+        if carry:
+            mask = propose([own], image, seed=seed, config=WarpedConfig(carry=True), foreground_HW=np.ones(size, bool))
+        made, _ = transplant(image, mask, shots, seed=seed, seam="membrane")
+        assert (made[~mask.pixels_HW] == image[~mask.pixels_HW]).all()
+        depth = made[mask.pixels_HW].astype(float) - normal[mask.pixels_HW]
+        assert np.abs(depth + 30).max() < 5, "the dent is as deep everywhere, whatever the light"
+        plain, _ = transplant(image, mask, shots, seed=seed)
+        assert np.abs(plain[mask.pixels_HW].astype(float) - normal[mask.pixels_HW] + 30).max() > 5

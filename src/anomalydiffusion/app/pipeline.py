@@ -122,7 +122,7 @@ class AnomalyDiffusionPipeline:
         asked = self._proposed(key, normal, seed) if mask is None else _mask(mask, normal)
         start, shot = None, None
         if config.needs_shot:
-            start, number = transplant(normal, asked, self.shots[key], seed=seed)
+            start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam)
             shot = self.shots[key][number]
         item = Item(key=key, normal_HWC=normal, normal=str(image) if isinstance(image, Path | str) else "", normal_sha256="", mask=asked,
                     seed=seed, start_HWC=start, shot=shot)  # fmt: skip

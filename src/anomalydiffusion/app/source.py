@@ -158,7 +158,7 @@ class Source:
         """One pair to be made, of a normal image and a mask."""
         start, shot, name = None, None, ""
         if self.settings.generate.needs_shot:
-            start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed)
+            start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed, seam=self.settings.generate.seam)
             shot, name = self.shots[task.slot.key][number], self.names[task.slot.key][number]
         return Item(
             key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
@@ -190,7 +190,7 @@ class Source:
                 mask = self._warped(task, path, sha256)
             except (DataError, MaskError, OSError):
                 continue  # named when a pair is wanted of it
-            laid, shot = transplant(image, mask, self.shots[key], seed=task.seed)
+            laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)
             return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
         return None
 

@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage, sparse
-from scipy.sparse.linalg import splu
+from scipy import ndimage
 
 from anomalydiffusion.core.crops import extract, resize
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.seams import poisson_blend
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.materials import draw_material
 
-__all__ = ["BASELINES", "cut_out", "cutpaste", "perlin", "poisson", "poisson_blend"]
+__all__ = ["BASELINES", "cut_out", "cutpaste", "perlin", "poisson"]
 
 Rng = np.random.Generator
 Made = tuple[np.ndarray, Mask]  # image_HWC uint8, where it was changed
@@ -188,35 +188,6 @@ def cutpaste(
     """
     patch, inside, window = _place(normal_HWC, shots, seed, ground_HW)
     return _finish(normal_HWC, window, inside, patch[inside], "cutpaste", seed)
-
-
-def poisson_blend(source_HWC: np.ndarray, target_HWC: np.ndarray, inside_HW: np.ndarray) -> np.ndarray:
-    """Fill the marked part of a target with what has the source's gradients and meets the target at its edge.
-
-    Solves `Laplace f = Laplace source` inside with `f = target` outside [Perez et al. 2003, Poisson Image Editing, seamless
-    cloning], as `f = source + u` with u harmonic and `u = target - source` on the pixels around (4 neighbours). At the image's
-    own sides only f's gradient across is given, the source's; where all is marked, f has the target's mean. Any C, numeric
-    dtype and unit; returns float H x W x C, equal to the target outside. Raises `DataError` on unlike shapes.
-    """
-    if source_HWC.shape != target_HWC.shape or source_HWC.shape[:2] != inside_HW.shape:
-        raise DataError(f"blend {source_HWC.shape} into {target_HWC.shape} under {inside_HW.shape}: expected H x W x C twice and H x W")
-    out, difference = target_HWC.astype(np.float64), target_HWC.astype(np.float64) - source_HWC
-    if inside_HW.all():
-        return source_HWC + difference.mean((0, 1))
-    place, numbers = np.argwhere(inside_HW), np.cumsum(inside_HW).reshape(inside_HW.shape) - 1
-    around, edge, links = np.zeros(len(place)), np.zeros((len(place), out.shape[2])), []
-    for step in ((0, 1), (1, 0), (0, -1), (-1, 0)):
-        beside = place + step
-        mine = np.flatnonzero(((beside >= 0) & (beside < inside_HW.shape)).all(1))
-        y, x = beside[mine].T
-        around[mine] += 1
-        inner = inside_HW[y, x]
-        edge[mine[~inner]] += difference[y[~inner], x[~inner]]
-        links.append((mine[inner], numbers[y[inner], x[inner]]))
-    row, column = (np.concatenate(ends) for ends in zip(*links, strict=True))
-    system = sparse.diags(around) - sparse.coo_matrix((np.ones(len(row)), (row, column)), shape=(len(place),) * 2)
-    out[inside_HW] = source_HWC[inside_HW] + splu(system.tocsc(), permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True}).solve(edge)
-    return out
 
 
 def poisson(

@@ -20,6 +20,7 @@ from anomalydiffusion.core.types import Box, Mask, Pair, Provenance
 from anomalydiffusion.core.version import __version__
 from anomalydiffusion.generation.compose import paste
 from anomalydiffusion.generation.reweight import attention_gain
+from anomalydiffusion.generation.transplant import Seam
 from anomalydiffusion.priors.base import Context, Estimate, Graft
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import ddim, strided_steps
@@ -53,6 +54,7 @@ class GenerateConfig:
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
     feather: float = 3.0  # pixels of the normal image
+    seam: Seam = "membrane"  # how a real defect's colours are fitted to the image it is carried into
     match: bool = True  # colours on the ring around the mask
     grain: Literal["measured", "full", "off"] = "measured"  # of the normal image, in what begins from noise alone
     reweight: Literal["paper", "preview", "off"] = "preview"  # distances between decoded images, between latents, or none

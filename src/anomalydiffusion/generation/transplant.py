@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
 
 from anomalydiffusion.core.crops import crop_box
+from anomalydiffusion.core.seams import membrane
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.compose import ring
 
-__all__ = ["transplant"]
+__all__ = ["Seam", "transplant"]
 
 LOOKED_AT = 3  # shots of which the one whose shape fits best is taken
 ELONGATED = 1.5  # length over width from which a shape has a direction
 AROUND = (2, 12)  # pixels from a mask where its surroundings are looked at
+EDGE = 8  # pixels around a mask's box that are looked at
+CLEAR = 2  # pixels around a defect that may still show it
+BLUR = 2.0  # deviation in pixels
+
+Seam = Literal["median", "membrane"]
 
 
 def _moments(pixels_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -51,15 +58,18 @@ def _around(image_HWC: np.ndarray, pixels_HW: np.ndarray, box: tuple[int, int, i
     return np.median(image_HWC[view][near], axis=0) if near.sum() >= 16 else None
 
 
-def transplant(normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int) -> tuple[np.ndarray, int]:
+def transplant(
+    normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, seam: Seam = "median"
+) -> tuple[np.ndarray, int]:
     """Fill the mask of a normal image with a real defect; returns the image and the number of the shot that it is from.
 
     A mask that knows its reference among the `shots` and its trace in it gets what that shot shows there: the defect is warped
     like its mask. For any other, of three random shots the one whose shape is nearest is taken, mirrored at random and stretched
     so that both masks have the same centre and the same spread along their axes (along the image's axes unless both are
     elongated). Where the mask reaches beyond the shot's own, the defect's nearest pixel goes on. Its colours keep their
-    difference from the shot's surroundings: the median around the shot's mask becomes the median around this one. Outside the
-    mask every pixel stays.
+    difference from the shot's surroundings: with `seam` "median" the median around the shot's mask becomes the median around this
+    one; with "membrane" what both surroundings differ by at each place of the edge is spread over the inside (`core.seams`), so that
+    light and shade that cross the edge go on across it. Outside the mask every pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes.
     """
@@ -73,15 +83,62 @@ def transplant(normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndar
     blur = max(0.0, (shrunk - 1) / 2)  # where the defect shrinks
     defect = ndimage.gaussian_filter(defect, (blur, blur, 0), mode="nearest")
     colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode="nearest") for c in range(3)], 1)
-    here, there = (
-        _around(each, marked.pixels_HW, crop_box(marked.box, marked.pixels_HW.shape, 2.0, 48))
-        for each, marked in ((normal_HWC, mask), (image, own))
-    )
-    if here is not None and there is not None:
-        colours += here - there
+    if seam == "membrane":
+        colours += _across(normal_HWC, mask, image, own, at)
+    else:
+        here, there = (
+            _around(each, marked.pixels_HW, crop_box(marked.box, marked.pixels_HW.shape, 2.0, 48))
+            for each, marked in ((normal_HWC, mask), (image, own))
+        )
+        if here is not None and there is not None:
+            colours += here - there
     out = normal_HWC.copy()
     out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)
     return out, chosen
+
+
+def _across(normal_HWC: np.ndarray, mask: Mask, image_HWC: np.ndarray, own: Mask, at_2N: np.ndarray) -> np.ndarray:
+    """What is added to a defect so that the shot's sound surface would meet the normal image's all along the mask's edge, N x C.
+
+    Both are blurred first, so that what crosses the edge are light and shade, not grain. Beyond the mask the way into the shot goes
+    on as it does in the mean, `at = A p + b`, from the nearest marked pixel.
+    """
+    height, width = mask.pixels_HW.shape
+    x0, y0, x1, y1 = mask.box
+    near = np.s_[max(0, y0 - EDGE) : min(height, y1 + EDGE), max(0, x0 - EDGE) : min(width, x1 + EDGE)]
+    inside = mask.pixels_HW[near]
+    if inside.all():
+        return np.zeros((at_2N.shape[1], 3))
+    places = np.argwhere(mask.pixels_HW)
+    ones = np.concatenate([places, np.ones((len(places), 1))], 1)
+    way = np.linalg.lstsq(ones, at_2N.T, rcond=None)[0][:2].T  # A
+    numbers = np.zeros(mask.pixels_HW.shape, int)
+    numbers[mask.pixels_HW] = np.arange(len(places))
+    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    number = numbers[near][tuple(nearest)]
+    points = np.asarray(np.mgrid[near]).reshape(2, -1)
+    there = at_2N[:, number.ravel()] + way @ (points - places[number.ravel()].T)
+    sound, corner = _sound(image_HWC, own)
+    seen: Any = [ndimage.map_coordinates(sound[..., c], there - corner[:, None], order=1, mode="nearest") for c in range(3)]
+    around = ndimage.gaussian_filter(normal_HWC[near].astype(np.float64), (BLUR, BLUR, 0), mode="nearest")
+    return membrane(around - np.stack(seen, 1).reshape(around.shape), inside)
+
+
+def _sound(image_HWC: np.ndarray, own: Mask) -> tuple[np.ndarray, np.ndarray]:
+    """What surrounds a defect, its nearest pixel where the defect is, blurred; float h x w x 3, and the window's corner (y, x)."""
+    height, width = own.pixels_HW.shape
+    x0, y0, x1, y1 = own.box
+    pad = max(2 * EDGE, (x1 - x0) // 2, (y1 - y0) // 2)
+    top, left = max(0, y0 - pad), max(0, x0 - pad)
+    near = np.s_[top : min(height, y1 + pad), left : min(width, x1 + pad)]
+    defect = ndimage.binary_dilation(own.pixels_HW[near], iterations=CLEAR)
+    if defect.all():
+        defect = own.pixels_HW[near]
+    if defect.all():
+        return image_HWC[near].astype(np.float64), np.array([top, left])
+    nearest = ndimage.distance_transform_edt(defect, return_distances=False, return_indices=True)
+    filled = image_HWC[near][tuple(nearest)].astype(np.float64)
+    return ndimage.gaussian_filter(filled, (BLUR, BLUR, 0), mode="nearest"), np.array([top, left])
 
 
 def _fitted(mask: Mask, shapes: Sequence[Mask], random: np.random.Generator) -> tuple[int, np.ndarray, float]:

@@ -59,7 +59,7 @@ def _around(image_HWC: np.ndarray, pixels_HW: np.ndarray, box: tuple[int, int, i
 
 
 def transplant(
-    normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, seam: Seam = "median"
+    normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, seam: Seam = "membrane"
 ) -> tuple[np.ndarray, int]:
     """Fill the mask of a normal image with a real defect; returns the image and the number of the shot that it is from.
 

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
-from anomalydiffusion.generation.shards import Task, fill, next_batch, open_slots, plan
+from anomalydiffusion.generation.shards import Shard, Task, fill, next_batch, open_slots, plan, put_in_order
 
 KEYS = [("tile", "crack"), ("tile", "hole")]
 
@@ -104,3 +104,59 @@ def test_a_seed_depends_on_slot_and_attempt_alone() -> None:
 def test_a_maker_that_loses_pairs_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(GenerationError, match="4 pairs were asked for, 3 came"):
         _run(tmp_path, make=lambda batch: _make(batch)[1:])
+
+
+def _part(folder: Path, shard: Shard, num: int = 6, **over) -> list[dict]:
+    run = Run.create(folder)
+    with shard.lock(run):
+        return fill(run, shard.of(plan(KEYS, num)), _make, _judge, seed=3, batch_size=4, attempts=5, alone=False, **over)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 20])
+def test_shards_share_out_every_slot_and_end_with_what_one_command_makes(tmp_path: Path, count: int) -> None:
+    whole = _run(tmp_path / "whole")
+    shards = [Shard(number=number, count=count) for number in range(1, count + 1)]
+    dealt = [slot for shard in shards for slot in shard.of(plan(KEYS, 6))]
+    assert sorted(dealt, key=lambda slot: (slot.key, slot.index)) == plan(KEYS, 6)
+    made = [record for shard in reversed(shards) for record in _part(tmp_path / "parts", shard)]
+    assert len(made) == len(whole)
+    put_in_order(Run.open(tmp_path / "parts"))
+    assert _lines(tmp_path / "parts") == _lines(tmp_path / "whole")
+
+
+def test_what_two_shards_of_another_count_made_twice_stays_once(tmp_path: Path) -> None:
+    _run(tmp_path / "whole")
+    manifest = Manifest(tmp_path / "parts" / "manifest.jsonl")
+    _part(tmp_path / "parts", Shard(number=1, count=1))
+    for record in manifest.records()[3:6]:
+        manifest.append(record)
+    put_in_order(Run.open(tmp_path / "parts"))
+    assert _lines(tmp_path / "parts") == _lines(tmp_path / "whole")
+
+
+def test_a_shard_is_one_commands_and_keeps_others_from_the_run_but_not_other_shards(tmp_path: Path) -> None:
+    run, one, two = Run.create(tmp_path), Shard(number=1, count=2), Shard.parse("2/2")
+    with one.lock(run):
+        with two.lock(run):
+            pass
+        with pytest.raises(RunError, match="working on shard 1/2"), one.lock(run):
+            pass
+        with pytest.raises(RunError, match="another command is working on this run"), run.lock():
+            pass
+    with run.lock(), pytest.raises(RunError, match="another command is working on this run"), one.lock(run):
+        pass
+
+
+def test_half_written_files_of_others_are_left_alone(tmp_path: Path) -> None:
+    Run.create(tmp_path)
+    left = tmp_path / "generated" / "tile" / ".part-others.png"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    _part(tmp_path, Shard(number=1, count=2))
+    assert left.exists()
+
+
+@pytest.mark.parametrize("text", ["0/2", "3/2", "2", "a/b", "-1/2", "1/0", "1/2/3"])
+def test_what_is_no_shard_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="expected i/n"):
+        Shard.parse(text)

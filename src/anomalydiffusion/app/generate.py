@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,17 +14,17 @@ from anomalydiffusion.app.learning import load_masks
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.reference import begin_from_reference
-from anomalydiffusion.app.settings import Drawing, prior_of, to_toml
+from anomalydiffusion.app.settings import Drawing, Settings, prior_of, to_toml
 from anomalydiffusion.app.source import Source, limits_json
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Pair
+from anomalydiffusion.core.types import Pair, Split
 from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.pairs import make_pairs
-from anomalydiffusion.generation.shards import Task, discard, fill, plan
+from anomalydiffusion.generation.shards import Shard, Slot, Task, discard, fill, plan, put_in_order, slot_of
 from anomalydiffusion.quality.refit import fitted
 
 __all__ = ["generate"]
@@ -32,15 +34,17 @@ def generate(
     run: Path | str, num: int | None = None, *, like: Path | str | None = None, output: Path | str | None = None,
     product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
     seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
-    masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, config: Path | None = None,
-    reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None, dtype: str | None = None,
-    resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, shard: str | None = None,
+    config: Path | None = None, reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None,
+    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
     Pairs of one defect type are all made with the same settings; with `resume=False` those that are there are thrown away
     first. Returns the manifest's records. Raises `GenerationError` when not one pair of a defect type was accepted.
 
+    `shard`: "i/n", the i-th of n commands that share the work, on one machine or on several that see the same folder; each has every
+    n-th pair, and the pairs are the same as without.
     `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
     `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
     `normals`, which must be given the first time; `product` and `defect` name what it shows (`app.reference`).
@@ -59,7 +63,7 @@ def generate(
     if like is not None:
         _refuse_beside_like(
             num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
-            config=config, dtype=dtype, reference=reference, no_resume=None if resume else True,
+            config=config, dtype=dtype, reference=reference, shard=shard, no_resume=None if resume else True,
         )  # fmt: skip
         if dry_run:
             say(f"plan: the pair of {like} again", quiet=quiet)
@@ -79,44 +83,63 @@ def generate(
     split = run_split(opened)
     drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
     keys = chosen(split, product, defect)
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and not resume:
+        raise ConfigError("--no-resume: throws away what other shards have made; do it once, without --shard")
     if dry_run:
-        say(f"plan: {num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
+        whose = "" if part is None else f"shard {part} of "
+        say(f"plan: {whose}{num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
         return []
-    with opened.lock():
+    with opened.lock() if part is None else part.lock(opened):
         if resume:
             _refuse_mixing(opened, keys, drawing)
-        loaded = prior_of(settings)
-        if settings.generate.steps > len(loaded.alphas):
-            raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(loaded.alphas)} steps at most")
-        adapter = Adapter.load(opened.adapter, loaded)
-        learned = load_masks(opened, settings, loaded) if settings.masks.source == "learned" and not masks else None
-        source = Source(split, settings, normals, masks, learned)
-        if not resume:
-            discard(opened, keys)
-        opened.update(command=typed("generate"))
-        write_atomic(opened.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
-        slots = plan(keys, num)
+        slots = plan(keys, num) if part is None else part.of(plan(keys, num))
+        records = _filled(opened, settings, split, drawing, keys, slots, normals, masks, resume=resume, alone=part is None, quiet=quiet)
+    if part is not None:
+        with suppress(RunError), opened.lock():  # the last shard that ends finds no other
+            put_in_order(opened)
+            opened.update(command=typed("generate"), status="generated")
+    _shortfall(slots, records, settings.generate.attempts, quiet)
+    return records
 
-        def make(tasks: Sequence[Task]) -> list[Pair]:
-            pairs = make_pairs(loaded, adapter, [source.item(task) for task in tasks], settings.generate)
-            pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=digest(drawing))) for pair in pairs]
-            return [fitted(pair) for pair in pairs] if settings.gate.refit else pairs
 
-        gate = source.gate()
-        write_atomic(opened.limits, limits_json(gate))
+def _filled(
+    run: Run, settings: Settings, split: Split, drawing: Drawing, keys: Sequence[Key], slots: Sequence[Slot], normals: Path | None,
+    masks: Path | None, *, resume: bool, alone: bool, quiet: bool,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Load what is needed, and fill the slots; the manifest's records of them."""
+    loaded = prior_of(settings)
+    if settings.generate.steps > len(loaded.alphas):
+        raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(loaded.alphas)} steps at most")
+    adapter = Adapter.load(run.adapter, loaded)
+    learned = load_masks(run, settings, loaded) if settings.masks.source == "learned" and not masks else None
+    source = Source(split, settings, normals, masks, learned)
+    if not resume:
+        discard(run, keys)
+    if alone:
+        run.update(command=typed("generate"))
+    write_atomic(run.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
 
-        kept = {record["image"] for record in accepted(Manifest(opened.manifest).records())}
-        with bar("generate", len(slots), quiet=quiet) as shown:
+    def make(tasks: Sequence[Task]) -> list[Pair]:
+        pairs = make_pairs(loaded, adapter, [source.item(task) for task in tasks], settings.generate)
+        pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=digest(drawing))) for pair in pairs]
+        return [fitted(pair) for pair in pairs] if settings.gate.refit else pairs
 
-            def progress(record: dict[str, Any]) -> None:
-                if record["accepted"]:
-                    kept.add(record["image"])
-                shown.at(len(kept), f"{record['product']}/{record['defect']}")
+    gate = source.gate()
+    write_atomic(run.limits, limits_json(gate))
+    wanted = set(slots)
+    kept = {slot for record in accepted(Manifest(run.manifest).records()) if (slot := slot_of(record)) in wanted}
+    with bar("generate", len(slots), quiet=quiet) as shown:
 
-            records = fill(opened, slots, make, gate.check, seed=settings.seed, batch_size=settings.generate.batch_size,
-                           attempts=settings.generate.attempts, settings_digest=drawing.settings_digest, progress=progress)  # fmt: skip
-        opened.update(status="generated")
-    _shortfall(keys, num, records, settings.generate.attempts, quiet)
+        def progress(record: dict[str, Any]) -> None:
+            if record["accepted"]:
+                kept.add(slot_of(record))
+            shown.at(len(kept), f"{record['product']}/{record['defect']}")
+
+        records = fill(run, slots, make, gate.check, seed=settings.seed, batch_size=settings.generate.batch_size, alone=alone,
+                       attempts=settings.generate.attempts, settings_digest=drawing.settings_digest, progress=progress)  # fmt: skip
+    if alone:
+        run.update(status="generated")
     return records
 
 
@@ -139,9 +162,9 @@ def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
             )
 
 
-def _shortfall(keys: Sequence[Key], num: int, records: Sequence[dict[str, Any]], attempts: int, quiet: bool) -> None:
+def _shortfall(slots: Sequence[Slot], records: Sequence[dict[str, Any]], attempts: int, quiet: bool) -> None:
     """Say how many were accepted; that a defect type did not reach its number, and why, is said to the quiet too."""
-    for key in keys:
+    for key, num in Counter(slot.key for slot in slots).items():
         own = [r for r in records if (r["product"], r["defect"]) == key]
         made = len(accepted(own))
         reasons = [reason for r in own for reason in r["reasons"]]

@@ -184,19 +184,25 @@ class Run:
         write_atomic(self.folder / "run.json", (json.dumps(self.record, indent=1, ensure_ascii=False) + "\n").encode())
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the run for one command; the lock falls with its process. Raises `RunError` when another holds it."""
-        with hold(self.folder / ".lock", f"{self.folder}: another command is working on this run; wait for it or stop it"):
+    def lock(self, *, shared: bool = False) -> Iterator[None]:
+        """Hold the run for one command; the lock falls with its process. Raises `RunError` when another holds it.
+
+        `shared`: with others that share it, but with none that wants it for itself.
+        """
+        with hold(self.folder / ".lock", f"{self.folder}: another command is working on this run; wait for it or stop it", shared=shared):
             yield
 
 
 @contextmanager
-def hold(path: Path, held: str) -> Iterator[None]:
-    """Hold the lock file `path` for the time of the block; it falls with its process. Raises `RunError`, `held`, when another holds it."""
+def hold(path: Path, held: str, *, shared: bool = False) -> Iterator[None]:
+    """Hold the lock file `path` for the time of the block; it falls with its process. Raises `RunError`, `held`, when another holds it.
+
+    `shared` ones hold it together, but not beside one that is not.
+    """
     with path.open("w") as handle:
         if fcntl is not None:
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(held) from error
         yield

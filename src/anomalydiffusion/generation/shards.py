@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.errors import ConfigError, GenerationError
 from anomalydiffusion.core.imprint import Imprint
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import encode_png
-from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.runs import Run, hold, write_atomic
 from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Verdict
 
-__all__ = ["Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "slot_of"]
+__all__ = ["Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "slot_of"]
 
 Key = tuple[str, str]
 
@@ -38,6 +39,40 @@ class Task:
     slot: Slot
     attempt: int
     seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """One of `count` commands that fill a run together, `number` 1..`count`: it has every `count`-th slot."""
+
+    number: int
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.number <= self.count:
+            raise ConfigError(f"shard {self.number}/{self.count}: expected i/n with 1 <= i <= n, such as 2/8")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """A shard as it is typed: "2/8"."""
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal()):
+            raise ConfigError(f"--shard {text}: expected i/n, such as 2/8")
+        return cls(number=int(number), count=int(count))
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.count}"
+
+    def of(self, slots: Sequence[Slot]) -> list[Slot]:
+        return list(slots[self.number - 1 :: self.count])
+
+    @contextmanager
+    def lock(self, run: Run) -> Iterator[None]:
+        """Hold this shard of a run, beside other shards. Raises `RunError` when a command works on it, or on the run for itself."""
+        with run.lock(shared=True):
+            held = f"{run.folder}: another command is working on shard {self}; wait for it or stop it"
+            with hold(run.folder / f".lock-{self.number}-of-{self.count}", held):
+                yield
 
 
 def plan(keys: Sequence[Key], num: int) -> list[Slot]:
@@ -117,15 +152,17 @@ def discard(run: Run, keys: Sequence[Key]) -> None:
 def fill(
     run: Run, slots: Sequence[Slot], make: Callable[[Sequence[Task]], list[Pair]], judge: Callable[[Pair], Verdict], *,
     seed: int, batch_size: int, attempts: int, settings_digest: str = "", progress: Callable[[dict[str, Any]], None] | None = None,
+    alone: bool = True,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make pairs until every slot is filled or has used up its attempts; returns the manifest's records of these slots.
 
-    A rejected attempt is recorded and drawn again with another seed. When all is done the manifest is put into order
-    (product, defect, number, attempt), so that an interrupted run ends with the same lines as an undisturbed one.
-    `settings_digest`: of what the pairs are drawn with, for their pictures to say.
+    A rejected attempt is recorded and drawn again with another seed. When all is done the manifest is `put_in_order`, so that an
+    interrupted run ends with the same lines as an undisturbed one; not where others fill other slots at the same time (`alone`
+    False). `settings_digest`: of what the pairs are drawn with, for their pictures to say.
     """
-    for left_over in (run.folder / "generated").rglob(".part-*"):  # a killed command's half-written files
-        left_over.unlink(missing_ok=True)
+    if alone:
+        for left_over in (run.folder / "generated").rglob(".part-*"):  # a killed command's half-written files
+            left_over.unlink(missing_ok=True)
     manifest = Manifest(run.manifest)
     records = manifest.records()
     while batch := next_batch(open_slots(slots, records, attempts), batch_size, seed):
@@ -139,11 +176,19 @@ def fill(
             records.append(record)
             if progress:
                 progress(record)
-    ordered = sorted(records, key=_order)
-    if ordered != manifest.records():
-        manifest.rewrite(ordered)
+    if alone:
+        put_in_order(run)
     wanted = set(slots)
-    return [record for record in ordered if slot_of(record) in wanted]
+    return [record for record in sorted(records, key=_order) if slot_of(record) in wanted]
+
+
+def put_in_order(run: Run) -> None:
+    """Sort the manifest by product, defect, number and attempt; an attempt that two commands made at once stays once."""
+    manifest = Manifest(run.manifest)
+    found = manifest.records()
+    ordered = list({_order(record): record for record in sorted(found, key=_order)}.values())
+    if ordered != found:
+        manifest.rewrite(ordered)
 
 
 def _order(record: dict[str, Any]) -> tuple[Key, int, int]:

@@ -20,7 +20,7 @@ LOOKED_AT = 3  # shots of which the one whose shape fits best is taken
 ELONGATED = 1.5  # length over width from which a shape has a direction
 AROUND = (2, 12)  # pixels from a mask where its surroundings are looked at
 EDGE = 8  # pixels around a mask's box that are looked at
-CLEAR = 2  # pixels around a defect that may still show it
+CLEAR = 6  # pixels around a defect that may still show it, as its halo or its blur: taken for sound they would wash it out
 BLUR = 2.0  # deviation in pixels
 
 Seam = Literal["median", "membrane"]

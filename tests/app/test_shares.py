@@ -6,10 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import anomalydiffusion as ad
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.pixels import read_image
 from tests.app.conftest import Spoken
 
 
@@ -47,8 +49,26 @@ def test_one_shard_after_the_other_and_what_is_missing_is_made_by_a_command_with
     assert len(_kept(run)) == 8
 
 
+def test_workers_make_the_same_pairs_within_a_grey_level(run: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(run, tmp_path / "whole")
+    ad.generate(whole, 4, quiet=True)
+    ad.generate(run, 4, workers=2, quiet=True)
+    named = ("product", "defect", "seed", "attempt", "normal_sha256", "mask_sha256", "accepted", "image", "mask")
+    one, two = ([{name: each[name] for name in named} for each in _kept(folder)] for folder in (whole, run))
+    assert one == two
+    for each in one:
+        pictures = [read_image(folder / str(each["image"])).astype(int) for folder in (whole, run)]
+        assert np.abs(pictures[0] - pictures[1]).max() <= 1
+    assert (run / "gate.json").read_text() == (whole / "gate.json").read_text()
+    before = _kept(run)
+    with pytest.raises(ConfigError, match="steps at most"):
+        ad.generate(run, 4, workers=2, steps=100_000, resume=False, quiet=True)
+    assert _kept(run) == before
+
+
 def test_what_shards_cannot_do_is_said(run: Path, spoken: Spoken) -> None:
-    for words, says in ((("--shard", "4/3"), "1 <= i <= n"), (("--shard", "1/2", "--no-resume"), "once, without --shard")):
+    for words, says in ((("--shard", "4/3"), "1 <= i <= n"), (("--shard", "1/2", "--no-resume"), "once, without --shard"),
+                        (("--shard", "1/2", "--workers", 2), "share out the work"), (("--workers", 0), "at least 1")):  # fmt: skip
         code, said = spoken("generate", run, "--num", 2, *words)
         assert code == 2 and says in said and said.count("\n") == 1
     with pytest.raises(ConfigError, match="leave --shard away"):

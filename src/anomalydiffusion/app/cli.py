@@ -152,6 +152,8 @@ def generate(
     masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, or with <product>/<defect>/ in it.")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
     attempts: Annotated[int | None, typer.Option("--attempts", help="Draws per pair before it is given up.")] = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that draw, each with its own model.")] = None,
+    ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors draw.")] = None,
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: this command's part where n of them share the work.")] = None,
     config: Config = None, device: Device = None, dtype: Dtype = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on, or throw these types' pairs away first.")] = True,
@@ -164,8 +166,8 @@ def generate(
     records = call(
         run, num, like=like, output=output, product=product, defect=defect, prior=prior, seed=seed, steps=steps,
         severity=number_or_range(severity, "--severity"), normals=normals, masks=masks, batch_size=batch_size, attempts=attempts,
-        shard=shard, config=config, reference=reference, reference_mask=reference_mask, device=device, dtype=dtype, resume=resume,
-        dry_run=dry_run, quiet=quiet,
+        workers=workers, ray=ray, shard=shard, config=config, reference=reference, reference_mask=reference_mask, device=device,
+        dtype=dtype, resume=resume, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     if as_json and like is not None:
         print_json(records[0] if records else {})

@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.app.again import draw_again
-from anomalydiffusion.app.learning import load_masks
+from anomalydiffusion.app.drawer import Drawer, Order
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.reference import begin_from_reference
-from anomalydiffusion.app.settings import Drawing, Settings, prior_of, to_toml
-from anomalydiffusion.app.source import Source, limits_json
+from anomalydiffusion.app.settings import Drawing, to_toml
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Pair, Split
 from anomalydiffusion.data.regions import digest_of, regions_of
-from anomalydiffusion.generation.pairs import make_pairs
-from anomalydiffusion.generation.shards import Shard, Slot, Task, discard, fill, plan, put_in_order, slot_of
-from anomalydiffusion.quality.refit import fitted
+from anomalydiffusion.generation.crew import Crew, ProcessCrew, fill_together
+from anomalydiffusion.generation.rayed import RayCrew
+from anomalydiffusion.generation.shards import Shard, Slot, discard, fill, plan, put_in_order, slot_of
 
 __all__ = ["generate"]
 
@@ -35,8 +33,9 @@ def generate(
     product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
     seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
     masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, shard: str | None = None,
-    config: Path | None = None, reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    workers: int | None = None, ray: str | None = None, config: Path | None = None, reference: Path | str | None = None,
+    reference_mask: Path | str | None = None, device: str | None = None, dtype: str | None = None, resume: bool = True,
+    dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
@@ -45,6 +44,8 @@ def generate(
 
     `shard`: "i/n", the i-th of n commands that share the work, on one machine or on several that see the same folder; each has every
     n-th pair, and the pairs are the same as without.
+    `workers`: processes of this machine that draw, each with a model of its own; with `ray`, the address of a cluster or "local", its
+    actors (`generation.crew`): by default as many as there is room for. The pairs are the same, within a grey level.
     `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
     `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
     `normals`, which must be given the first time; `product` and `defect` name what it shows (`app.reference`).
@@ -63,7 +64,7 @@ def generate(
     if like is not None:
         _refuse_beside_like(
             num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
-            config=config, dtype=dtype, reference=reference, shard=shard, no_resume=None if resume else True,
+            config=config, dtype=dtype, reference=reference, shard=shard, workers=workers, ray=ray, no_resume=None if resume else True,
         )  # fmt: skip
         if dry_run:
             say(f"plan: the pair of {like} again", quiet=quiet)
@@ -84,17 +85,31 @@ def generate(
     drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
     keys = chosen(split, product, defect)
     part = None if shard is None else Shard.parse(shard)
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: expected at least 1")
+    if part is not None and (ray is not None or workers not in (None, 1)):
+        raise ConfigError("--shard: is one of several commands; --workers and --ray share out the work by themselves")
     if part is not None and not resume:
         raise ConfigError("--no-resume: throws away what other shards have made; do it once, without --shard")
     if dry_run:
         whose = "" if part is None else f"shard {part} of "
         say(f"plan: {whose}{num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
         return []
+    order = Order(folder=opened.folder, settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
     with opened.lock() if part is None else part.lock(opened):
         if resume:
             _refuse_mixing(opened, keys, drawing)
+
+        def once_ready() -> None:  # when nothing that was typed can be wrong any more
+            if not resume:
+                discard(opened, keys)
+            if part is None:
+                opened.update(command=typed("generate"))
+
         slots = plan(keys, num) if part is None else part.of(plan(keys, num))
-        records = _filled(opened, settings, split, drawing, keys, slots, normals, masks, resume=resume, alone=part is None, quiet=quiet)
+        records = _filled(opened, order, slots, once_ready, alone=part is None, workers=workers, ray=ray, quiet=quiet)
+        if part is None:
+            opened.update(status="generated")
     if part is not None:
         with suppress(RunError), opened.lock():  # the last shard that ends finds no other
             put_in_order(opened)
@@ -104,30 +119,12 @@ def generate(
 
 
 def _filled(
-    run: Run, settings: Settings, split: Split, drawing: Drawing, keys: Sequence[Key], slots: Sequence[Slot], normals: Path | None,
-    masks: Path | None, *, resume: bool, alone: bool, quiet: bool,
+    run: Run, order: Order, slots: Sequence[Slot], once_ready: Callable[[], None], *, alone: bool, workers: int | None, ray: str | None,
+    quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
-    """Load what is needed, and fill the slots; the manifest's records of them."""
-    loaded = prior_of(settings)
-    if settings.generate.steps > len(loaded.alphas):
-        raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(loaded.alphas)} steps at most")
-    adapter = Adapter.load(run.adapter, loaded)
-    learned = load_masks(run, settings, loaded) if settings.masks.source == "learned" and not masks else None
-    source = Source(split, settings, normals, masks, learned)
-    if not resume:
-        discard(run, keys)
-    if alone:
-        run.update(command=typed("generate"))
-    write_atomic(run.folder / "settings" / f"{digest(drawing)}.toml", to_toml(drawing).encode())
-
-    def make(tasks: Sequence[Task]) -> list[Pair]:
-        pairs = make_pairs(loaded, adapter, [source.item(task) for task in tasks], settings.generate)
-        pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=digest(drawing))) for pair in pairs]
-        return [fitted(pair) for pair in pairs] if settings.gate.refit else pairs
-
-    gate = source.gate()
-    write_atomic(run.limits, limits_json(gate))
-    wanted = set(slots)
+    """Fill the slots, by this process or by others; the manifest's records of them."""
+    write_atomic(run.folder / "settings" / f"{digest(order.drawing)}.toml", to_toml(order.drawing).encode())
+    config, seed, wanted = order.settings.generate, order.settings.seed, set(slots)
     kept = {slot for record in accepted(Manifest(run.manifest).records()) if (slot := slot_of(record)) in wanted}
     with bar("generate", len(slots), quiet=quiet) as shown:
 
@@ -136,11 +133,15 @@ def _filled(
                 kept.add(slot_of(record))
             shown.at(len(kept), f"{record['product']}/{record['defect']}")
 
-        records = fill(run, slots, make, gate.check, seed=settings.seed, batch_size=settings.generate.batch_size, alone=alone,
-                       attempts=settings.generate.attempts, settings_digest=drawing.settings_digest, progress=progress)  # fmt: skip
-    if alone:
-        run.update(status="generated")
-    return records
+        if ray is None and workers in (None, 1):
+            drawer = Drawer(order)
+            once_ready()
+            return fill(run, slots, drawer.make, drawer.gate.check, seed=seed, batch_size=config.batch_size, attempts=config.attempts,
+                        settings_digest=order.drawing.settings_digest, progress=progress, alone=alone)  # fmt: skip
+        build = partial(Drawer, order)
+        crew: Crew = ProcessCrew(workers or 1, build) if ray is None else RayCrew(ray, workers, build)
+        return fill_together(run, slots, crew, seed=seed, batch_size=config.batch_size, attempts=config.attempts, once_ready=once_ready,
+                             progress=progress)  # fmt: skip
 
 
 def _refuse_beside_like(**told: Any) -> None:

@@ -19,7 +19,10 @@ from anomalydiffusion.core.runs import Run, hold, write_atomic
 from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Verdict
 
-__all__ = ["Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "slot_of"]
+__all__ = [
+    "Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "slot_of", "sweep",
+    "write_pair",
+]  # fmt: skip
 
 Key = tuple[str, str]
 
@@ -119,8 +122,8 @@ def files_of(slot: Slot, attempt: int, *, keep: bool, refitted: bool) -> dict[st
     return {name: str(path) for name, path in {**found, "requested_mask": requested if refitted else found["mask"]}.items()}
 
 
-def _write(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float, settings_digest: str) -> dict[str, Any]:
-    """Image, mask, and last of all the manifest's line. The image says itself how it was drawn."""
+def write_pair(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float, settings_digest: str) -> dict[str, Any]:
+    """Write image and mask; the record that the manifest shall hold of them. The image says itself how it was drawn."""
     said = Imprint.of(pair.provenance, index=task.slot.index, settings_digest=settings_digest)
     paths = files_of(task.slot, task.attempt, keep=verdict.keep, refitted=pair.mask is not pair.requested)
     pixels = {"requested_mask": pair.requested.pixels_HW, "image": pair.image_HWC, "mask": pair.mask.pixels_HW}
@@ -129,13 +132,17 @@ def _write(run: Run, task: Task, pair: Pair, verdict: Verdict, seconds: float, s
         data = encode_png(array, said.chunk() if path == paths["image"] else None)
         write_atomic(run.folder / path, data)
         hashes[path] = hashlib.sha256(data).hexdigest()
-    record = {
+    return {
         **pair.provenance.to_dict(), **paths, "image_sha256": hashes[paths["image"]], "mask_sha256": hashes[paths["mask"]],
         "touched_box": list(pair.provenance.touched_box), "accepted": verdict.keep, "reasons": list(verdict.reasons),
         "measures": verdict.measures, "seconds": round(seconds, 3),
     }  # fmt: skip
-    Manifest(run.manifest).append(record)
-    return record
+
+
+def sweep(run: Run) -> None:
+    """Take away what a killed command has half written; not while another is writing."""
+    for left_over in (run.folder / "generated").rglob(".part-*"):
+        left_over.unlink(missing_ok=True)
 
 
 def discard(run: Run, keys: Sequence[Key]) -> None:
@@ -161,8 +168,7 @@ def fill(
     False). `settings_digest`: of what the pairs are drawn with, for their pictures to say.
     """
     if alone:
-        for left_over in (run.folder / "generated").rglob(".part-*"):  # a killed command's half-written files
-            left_over.unlink(missing_ok=True)
+        sweep(run)
     manifest = Manifest(run.manifest)
     records = manifest.records()
     while batch := next_batch(open_slots(slots, records, attempts), batch_size, seed):
@@ -172,7 +178,8 @@ def fill(
             raise GenerationError(f"{len(batch)} pairs were asked for, {len(pairs)} came")
         seconds = (time.monotonic() - began) / len(batch)
         for task, pair in zip(batch, pairs, strict=True):
-            record = _write(run, task, pair, judge(pair), seconds, settings_digest)
+            record = write_pair(run, task, pair, judge(pair), seconds, settings_digest)
+            manifest.append(record)  # last of all
             records.append(record)
             if progress:
                 progress(record)

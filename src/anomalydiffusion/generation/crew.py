@@ -1,0 +1,225 @@
+"""Fill a run's slots by several workers: processes of this machine, or whatever else takes tasks and gives records."""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+
+from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.generation.shards import Slot, Task, next_batch, open_slots, put_in_order, slot_of, sweep
+
+__all__ = ["Crew", "Draw", "ProcessCrew", "fill_together"]
+
+log = logging.getLogger(__name__)
+
+AHEAD = 2  # batches that a worker has at once: one that it draws, one that waits for it
+PATIENCE = 3  # times that an item may fail, on its own, before it is left out
+LOSSES = 3  # workers in a row, a worker of the crew, that may be lost without a single pair between them
+
+Records = list[dict[str, Any]]
+Draw = Callable[[Sequence[Task]], Records]  # makes, judges and writes pairs; their lines are not in the manifest yet
+
+
+class Crew(Protocol):
+    """Workers that draw; each has its own model."""
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def lost(self) -> tuple[type[BaseException], ...]:
+        """What a future raises whose worker is gone."""
+        ...
+
+    def submit(self, worker: int, tasks: Sequence[Task]) -> Future[Records]:
+        """Hand tasks to a worker, which takes one batch after the other; of no task it only says that it is ready."""
+        ...
+
+    def replace(self, worker: int) -> None:
+        """Put a new worker in the place of one that is gone."""
+        ...
+
+    def close(self) -> None:
+        """Let all workers go, and what waits for them."""
+        ...
+
+
+@dataclass(slots=True)
+class _Own:
+    """What a worker process keeps between batches."""
+
+    draw: Draw | None = None
+
+
+_OWN = _Own()
+
+
+def _work(build: Callable[[], Draw], threads: int, parent: int, tasks: Sequence[Task]) -> Records:
+    """Draw in a worker process, which makes its model for the first batch; what goes wrong then is said as it is."""
+    if _OWN.draw is None:
+        torch.set_num_threads(threads)
+        threading.Thread(target=_outlive, args=(parent,), daemon=True).start()
+        _OWN.draw = build()
+    return _OWN.draw(tasks) if tasks else []
+
+
+def _outlive(parent: int) -> None:
+    """End this process when the one that began it is gone: killed, it could not say so."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+class ProcessCrew:
+    """Processes of this machine, which share out its processors; `build` makes each one's `Draw` and must be picklable."""
+
+    lost: tuple[type[BaseException], ...] = (BrokenProcessPool,)
+
+    def __init__(self, size: int, build: Callable[[], Draw]) -> None:
+        self.size, self.build = size, build
+        self.threads = max(1, len(os.sched_getaffinity(0)) // size) if hasattr(os, "sched_getaffinity") else 1
+        self.processes = [self._new() for _ in range(size)]
+
+    def _new(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+    def submit(self, worker: int, tasks: Sequence[Task]) -> Future[Records]:
+        return self.processes[worker].submit(_work, self.build, self.threads, os.getpid(), list(tasks))
+
+    def replace(self, worker: int) -> None:
+        self.processes[worker].shutdown(wait=False, cancel_futures=True)
+        self.processes[worker] = self._new()
+
+    def close(self) -> None:
+        for pool in self.processes:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+Item = tuple[Slot, int]  # a slot and its attempt
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is still to be drawn, and what is being drawn."""
+
+    queue: deque[Item]
+    suspects: deque[Item] = field(default_factory=deque)  # of batches that failed: drawn one at a time, with nothing beside them
+    failed: Counter[Item] = field(default_factory=Counter)
+    running: dict[Future[Records], tuple[int, list[Item]]] = field(default_factory=dict)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+
+    def busy(self, worker: int) -> int:
+        return sum(own == worker for own, _ in self.running.values())
+
+    def next(self, worker: int, batch_size: int) -> list[Item]:
+        """What a worker gets now; nothing where it has enough."""
+        busy = self.busy(worker)
+        if self.suspects:
+            return [self.suspects.popleft()] if busy == 0 else []
+        if busy >= AHEAD or not self.queue:
+            return []
+        return [self.queue.popleft() for _ in range(min(batch_size, len(self.queue)))]
+
+    def blame(self, items: Sequence[Item], error: BaseException) -> None:
+        """Take note that items failed together; one that failed on its own too often is left out."""
+        if len(items) > 1:
+            self.suspects.extend(items)
+            return
+        (item,) = items
+        self.failed[item] += 1
+        if self.failed[item] < PATIENCE:
+            self.suspects.append(item)
+            return
+        slot, attempt = item
+        log.warning("%s, number %d: left out, it failed %d times: %s", "/".join(slot.key), slot.index, PATIENCE, _cause(error))
+        where = {"product": slot.key[0], "defect": slot.key[1], "index": slot.index, "attempt": attempt}
+        self.left_out.append({**where, "error": str(_cause(error))})
+
+
+def fill_together(
+    run: Run, slots: Sequence[Slot], crew: Crew, *, seed: int, batch_size: int, attempts: int,
+    once_ready: Callable[[], None] | None = None, progress: Callable[[dict[str, Any]], None] | None = None,
+) -> Records:  # fmt: skip
+    """Like `shards.fill`, by the workers of a crew, which is let go at the end; the pairs are the same whoever draws them.
+
+    `once_ready` is called when every worker has its model, and nothing has been drawn or swept yet.
+    Lines come into the manifest here, as each batch is done. What a lost worker was drawing is drawn again, one at a time; an item that
+    fails three times on its own is left out, and named with its error in RUN/left_out.jsonl: the same command tries it again.
+    Raises `GenerationError` where workers are lost one after the other and nothing is made, and whatever a worker says that cannot
+    begin at all.
+    """
+    manifest, idle_losses, work = Manifest(run.manifest), 0, _Work(deque())
+    try:
+        for ready in [crew.submit(worker, []) for worker in range(crew.size)]:
+            if (error := ready.exception()) is not None:
+                raise _cause(error)
+        if once_ready:
+            once_ready()
+        sweep(run)
+        records = manifest.records()
+        work.queue.extend(open_slots(slots, records, attempts))
+        while work.queue or work.suspects or work.running:
+            for worker in range(crew.size):
+                while items := work.next(worker, batch_size):
+                    work.running[crew.submit(worker, next_batch(items, len(items), seed))] = worker, items
+            gone = dict[int, BaseException]()
+            for future in wait(work.running, return_when=FIRST_COMPLETED).done:
+                worker, items = work.running.pop(future)
+                if (error := future.exception()) is None:
+                    idle_losses = 0
+                    for record in future.result():
+                        manifest.append(record)
+                        records.append(record)
+                        if not record["accepted"] and int(record["attempt"]) + 1 < attempts:
+                            work.queue.append((slot_of(record), int(record["attempt"]) + 1))
+                        if progress:
+                            progress(record)
+                    continue
+                if isinstance(error, crew.lost):
+                    gone[worker] = error
+                work.blame(items, error)
+            for worker, error in gone.items():
+                for future in [each for each, (own, _) in work.running.items() if own == worker]:
+                    work.suspects.extend(work.running.pop(future)[1])  # it waited behind what was being drawn
+                idle_losses += 1
+                if idle_losses > LOSSES * crew.size:
+                    raise GenerationError(
+                        f"{idle_losses} workers were lost and nothing was made; is there memory enough for --workers {crew.size}?"
+                    )
+                log.warning("a worker was lost (%s); another takes its place", error or type(error).__name__)
+                crew.replace(worker)
+    finally:
+        crew.close()
+        put_in_order(run)
+        _note(run, work.left_out)
+    wanted = set(slots)
+    return [record for record in Manifest(run.manifest).records() if slot_of(record) in wanted]
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What went wrong in a worker, without what its messenger says."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, BaseException) else error
+
+
+def _note(run: Run, left_out: Sequence[dict[str, Any]]) -> None:
+    """Name what was left out; no file where nothing was."""
+    path = run.folder / "left_out.jsonl"
+    if left_out:
+        write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out).encode())
+    else:
+        path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,7 +172,9 @@ def fill(
         sweep(run)
     manifest = Manifest(run.manifest)
     records = manifest.records()
-    while batch := next_batch(open_slots(slots, records, attempts), batch_size, seed):
+    queue = deque(open_slots(slots, records, attempts))
+    while queue:
+        batch = next_batch([queue.popleft() for _ in range(min(batch_size, len(queue)))], batch_size, seed)
         began = time.monotonic()
         pairs = make(batch)
         if len(pairs) != len(batch):
@@ -181,6 +184,8 @@ def fill(
             record = write_pair(run, task, pair, judge(pair), seconds, settings_digest)
             manifest.append(record)  # last of all
             records.append(record)
+            if not record["accepted"] and task.attempt + 1 < attempts:
+                queue.append((task.slot, task.attempt + 1))
             if progress:
                 progress(record)
     if alone:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,7 +95,8 @@ def generate(
         whose = "" if part is None else f"shard {part} of "
         say(f"plan: {whose}{num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
         return []
-    order = Order(folder=opened.folder, settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
+    normals, masks = (folder and folder.resolve() for folder in (normals, masks))  # a worker may begin elsewhere
+    order = Order(folder=opened.folder.resolve(), settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
     with opened.lock() if part is None else part.lock(opened):
         if resume:
             _refuse_mixing(opened, keys, drawing)
@@ -111,11 +112,20 @@ def generate(
         if part is None:
             opened.update(status="generated")
     if part is not None:
-        with suppress(RunError), opened.lock():  # the last shard that ends finds no other
-            put_in_order(opened)
-            opened.update(command=typed("generate"), status="generated")
+        _conclude(opened)
     _shortfall(slots, records, settings.generate.attempts, quiet)
     return records
+
+
+def _conclude(run: Run) -> None:
+    """Put the manifest into order where no other shard is at work: the last one that ends does it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(run.lock())
+        except RunError:
+            return
+        put_in_order(run)
+        run.update(command=typed("generate"), status="generated")
 
 
 def _filled(

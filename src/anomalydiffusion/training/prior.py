@@ -70,11 +70,11 @@ def draw_pictures(
 ) -> tuple[np.ndarray, list[str]]:
     """Draw the corpus once into `work/pictures.npy` (N x size x size x 3 uint8) and `captions.json`; later calls read it."""
     done, captions, origin = work / "pictures.npy", work / "captions.json", work / "pictures.digest"
-    made = _corpus_digest(config)
+    made, tables = _corpus_digest(config), "[corpus]"
     if textures is not None and not isinstance(textures, Path):
-        made += f"-{_textures_digest(textures)}"
+        made, tables = f"{made}-{_textures_digest(textures)}", "[corpus], other pictures"
     if done.exists():
-        _check_origin(origin, made, "[corpus], other pictures")
+        _check_origin(origin, made, tables)
     else:
         size = config.corpus.size
         part = work / "pictures.part.npy"

@@ -68,9 +68,9 @@ def test_learned_and_drawn_with_it(tmp_path: Path) -> None:
     config = replace(config, loop=replace(config.loop, steps=2, mixed_precision="no"))
     seen, predict = [], prior.predict
 
-    def spy(z, t, context, gain=None):  # type: ignore[no-untyped-def]
+    def spy(z, t, context, *steered):  # type: ignore[no-untyped-def]
         seen.append(context.surroundings)
-        return predict(z, t, context, gain)
+        return predict(z, t, context, *steered)
 
     prior.predict = spy  # type: ignore[method-assign]
     adapter = train_adapter(prior, {KEY: [_shot()]}, config, tmp_path / "checkpoints", seed=0)

@@ -220,6 +220,7 @@ def _note(run: Run, left_out: Sequence[dict[str, Any]]) -> None:
     """Name what was left out; no file where nothing was."""
     path = run.folder / "left_out.jsonl"
     if left_out:
-        write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in left_out).encode())
+        ordered = sorted(left_out, key=lambda each: (each["product"], each["defect"], each["index"]))
+        write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in ordered).encode())
     else:
         path.unlink(missing_ok=True)

@@ -169,7 +169,7 @@ def test_a_graft_looks_at_its_own_shot_alone_and_at_nothing_beside_the_defect(ma
     with pytest.raises(GenerationError, match="give a shot"):
         _image(made, item, graft=1.0)
     dark, light = replace(item, shot=shot(20)), replace(item, shot=shot(230))
-    assert (_image(made, dark, graft=0.0) == plain).all()
+    assert np.abs(_image(made, dark, graft=0.0) - plain).max() <= 1  # twice as many rows may be multiplied by other kernels
     assert (_image(made, dark, graft=1.0) != plain).any() and (_image(made, dark, graft=1.0) != _image(made, light, graft=1.0)).any()
     other = replace(item, seed=6, shot=shot(230))
     together = make_pairs(*made, [other, dark], replace(CONFIG, graft=1.0))[1].image_HWC.astype(int)

@@ -109,7 +109,7 @@ def train(
     max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
     report_to: Annotated[str | None, typer.Option("--report-to", "--report_to", help="tensorboard, wandb, mlflow, trackio, none.")] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
-    adapt_prior: Annotated[bool, typer.Option("--adapt-prior", help="First teach the prior your normal images (a few minutes).")] = False,
+    adapt_prior: Annotated[bool, typer.Option("--adapt-prior", help="First teach the prior your normal images.")] = False,
     device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip

@@ -30,6 +30,24 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path, monkey
     assert file.read_bytes() == b"old" and _names(file.parent) == ["x.json"]
 
 
+def test_what_is_written_is_on_the_disk_with_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, synced = os.fsync, []
+
+    def noted(handle: int) -> None:
+        real(handle)
+        path = Path(f"/proc/self/fd/{handle}").readlink()
+        synced.append((str(path.relative_to(tmp_path)), sorted(_names(path)) if path.is_dir() else path.read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", noted)
+    write_atomic(tmp_path / "a" / "b" / "x.json", b"new")
+    assert synced[:2] == [(".", ["a"]), ("a", ["b"])]  # folders that lacked: each one's name
+    assert synced[2][1] == b"new" and synced[3] == ("a/b", ["x.json"])  # the content, then after the renaming the name
+    synced.clear()
+    with replace_folder(tmp_path / "out") as part:
+        (part / "one").write_text("1")
+    assert [content for _, content in synced] == [b"1", ["one"], ["a", "out"]]
+
+
 def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
     target = tmp_path / "out"
     with replace_folder(target) as part:

@@ -118,6 +118,27 @@ def test_where_every_worker_is_lost_it_ends_and_says_so(tmp_path: Path) -> None:
         _filled(tmp_path, _crew("processes", tmp_path, _always))
 
 
+def _die_beginning(folder: Path, times: int) -> Draw:
+    """A worker that is killed as it begins, the first `times` times."""
+    if len(list(folder.glob("began-*"))) < times:
+        (folder / f"began-{os.getpid()}").touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return Drawing(folder, None)
+
+
+def test_a_worker_that_is_lost_as_it_begins_is_replaced(tmp_path: Path) -> None:
+    Run.create(tmp_path)
+    made = _filled(tmp_path, ProcessCrew(2, partial(_die_beginning, tmp_path, 2)))
+    assert len([record for record in made if record["accepted"]]) == 2 * NUM and len(list(tmp_path.glob("began-*"))) >= 2
+
+
+def test_where_none_can_begin_it_ends_and_says_so(tmp_path: Path) -> None:
+    Run.create(tmp_path)
+    with pytest.raises(GenerationError, match=r"workers were lost and nothing was made"):
+        _filled(tmp_path, ProcessCrew(2, partial(_die_beginning, tmp_path, 1000)))
+    assert not (tmp_path / "manifest.jsonl").exists()
+
+
 def _sleep(folder: Path, task: Task) -> None:
     (folder / f"pid-{os.getpid()}").touch()
     time.sleep(60)

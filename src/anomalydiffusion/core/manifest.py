@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anomalydiffusion.core.errors import RunError
-from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.runs import make_folder, sync_folder, write_atomic
 
 try:
     import fcntl
@@ -97,7 +97,10 @@ class Manifest:
     @contextmanager
     def _locked(self) -> Iterator[FileIO]:
         """The file, open for appending and locked: the one that `path` names now, not one that `rewrite` has just replaced."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
+        if not self.path.exists():
+            self.path.touch()
+            sync_folder(self.path.parent)
         while True:
             with self.path.open("a+b", buffering=0) as file:
                 if fcntl is not None:

@@ -21,12 +21,31 @@ try:
 except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["Run", "hold", "replace_folder", "write_atomic"]
+__all__ = ["Run", "hold", "make_folder", "replace_folder", "sync_folder", "write_atomic"]
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk: what was made or renamed there outlasts a power cut. Nothing where that cannot be."""
+    with suppress(OSError):  # Windows has no handles on folders, some network file systems cannot sync them
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it that lack, each one's name on the disk when this returns."""
+    if path.is_dir():
+        return
+    make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    sync_folder(path.parent)
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write `data` to `path` through a temporary file beside it, synced and renamed: never half there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write `data` to `path` through a temporary file beside it, synced and renamed: never half there, and there when this returns."""
+    make_folder(path.parent)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -35,6 +54,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(path)
+        sync_folder(path.parent)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -44,13 +64,13 @@ def write_atomic(path: Path, data: bytes) -> None:
 def replace_folder(path: Path) -> Iterator[Path]:
     """Hand out an empty folder that takes the place of `path` when the block ends well, and vanishes when it does not.
 
-    Two renames swap new and old, so that even a killed process leaves a whole folder: at `path`, or for the moment
-    between the renames beside it, whence the next call for `path` puts it back. That call also sweeps what a killed one
-    left half built or half deleted, but not what a living one is still building. Where `path` is a link, the folder that
-    it points to is replaced.
+    What was put into it is on the disk before it takes that place. Two renames swap new and old, so that even a killed
+    process leaves a whole folder: at `path`, or for the moment between the renames beside it, whence the next call for
+    `path` puts it back. That call also sweeps what a killed one left half built or half deleted, but not what a living one
+    is still building. Where `path` is a link, the folder that it points to is replaced.
     """
     path = path.resolve()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     _recover(path)
     part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".part-{path.name}-"))
     aside = part.with_name(".old" + part.name.removeprefix(".part"))
@@ -58,15 +78,27 @@ def replace_folder(path: Path) -> Iterator[Path]:
         with _alive(part):
             yield part
             part.chmod(0o755)
+            _sync(part)
             if path.is_dir():
                 path.rename(aside)
             part.rename(path)
+            sync_folder(path.parent)
     except BaseException:
         if aside.exists() and not path.exists():
             aside.rename(path)
         shutil.rmtree(part, ignore_errors=True)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync(folder: Path) -> None:
+    """Bring all that lies in a folder to the disk. Raises `OSError` where a file does not get there."""
+    for above, _, names in os.walk(folder):
+        for path in (Path(above) / name for name in names):
+            if not path.is_symlink():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+        sync_folder(Path(above))
 
 
 def _left(path: Path, kind: str) -> list[Path]:

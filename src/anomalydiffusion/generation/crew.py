@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -164,9 +164,7 @@ def fill_together(
     """
     manifest, idle_losses, work = Manifest(run.manifest), 0, _Work(deque())
     try:
-        for ready in [crew.submit(worker, []) for worker in range(crew.size)]:
-            if (error := ready.exception()) is not None:
-                raise _cause(error)
+        _ready(crew)
         if once_ready:
             once_ready()
         sweep(run)
@@ -192,22 +190,38 @@ def fill_together(
                 if isinstance(error, crew.lost):
                     gone[worker] = error
                 work.blame(items, error)
-            for worker, error in gone.items():
+            for worker in gone:
                 for future in [each for each, (own, _) in work.running.items() if own == worker]:
                     work.suspects.extend(work.running.pop(future)[1])  # it waited behind what was being drawn
                 idle_losses += 1
-                if idle_losses > LOSSES * crew.size:
-                    raise GenerationError(
-                        f"{idle_losses} workers were lost and nothing was made; is there memory enough for --workers {crew.size}?"
-                    )
-                log.warning("a worker was lost (%s); another takes its place", error or type(error).__name__)
-                crew.replace(worker)
+            _replace(crew, gone, idle_losses)
     finally:
         crew.close()
         put_in_order(run)
         _note(run, work.left_out)
     wanted = set(slots)
     return [record for record in Manifest(run.manifest).records() if slot_of(record) in wanted]
+
+
+def _ready(crew: Crew) -> None:
+    """Wait until every worker has its model. One that is lost meanwhile is replaced; what it says that cannot begin is raised."""
+    waiting, losses = {worker: crew.submit(worker, []) for worker in range(crew.size)}, 0
+    while waiting:
+        errors = {worker: error for worker, future in waiting.items() if (error := future.exception()) is not None}
+        if other := next((error for error in errors.values() if not isinstance(error, crew.lost)), None):
+            raise _cause(other)
+        losses += len(errors)
+        _replace(crew, errors, losses)
+        waiting = {worker: crew.submit(worker, []) for worker in errors}
+
+
+def _replace(crew: Crew, gone: Mapping[int, BaseException], losses: int) -> None:
+    """Put new workers in the place of those that are gone. Raises `GenerationError` after too many losses without a pair."""
+    if losses > LOSSES * crew.size:
+        raise GenerationError(f"{losses} workers were lost and nothing was made; is there memory enough for --workers {crew.size}?")
+    for worker, error in gone.items():
+        log.warning("a worker was lost (%s); another takes its place", error or type(error).__name__)
+        crew.replace(worker)
 
 
 def _cause(error: BaseException) -> BaseException:

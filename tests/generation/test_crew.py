@@ -139,6 +139,33 @@ def test_where_none_can_begin_it_ends_and_says_so(tmp_path: Path) -> None:
     assert not (tmp_path / "manifest.jsonl").exists()
 
 
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_goes_on_with_the_others(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    whole = _run(tmp_path / "whole", num=NUM)
+    Run.create(tmp_path / "many")
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    try:
+        second, lines = cluster.add_node(num_cpus=1), []
+
+        def lose(record: dict) -> None:
+            lines.append(record)
+            if len(lines) == 3:
+                cluster.remove_node(second, allow_graceful=False)
+
+        crew = RayCrew(cluster.address, 2, partial(Drawing, tmp_path / "many", _wait))
+        made = _filled(tmp_path / "many", crew, progress=lose)
+    finally:
+        cluster.shutdown()
+    assert len(made) == len(whole) and _lines(tmp_path / "many") == _lines(tmp_path / "whole")
+
+
+def _wait(folder: Path, task: Task) -> None:
+    time.sleep(0.5)  # so that both nodes have something to do
+
+
 def _sleep(folder: Path, task: Task) -> None:
     (folder / f"pid-{os.getpid()}").touch()
     time.sleep(60)

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 AHEAD = 2  # batches that a worker has at once: one that it draws, one that waits for it
 PATIENCE = 3  # times that an item may fail, on its own, before it is left out
+IMPATIENCE = 60.0  # seconds without any worker after which that is said
 LOSSES = 3  # workers in a row, a worker of the crew, that may be lost without a single pair between them
 
 Records = list[dict[str, Any]]
@@ -50,7 +51,7 @@ class Crew(Protocol):
         ...
 
     def replace(self, worker: int) -> None:
-        """Put a new worker in the place of one that is gone."""
+        """Put a new worker in the place of one that is gone; it may have to wait for room."""
         ...
 
     def close(self) -> None:
@@ -114,13 +115,71 @@ Item = tuple[Slot, int]  # a slot and its attempt
 
 @dataclass(slots=True)
 class _Work:
-    """What is still to be drawn, and what is being drawn."""
+    """What is still to be drawn, what is being drawn, and by whom."""
 
-    queue: deque[Item]
+    crew: Crew
+    queue: deque[Item] = field(default_factory=deque)
     suspects: deque[Item] = field(default_factory=deque)  # of batches that failed: drawn one at a time, with nothing beside them
     failed: Counter[Item] = field(default_factory=Counter)
     running: dict[Future[Records], tuple[int, list[Item]]] = field(default_factory=dict)
+    coming: dict[Future[Records], int] = field(default_factory=dict)  # workers that do not have their model yet
+    ready: list[int] = field(default_factory=list)
+    idle_losses: int = 0  # workers that were lost since the last pair
     left_out: list[dict[str, Any]] = field(default_factory=list)
+
+    def begin(self) -> None:
+        """Let every worker make its model; returns when one has it, and the others are on their way."""
+        for worker in range(self.crew.size):
+            self.coming[self.crew.submit(worker, [])] = worker
+        while not self.ready:
+            self.await_any()
+
+    def await_any(self) -> list[Future[Records]]:
+        """Wait until something happens, and take note of workers that came or are gone; returns the batches that ended."""
+        done = wait([*self.running, *self.coming], return_when=FIRST_COMPLETED, timeout=None if self.running else IMPATIENCE).done
+        if not done:
+            log.warning("no worker is ready; waiting for room for one")
+        gone = []
+        for future in [each for each in done if each in self.coming]:
+            worker = self.coming.pop(future)
+            if (error := future.exception()) is None:
+                self.ready.append(worker)
+            elif isinstance(error, self.crew.lost):
+                gone.append((worker, error))
+            else:
+                raise _cause(error)
+        self.replace(gone)
+        return [each for each in done if each in self.running]
+
+    def replace(self, gone: Sequence[tuple[int, BaseException]]) -> None:
+        """Put new workers in the place of those that are gone. Raises `GenerationError` after too many losses without a pair."""
+        for worker, error in gone:
+            if worker in self.ready:
+                self.ready.remove(worker)
+            for future in [each for each, (own, _) in self.running.items() if own == worker]:
+                self.suspects.extend(self.running.pop(future)[1])  # it waited behind what was being drawn
+            self.idle_losses += 1
+            if self.idle_losses > LOSSES * self.crew.size:
+                raise GenerationError(
+                    f"{self.idle_losses} workers were lost and nothing was made; is there memory enough for --workers {self.crew.size}?"
+                )
+            log.warning("a worker was lost (%s); another takes its place", error or type(error).__name__)
+            self.crew.replace(worker)
+            self.coming[self.crew.submit(worker, [])] = worker
+
+    def hand_out(self, batch_size: int, seed: int) -> None:
+        """Give every worker that is ready what it should have."""
+        gone = []
+        for worker in self.ready:
+            while items := self.next(worker, batch_size):
+                try:
+                    future = self.crew.submit(worker, next_batch(items, len(items), seed))
+                except self.crew.lost as error:  # while it had nothing to do
+                    self.queue.extendleft(reversed(items))
+                    gone.append((worker, error))
+                    break
+                self.running[future] = worker, items
+        self.replace(gone)
 
     def busy(self, worker: int) -> int:
         return sum(own == worker for own, _ in self.running.values())
@@ -156,29 +215,27 @@ def fill_together(
 ) -> Records:  # fmt: skip
     """Like `shards.fill`, by the workers of a crew, which is let go at the end; the pairs are the same whoever draws them.
 
-    `once_ready` is called when every worker has its model, and nothing has been drawn or swept yet.
-    Lines come into the manifest here, as each batch is done. What a lost worker was drawing is drawn again, one at a time; an item that
-    fails three times on its own is left out, and named with its error in RUN/left_out.jsonl: the same command tries it again.
-    Raises `GenerationError` where workers are lost one after the other and nothing is made, and whatever a worker says that cannot
-    begin at all.
+    `once_ready` is called when a worker has its model, and nothing has been drawn or swept yet.
+    Lines come into the manifest here, as each batch is done. What a lost worker was drawing is drawn again, one at a time, by others until
+    a new one is ready; an item that fails three times on its own is left out, and named with its error in RUN/left_out.jsonl: the same
+    command tries it again. Raises `GenerationError` where workers are lost one after the other and nothing is made, and whatever a
+    worker says that cannot begin at all.
     """
-    manifest, idle_losses, work = Manifest(run.manifest), 0, _Work(deque())
+    manifest, work = Manifest(run.manifest), _Work(crew)
     try:
-        _ready(crew)
+        work.begin()
         if once_ready:
             once_ready()
         sweep(run)
         records = manifest.records()
         work.queue.extend(open_slots(slots, records, attempts))
         while work.queue or work.suspects or work.running:
-            for worker in range(crew.size):
-                while items := work.next(worker, batch_size):
-                    work.running[crew.submit(worker, next_batch(items, len(items), seed))] = worker, items
-            gone = dict[int, BaseException]()
-            for future in wait(work.running, return_when=FIRST_COMPLETED).done:
+            work.hand_out(batch_size, seed)
+            gone = list[tuple[int, BaseException]]()
+            for future in work.await_any():
                 worker, items = work.running.pop(future)
                 if (error := future.exception()) is None:
-                    idle_losses = 0
+                    work.idle_losses = 0
                     for record in future.result():
                         manifest.append(record)
                         records.append(record)
@@ -187,41 +244,16 @@ def fill_together(
                         if progress:
                             progress(record)
                     continue
-                if isinstance(error, crew.lost):
-                    gone[worker] = error
                 work.blame(items, error)
-            for worker in gone:
-                for future in [each for each, (own, _) in work.running.items() if own == worker]:
-                    work.suspects.extend(work.running.pop(future)[1])  # it waited behind what was being drawn
-                idle_losses += 1
-            _replace(crew, gone, idle_losses)
+                if isinstance(error, crew.lost) and worker not in [lost for lost, _ in gone]:
+                    gone.append((worker, error))
+            work.replace(gone)
     finally:
         crew.close()
         put_in_order(run)
         _note(run, work.left_out)
     wanted = set(slots)
     return [record for record in Manifest(run.manifest).records() if slot_of(record) in wanted]
-
-
-def _ready(crew: Crew) -> None:
-    """Wait until every worker has its model. One that is lost meanwhile is replaced; what it says that cannot begin is raised."""
-    waiting, losses = {worker: crew.submit(worker, []) for worker in range(crew.size)}, 0
-    while waiting:
-        errors = {worker: error for worker, future in waiting.items() if (error := future.exception()) is not None}
-        if other := next((error for error in errors.values() if not isinstance(error, crew.lost)), None):
-            raise _cause(other)
-        losses += len(errors)
-        _replace(crew, errors, losses)
-        waiting = {worker: crew.submit(worker, []) for worker in errors}
-
-
-def _replace(crew: Crew, gone: Mapping[int, BaseException], losses: int) -> None:
-    """Put new workers in the place of those that are gone. Raises `GenerationError` after too many losses without a pair."""
-    if losses > LOSSES * crew.size:
-        raise GenerationError(f"{losses} workers were lost and nothing was made; is there memory enough for --workers {crew.size}?")
-    for worker, error in gone.items():
-        log.warning("a worker was lost (%s); another takes its place", error or type(error).__name__)
-        crew.replace(worker)
 
 
 def _cause(error: BaseException) -> BaseException:

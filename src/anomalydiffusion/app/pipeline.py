@@ -21,6 +21,7 @@ from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from anomalydiffusion.core.formats import check_format
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.core.types import Mask, Provenance
@@ -77,7 +78,6 @@ class AnomalyDiffusionPipeline:
         if not folder.is_dir():
             folder = _fetched(str(path))
         own = Run(folder, {})
-        settings = resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)
         regions: Mapping[str, Regions]
         if saved := (folder / INDEX).is_file():
             shots = _saved_shots(folder)
@@ -85,6 +85,7 @@ class AnomalyDiffusionPipeline:
         else:
             split = run_split(Run.open(folder))
             shots, regions = shots_of(split), regions_of(split)
+        settings = resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)  # after the formats are known
         loaded = prior_of(settings)
         masks = None
         if settings.masks.source == "learned":
@@ -212,9 +213,8 @@ def _fetched(name: str) -> Path:
 
 def _saved_shots(folder: Path) -> Shots:
     try:
-        record = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        if record["format"] > FORMAT:
-            raise RunError(f"{folder}: was saved by a newer version (format {record['format']}); upgrade anomalydiffusion")
+        record = dict(json.loads((folder / INDEX).read_text(encoding="utf-8")))
+        check_format(folder / INDEX, record, reads=FORMAT, oldest=FORMAT, anew="save the pipeline again")
         out: dict[Key, list[tuple[np.ndarray, Mask]]] = {}
         for each in record["shots"]:
             paths = [_inside(folder, str(each[name])) for name in ("image", "mask")]

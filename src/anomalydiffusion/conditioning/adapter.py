@@ -23,6 +23,7 @@ from anomalydiffusion.conditioning.spatial import Backbone, SpatialEncoder
 from anomalydiffusion.conditioning.tokens import AnomalyTokens, Key, insert
 from anomalydiffusion.core.config import from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.formats import check_format
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.priors.base import Context, Gain, Graft
@@ -32,6 +33,7 @@ from anomalydiffusion.priors.weights import count
 __all__ = ["Adapter", "AdapterConfig"]
 
 FORMAT = 1
+OLDEST = 1  # what is still read; tests/fixtures keeps an adapter of each format from here on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -250,14 +252,13 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """What is noted in an adapter's file, and its tensors."""
     try:
         with safe_open(path, "pt") as file:
-            record = json.loads((file.metadata() or {})["anomalydiffusion"])
+            record = dict(json.loads((file.metadata() or {})["anomalydiffusion"]))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  # not a dict
     except FileNotFoundError as error:
         raise RunError(f"{path}: no adapter here; run 'anomalydiffusion train' first") from error
     except Exception as error:
         raise RunError(f"{path}: this adapter is damaged or not ours ({error}); train again") from error
-    if record["format"] > FORMAT:
-        raise RunError(f"{path}: made by a newer version (format {record['format']}, this one reads {FORMAT}); upgrade anomalydiffusion")
+    check_format(path, record, reads=FORMAT, oldest=OLDEST, anew="train again")
     return record, tensors
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.formats import check_format, refuse_newer
 from anomalydiffusion.core.version import __version__
 
 try:
@@ -149,6 +150,7 @@ class Run:
     """One run folder: what lies where, and `run.json`. Build it with `create` or `open`."""
 
     FORMAT = 2  # 1: masks had no sources
+    OLDEST = 2  # what is still opened; tests/fixtures keeps one run of each format from here on
 
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
         self.folder, self.record = folder, record
@@ -199,13 +201,19 @@ class Run:
             raise RunError(f"{folder / 'run.json'}: cannot be read ({error})") from error
         if not isinstance(record, dict) or not isinstance(record.get("format"), int):
             raise RunError(f"{folder / 'run.json'}: not a run's record")
-        if record["format"] < cls.FORMAT:
-            made = f"made by an earlier version (format {record['format']}, this one reads {cls.FORMAT})"
-            raise RunError(f"{folder}: {made}; train again into another folder")
-        if record["format"] > cls.FORMAT:
-            made = f"made by version {record.get('version')} (format {record['format']}, this one reads {cls.FORMAT})"
-            raise RunError(f"{folder}: {made}; upgrade anomalydiffusion")
+        check_format(folder, record, reads=cls.FORMAT, oldest=cls.OLDEST, anew="train again into another folder")
         return cls(folder, record)
+
+    @classmethod
+    def refuse_newer(cls, folder: Path) -> None:
+        """Raises `RunError` where a later version made the run; a folder without a readable run.json is let pass.
+
+        For what reads pairs alone, and so pairs of any earlier format and those of other tools.
+        """
+        with suppress(OSError, ValueError):
+            record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+            if isinstance(record, dict):
+                refuse_newer(folder, record, cls.FORMAT)
 
     def update(self, *, command: str | None = None, **facts: Any) -> None:
         """Note facts in run.json, and a command line if it is a new one."""

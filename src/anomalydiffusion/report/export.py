@@ -11,7 +11,7 @@ from pathlib import Path
 
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted
-from anomalydiffusion.core.runs import replace_folder
+from anomalydiffusion.core.runs import Run, replace_folder
 from anomalydiffusion.report.layouts import FORMATS, Record
 
 __all__ = ["FORMATS", "ExportSummary", "export"]
@@ -58,6 +58,7 @@ def export(
     if write is None:
         raise ConfigError(f"format '{format}' is not known; known: {', '.join(FORMATS)}")
     run, output = Path(run), Path(output).resolve()
+    Run.refuse_newer(run)
     pairs = _pairs(run, product, defect)
     goods = _normals(run, sorted({record[PRODUCT] for record in pairs})) if normals else {}
     _check_output(output)

@@ -24,7 +24,7 @@ from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
-from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
@@ -47,12 +47,13 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
     contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type into overview.png. The training
     curve and the scores appear where train_log.jsonl and scores.json exist. However large the images are, only those of one
     pair are in memory at a time.
-    Raises `RunError` where run.json or the manifest is missing.
+    Raises `RunError` where run.json or the manifest is missing, or a newer version made the run.
     """
     run = Path(run)
     about = _json(run / "run.json")
     if about is None:
         raise RunError(f"{run}: no readable run.json, so not a run; make one with: anomalydiffusion train DATA --output {run}")
+    Run.refuse_newer(run)
     path = run / "manifest.jsonl"
     if not path.is_file():
         raise RunError(f"{path}: no such file, nothing to report; make pairs with: anomalydiffusion generate {run} --num 100")

@@ -1,12 +1,13 @@
 """What pairs are made of: a run's own normal images and masks, or the user's."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.app.settings import MaskConfig, Settings
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.types import Split
@@ -14,6 +15,7 @@ from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
+from anomalydiffusion.quality.places import surroundings, unit_vectors
 
 KEY = ("plate", "hole")
 
@@ -68,6 +70,26 @@ def test_an_item_follows_from_its_seed_alone(split: Split) -> None:
         assert one.normal == other.normal and (one.mask.pixels_HW == other.mask.pixels_HW).all()
     assert {Path(first.item(_task(i)).normal).parent.name for i in range(12)} == {"good"}
     assert all("train" in first.item(_task(i)).normal for i in range(12))
+
+
+def test_of_several_normal_images_and_places_those_are_taken_that_are_most_like_a_shots(split: Split) -> None:
+    few = replace(Settings(), masks=MaskConfig(alike=4))
+    source, plain = Source(split, few, None, None), Source(split, Settings(), None, None)
+    features, gains = source.features(), []
+    for task in [_task(index) for index in range(6)]:
+        item, other = source.item(task), plain.item_on(task, source.item(task).normal_sha256)
+        shot = source._target(task)
+        image, mask = source.shots[KEY][shot]
+        around, wanted, one_place = unit_vectors([surroundings(*each) for each in [
+            (item.normal_HWC, item.mask), (image, mask), (other.normal_HWC, other.mask)]], features)  # fmt: skip
+        gains.append(float((around - one_place) @ wanted))
+        looks = {path: source.looks(KEY, path, sha)[shot] for path, sha in source.normals["plate"]}
+        assert looks[Path(item.normal)] == max(looks.values())  # there are no more than four
+        again = Source(split, few, None, None).item_on(task, item.normal_sha256)
+        assert (again.mask.pixels_HW == item.mask.pixels_HW).all()
+    assert min(gains) >= -1e-6 and max(gains) > 0
+    one = Source(split, replace(Settings(), masks=MaskConfig(alike=1)), None, None)
+    assert all((one.item(_task(i)).mask.pixels_HW == plain.item(_task(i)).mask.pixels_HW).all() for i in range(3))
 
 
 def test_a_normal_that_cannot_be_used_is_named_and_another_taken(split: Split, caplog: pytest.LogCaptureFixture) -> None:

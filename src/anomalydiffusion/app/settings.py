@@ -68,6 +68,7 @@ class MaskConfig:
     """Where masks come from: real ones, warped; or the prior, which `train` teaches the shots' masks first."""
 
     source: Literal["warped", "learned"] = "warped"
+    alike: int | None = None  # of so many normal images and so many places on it those that are most like a shot's; None = the first
     warped: WarpedConfig = field(default_factory=WarpedConfig)
     learned: LearnedConfig = field(default_factory=LearnedConfig)
     train: TrainConfig = field(
@@ -83,6 +84,8 @@ class MaskConfig:
     def __post_init__(self) -> None:
         if self.source not in ("warped", "learned"):
             raise ConfigError(f"mask source '{self.source}' is not known; known: warped, learned")
+        if self.alike is not None and not 1 <= self.alike <= 1000:
+            raise ConfigError(f"masks: alike = {self.alike}: expected 1..1000, or leave it away")
         if self.train.masked or self.train.adapter.spatial_tokens:
             raise ConfigError("masks.train: masks are learned without a mask: masked = false, spatial_tokens = 0")
 

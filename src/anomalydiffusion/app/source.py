@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,7 @@ from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, warped
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.gate import Carried, Exemplar, Gate
+from anomalydiffusion.quality.places import Places
 
 __all__ = ["Source", "limits_json", "shots_of"]
 
@@ -112,6 +115,9 @@ class Source:
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
         self.ground = lru_cache(maxsize=8)(self._ground)
         self.size = lru_cache(maxsize=None)(_size)
+        self.features = lru_cache(maxsize=1)(lambda: extractor("efficientnet-lite0"))
+        self.places = lru_cache(maxsize=None)(lambda key: Places(self.shots[key], self.features()))
+        self.looks = lru_cache(maxsize=None)(self._looks)
 
     def _read(self, path: Path, sha256: str) -> np.ndarray:
         _same(path, sha256)
@@ -123,11 +129,13 @@ class Source:
     def item(self, task: Task) -> Item:
         """Choose a normal image and a mask for one attempt, from its seed alone.
 
-        A normal image that cannot be used is named once and passed over. Raises the last error when `TRIES` in a row fail.
+        With `masks.alike`, of so many random normal images the one that looks most like the picture of a random shot, and of so many
+        warped masks on it the one whose surroundings are most like that shot's defect's. A normal image that cannot be used is named
+        once and passed over. Raises the last error when `TRIES` in a row fail.
         """
         given = self._given(task)
         problem: Exception = DataError(f"{task.slot.key[0]}: no normal image can be used")
-        for _, (path, sha256) in zip(range(TRIES), self._candidates(task, given), strict=False):
+        for _, (path, sha256) in zip(range(TRIES), self._likeliest(task, given), strict=False):
             try:
                 image = self.image(path, sha256)
                 mask = given or self._proposed(task, path, sha256)
@@ -179,7 +187,7 @@ class Source:
             return Gate(exemplars, {}, config)
         count = CARRIED if config.strict else 0
         carried = {key: [each for index in range(count) if (each := self._carried(key, index))] for key in self.shots}
-        return Gate(exemplars, carried, config, extractor("efficientnet-lite0"))
+        return Gate(exemplars, carried, config, self.features())
 
     def _carried(self, key: Key, index: int) -> Carried | None:
         """A shot's defect under a warped mask of a normal image; None where no mask fits the images that were tried."""
@@ -206,6 +214,27 @@ class Source:
             raise MaskError(f"{self._file(task)}: no normal image is {width} x {height} like this mask; draw it at the size of one")
         yield from fitting
 
+    def _target(self, task: Task) -> int:
+        """The shot whose picture and place an attempt's shall be like."""
+        return int(rng(task.seed, "alike").integers(len(self.shots[task.slot.key])))
+
+    def _looks(self, key: Key, path: Path, sha256: str) -> np.ndarray:
+        """How like each shot's picture a normal image looks; nothing like any where it cannot be read."""
+        try:
+            return self.places(key).looks(self.image(path, sha256))
+        except (DataError, OSError):
+            return np.full(len(self.shots[key]), -np.inf)
+
+    def _likeliest(self, task: Task, given: Mask | None) -> Iterator[tuple[Path, str]]:
+        """The same, with the first few in the order of their looks."""
+        files = self._candidates(task, given)
+        few = list(islice(files, self.settings.masks.alike or 1))
+        if len(few) > 1:
+            shot = self._target(task)
+            few.sort(key=lambda file: -self.looks(task.slot.key, *file)[shot])
+        yield from few
+        yield from files
+
     def _file(self, task: Task) -> Path | None:
         if self.masks is None:
             return None
@@ -225,7 +254,7 @@ class Source:
 
     def _proposed(self, task: Task, normal: Path, sha256: str) -> Mask:
         if self.mask_adapter is None:
-            return self._warped(task, normal, sha256)
+            return self._placed(task, normal, sha256)
         try:
             return learned.propose(
                 self.mask_adapter, task.slot.key, [mask for _, mask in self.shots[task.slot.key]], self.image(normal, sha256),
@@ -233,6 +262,18 @@ class Source:
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error
+
+    def _placed(self, task: Task, normal: Path, sha256: str) -> Mask:
+        """A warped mask; of several, the one whose surroundings are most like those of the attempt's shot."""
+        first = self._warped(task, normal, sha256)
+        few = [first]
+        for number in range(1, self.settings.masks.alike or 1):
+            with suppress(MaskError):
+                few.append(self._warped(replace(task, seed=derive(task.seed, "place", number)), normal, sha256))
+        if len(few) == 1:
+            return first
+        alike = self.places(task.slot.key).likeness(self._target(task), self.image(normal, sha256), few)
+        return few[int(alike.argmax())]
 
     def _warped(self, task: Task, normal: Path, sha256: str) -> Mask:
         key = task.slot.key

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from benchmarks.plain import Learned, Plain, draw, learn
 from diffusers import DDIMScheduler
 
 from anomalydiffusion.app.settings import resolve
@@ -13,7 +14,6 @@ from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.pairs import Item, make_pairs
 from anomalydiffusion.priors.load import load_prior
-from benchmarks.plain import Learned, Plain, draw, learn
 
 KEY = ("plate", "hole")
 STEPS = 5  # of the paper's 200: those are walked in the same way

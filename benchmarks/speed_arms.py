@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -182,21 +183,28 @@ def train_ours(given: Options) -> Found:
     return {"sample": [(b - a) / batch + share * crop for a, b in pairwise(marks)], "crop": crop, "batch": batch, "peak": peak()}
 
 
+def emptied(given: Options) -> Path:
+    """The folder that is to be made, of which nothing is there yet."""
+    shutil.rmtree(given["folder"], ignore_errors=True)
+    return Path(given["folder"])
+
+
 def base(given: Options) -> Found:
-    """A run on the demo data that has learned for a few steps, in `folder`: where pairs are as costly as any, if not as good."""
-    folder = Path(given["folder"])
-    (folder.parent / "short.toml").write_text("[train.pool]\ncrops = 32\n[train.loop]\nsteps = 4\n")
-    data = make_demo(folder.parent / "demo")
-    ad.train(data, folder, product=[KEY[0]], defect=[KEY[1]], config=folder.parent / "short.toml", report_to="none", quiet=True)
+    """A run on the demo data that has learned for a few steps, `folder`/run: its pairs cost as much as any, if they are not as good."""
+    folder = emptied(given)
+    folder.mkdir(parents=True)
+    (folder / "short.toml").write_text("[train.pool]\ncrops = 32\n[train.loop]\nsteps = 4\n")
+    ad.train(make_demo(folder / "demo"), folder / "run", product=[KEY[0]], defect=[KEY[1]], config=folder / "short.toml", report_to="none",
+             quiet=True)  # fmt: skip
     return {"peak": peak()}
 
 
 def book(given: Options) -> Found:
-    """Fill the run in `folder` with `num` pairs through the product's own plan, writers and manifest, without a model.
+    """Fill a copy of the run `base` with `num` pairs through the product's own plan, writers and manifest, without a model.
 
     Seconds of each pair, median, of those up to each number in `nums`.
     """
-    run = Run.open(Path(given["folder"]))
+    run = Run.open(shutil.copytree(given["base"], emptied(given)))
     split, settings = run_split(run), run_settings(run)
     drawing = Drawing.of(settings, None, None, "", digest_of(regions_of(split)))
     (key,) = chosen(split, None, None)
@@ -229,7 +237,7 @@ def book(given: Options) -> Found:
 
 def images(given: Options) -> Found:
     """A data set of `num` distinct pictures in `folder`, a quarter of them with a defect and a mask."""
-    root, side = Path(given["folder"]) / KEY[0], given["side"]
+    root, side = emptied(given) / KEY[0], given["side"]
     rows = np.arange(side)[:, None]
     for index in range(given["num"]):
         random = rng(index, "images")

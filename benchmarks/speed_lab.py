@@ -6,7 +6,6 @@ import argparse
 import hashlib
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -36,11 +35,9 @@ class Lab:
 
     def __init__(self, given: argparse.Namespace) -> None:
         self.given, self.work = given, given.work.resolve()
-        self.same = {
-            "code": code(),
-            "threads": os.environ.get("OMP_NUM_THREADS", ""),
-            **{name: version(name) for name in ("torch", "diffusers")},
-        }
+        self.measured = self.work / "measured"
+        versions = {name: version(name) for name in ("torch", "diffusers")}
+        self.same = {"code": code(), "threads": os.environ.get("OMP_NUM_THREADS", ""), **versions}
         self.plain = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
         self.loads: list[float] = []
 
@@ -51,11 +48,11 @@ class Lab:
             sys.stderr.write(f"{name}: {json.dumps({key: value for key, value in found.items() if key != 'parts'})}\n")
             return found
 
-        found = kept(self.work / "measured" / f"{name}.json", {**self.same, **options}, loaded)
+        found = kept(self.measured / f"{name}.json", {**self.same, **options}, loaded)
         self.loads.append(found["load"])
         return found
 
-    def arm(self, name: str, number: int | str, options: Found) -> Found:
+    def arm(self, name: str, number: int, options: Found) -> Found:
         """What a process found; ours have the allocator's settings, as the command line gives itself."""
         typed = [sys.executable, HERE / "speed.py", "--work", str(self.work), "--arm", name, "--options", json.dumps(options)]
         environment = self.plain if name.endswith("_plain") else {**self.plain, **ALLOCATOR}
@@ -64,14 +61,15 @@ class Lab:
             done = subprocess.run([*map(str, typed)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
             return json.loads(done.stdout.splitlines()[-1])
 
-        return self.kept(f"{name}-{options.get('prior', '').replace(':', '-').replace('/', '-')}-{number}", options, make)
+        prior = options.get("prior", "").replace(":", "-").replace("/", "-")
+        return self.kept(f"{name}-{prior}-{number}", options, make)
 
     def rounds(self, kind: str, options: Found) -> Rounds:
         """The plain way and ours, in turn."""
         return [{way: self.arm(f"{kind}_{way}", number, options) for way in ("plain", "ours")} for number in range(self.given.rounds)]
 
-    def timed(self, name: str, number: int, words: Sequence[str | Path], *, warm: bool = True) -> float:
-        """Seconds of a whole process, as a user types it; files that it reads are in memory where it was run before."""
+    def timed(self, name: str, number: int, words: Sequence[str | Path]) -> float:
+        """Seconds of a whole process, as a user types it; the first is not counted."""
 
         def once() -> float:
             began = time.perf_counter()
@@ -79,7 +77,7 @@ class Lab:
             return time.perf_counter() - began
 
         def make() -> Found:
-            if warm and number == 0:
+            if number == 0:
                 once()
             return {"seconds": once()}
 
@@ -88,20 +86,17 @@ class Lab:
     def times(self, name: str, words: Sequence[str | Path]) -> list[float]:
         return [self.timed(name, number, words) for number in range(self.given.rounds)]
 
+    def built(self, name: str, number: int, folder: Path, options: Found) -> Found:
+        """What a process found that made a folder; it is made again where it is gone."""
+        if not folder.is_dir():
+            (self.measured / f"{name}--{number}.json").unlink(missing_ok=True)
+        return self.arm(name, number, {"folder": str(folder), **options})
+
     def base(self) -> Path:
         """A run that has learned for a few steps, to be copied."""
-        folder = self.work / "base" / "run"
-        if not (folder / "adapter").is_dir():
-            shutil.rmtree(folder, ignore_errors=True)
-            (self.work / "measured" / "base--0.json").unlink(missing_ok=True)
-        self.arm("base", 0, {"folder": str(folder)})
-        return folder
-
-    def copy(self, name: str) -> Path:
-        """A run of its own that begins like the base."""
-        folder = self.work / name
-        shutil.rmtree(folder, ignore_errors=True)
-        return shutil.copytree(self.base(), folder)
+        folder = self.work / "base"
+        self.built("base", 0, folder, {})
+        return folder / "run"
 
 
 def spread(values: Sequence[float], unit: str = "", digits: int = 3) -> str:

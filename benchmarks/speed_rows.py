@@ -145,17 +145,14 @@ def help_lines(lab: Lab) -> list[Line]:
 
 def check_lines(lab: Lab) -> list[Line]:
     num, data = lab.given.num_images, lab.work / "images"
-    lab.arm("images", 0, {"folder": str(data), "num": num, "side": 256})
+    lab.built("images", 0, data, {"num": num, "side": 256})
     return [_under(f"`check` on {num:,} images of 256 pixels", lab.times("check", ["-m", "anomalydiffusion", "check", data]), 10)]
 
 
 def _book(lab: Lab, num: int) -> tuple[Path, Found]:
     """A run of that many pairs that no model drew, and what each cost."""
-    folder, mark = lab.work / f"book-{num}", lab.work / "measured" / f"book--{num}.json"
-    if not mark.exists() or not (folder / "manifest.jsonl").is_file():
-        mark.unlink(missing_ok=True)
-        lab.copy(folder.name)
-    return folder, lab.arm("book", num, {"folder": str(folder), "num": num, "nums": [10, 100, 1000]})
+    folder = lab.work / f"book-{num}"
+    return folder, lab.built("book", num, folder, {"base": str(lab.base()), "num": num, "nums": [10, 100, 1000]})
 
 
 def report_lines(lab: Lab) -> list[Line]:
@@ -178,7 +175,9 @@ def drawn(lab: Lab, num: int, number: int) -> float:
     """Seconds of each attempt, from the end of the first batch to the last, when a new run is filled with `num` pairs."""
 
     def make() -> Found:
-        folder = lab.copy(f"grow-{num}-{number}")
+        folder = lab.work / f"grow-{num}-{number}"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(lab.base(), folder)
         (lab.work / "open.toml").write_text(OPEN_GATE)
         typed = [
             "-m",

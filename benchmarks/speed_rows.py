@@ -162,13 +162,13 @@ def report_lines(lab: Lab) -> list[Line]:
 
 
 def resume_lines(lab: Lab) -> list[Line]:
-    lines = []
-    for num in (lab.given.num_pairs, 10):
-        folder, _ = _book(lab, num)
-        seconds = lab.times(f"resume-{num}", ["-m", "anomalydiffusion", "generate", folder, "--num", str(num), "--quiet"])
-        lines.append(seconds)
-    whole = _under(f"`generate` on a finished run of {lab.given.num_pairs:,} pairs", lines[0], 5)
-    return [whole, Line(what="- and of 10 pairs: what it costs to begin", ours=spread(lines[1], " s"))]
+    num, few = lab.given.num_pairs, 10
+    seconds = {}
+    for count in (num, few):
+        folder, _ = _book(lab, count)
+        seconds[count] = lab.times(f"resume-{count}", ["-m", "anomalydiffusion", "generate", folder, "--num", str(count), "--quiet"])
+    whole = _under(f"`generate` on a finished run of {num:,} pairs", seconds[num], 5)
+    return [whole, Line(what=f"- and of {few} pairs: what it costs to begin", ours=spread(seconds[few], " s"))]
 
 
 def drawn(lab: Lab, num: int, number: int) -> float:

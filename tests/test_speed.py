@@ -57,3 +57,22 @@ def test_the_plain_way_learns(small_folder: Path) -> None:
     assert len(learn(Plain(prior, learned), learned, item.normal_HWC, item.mask.pixels_HW, steps=1, accumulate=2)) == 1
     assert not torch.equal(before, learned.vectors)
     assert all(parameter.grad is None for parameter in prior.unet.parameters())
+
+
+def test_both_ways_are_measured_and_judged_by_the_median_of_the_rounds(small_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    from speed_arms import ARMS
+    from speed_rows import against
+
+    asked = {"prior": str(small_folder), "dtype": "float32", "repeat": 1, "steps": 200, "walked": 1, "presets": ["default", "no such"],
+             "batched": False}  # fmt: skip
+    found = {way: ARMS[f"pair_{way}"](asked) for way in ("plain", "ours")}
+    assert 0 < found["plain"]["once"][0] < found["plain"]["each"][0] and found["ours"]["peak"] > 0.1
+    assert len(found["ours"]["default"]) == 1 and "no such" not in found["ours"]
+
+    def line(least: float) -> str:
+        rounds = [{"plain": {"once": [plain]}, "ours": {"default": [0.5, 9.0, 0.5]}} for plain in (2.0, 10.0, 3.0)]
+        return str(against("a pair", rounds, "once", "default", least))
+
+    assert line(6) == "| a pair | >= 6x | 0.5 s [0.5, 9] | 3 s [2, 10] | 6x [4, 20] | yes |"
+    assert line(7).endswith("| **no** |")

@@ -4,10 +4,10 @@
 
 Times differ from machine to machine and from hour to hour, so what counts are ratios: each round measures the plain way
 (benchmarks/plain.py: float32, one at a time, the default allocator, 200 steps, nothing kept) and then ours, each in a process of its own,
-beside the machine's own limit in that minute. The paper's prior has random weights. What was measured is kept in WORK and not measured
-again by the same code with the same options, so that a stopped command goes on. Writes benchmarks/results/<date>-speed.md: median, least
-and most of the rounds. Needs a quiet machine, 16 GB of memory and about an hour and a half, with --whole half a day.
---row measures only one row.
+beside the machine's own limit in that minute. The paper's prior has random weights, saved and loaded like any other. What was measured
+is kept in WORK and not measured again by the same code with the same options, so that a stopped command goes on. Writes
+benchmarks/results/<date>-speed.md: median, least and most of the rounds. Needs a quiet machine, 16 GB of memory, 8 GB of disk and about
+an hour, with --whole half a day; --row measures only one row.
 """
 
 from __future__ import annotations

@@ -36,6 +36,7 @@ from anomalydiffusion.generation.shards import Task, fill, plan
 from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.priors.save import save_prior
 from anomalydiffusion.training.recipes import train_adapter
 
 Options = dict[str, Any]
@@ -183,6 +184,14 @@ def train_ours(given: Options) -> Found:
     return {"sample": [(b - a) / batch + share * crop for a, b in pairwise(marks)], "crop": crop, "batch": batch, "peak": peak()}
 
 
+def saved(given: Options) -> Found:
+    """A prior with random weights as a folder in float32, as published ones come: what loading needs, counts."""
+    prior = load_prior(given["prior"])
+    parts = {role: getattr(prior, role) for role in ("vae", "unet", "text_encoder", "tokenizer", "scheduler")}
+    save_prior(parts, emptied(given), torch.float32)
+    return {"peak": peak()}
+
+
 def emptied(given: Options) -> Path:
     """The folder that is to be made, of which nothing is there yet."""
     shutil.rmtree(given["folder"], ignore_errors=True)
@@ -257,5 +266,5 @@ def images(given: Options) -> Found:
 
 
 ARMS: dict[str, Callable[[Options], Found]] = {
-    call.__name__: call for call in (call_plain, call_ours, pair_plain, pair_ours, train_plain, train_ours, base, book, images)
+    call.__name__: call for call in (call_plain, call_ours, pair_plain, pair_ours, train_plain, train_ours, saved, base, book, images)
 }  # fmt: skip

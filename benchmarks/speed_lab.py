@@ -52,6 +52,10 @@ class Lab:
         self.loads.append(found["load"])
         return found
 
+    def _file(self, name: str, number: int, options: Found) -> Path:
+        prior = Path(options.get("prior", "").replace(":", "-")).name
+        return self.measured / f"{name}-{prior}-{number}.json"
+
     def arm(self, name: str, number: int, options: Found) -> Found:
         """What a process found; ours have the allocator's settings, as the command line gives itself."""
         typed = [sys.executable, HERE / "speed.py", "--work", str(self.work), "--arm", name, "--options", json.dumps(options)]
@@ -61,8 +65,7 @@ class Lab:
             done = subprocess.run([*map(str, typed)], env=environment, stdout=subprocess.PIPE, text=True, check=True)
             return json.loads(done.stdout.splitlines()[-1])
 
-        prior = options.get("prior", "").replace(":", "-").replace("/", "-")
-        return self.kept(f"{name}-{prior}-{number}", options, make)
+        return self.kept(self._file(name, number, options).stem, options, make)
 
     def rounds(self, kind: str, options: Found) -> Rounds:
         """The plain way and ours, in turn."""
@@ -88,9 +91,18 @@ class Lab:
 
     def built(self, name: str, number: int, folder: Path, options: Found) -> Found:
         """What a process found that made a folder; it is made again where it is gone."""
+        options = {"folder": str(folder), **options}
         if not folder.is_dir():
-            (self.measured / f"{name}--{number}.json").unlink(missing_ok=True)
-        return self.arm(name, number, {"folder": str(folder), **options})
+            self._file(name, number, options).unlink(missing_ok=True)
+        return self.arm(name, number, options)
+
+    def prior(self) -> str:
+        """The prior of the paper's size: one with random weights is first saved, to be loaded like another."""
+        if not self.given.prior.startswith("random:"):
+            return self.given.prior
+        folder = self.work / "prior"
+        self.built("saved", 0, folder, {"prior": self.given.prior})
+        return str(folder)
 
     def base(self) -> Path:
         """A run that has learned for a few steps, to be copied."""

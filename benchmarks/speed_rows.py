@@ -46,7 +46,7 @@ def against(what: str, rounds: Rounds, plain: str, ours: str, least: float | Non
 
 
 def call_lines(lab: Lab) -> list[Line]:
-    rounds = lab.rounds("call", {"prior": lab.given.prior, "dtype": lab.given.dtype, "repeat": lab.given.repeat})
+    rounds = lab.rounds("call", {"prior": lab.prior(), "dtype": lab.given.dtype, "repeat": lab.given.repeat})
     shares = {
         way: [100 * one[way]["gflop"] / one[way]["limit"] / statistics.median(one[way]["call"]) for one in rounds] for way in rounds[0]
     }
@@ -62,7 +62,7 @@ def call_lines(lab: Lab) -> list[Line]:
 
 def _pairs(lab: Lab) -> Rounds:
     options = {
-        "prior": lab.given.prior, "dtype": lab.given.dtype, "repeat": 1, "steps": 200,
+        "prior": lab.prior(), "dtype": lab.given.dtype, "repeat": 1, "steps": 200,
         "walked": None if lab.given.whole else lab.given.plain_steps, "presets": ["default", "fast"], "batched": False,
     }  # fmt: skip
     return lab.rounds("pair", options)
@@ -119,7 +119,7 @@ def _train(lab: Lab, what: str, options: Found) -> list[Line]:
 
 
 def train_lines(lab: Lab) -> list[Line]:
-    options = {"prior": lab.given.prior, "dtype": lab.given.dtype, "batch": lab.given.train_batch}
+    options = {"prior": lab.prior(), "dtype": lab.given.dtype, "batch": lab.given.train_batch}
     return _train(lab, "a training step of the adapter", options)
 
 

@@ -31,6 +31,7 @@ def page(lab: Lab, lines: Sequence[Line]) -> str:
     given = lab.given
     walked = "all walked" if given.whole else f"{given.plain_steps} walked, the others counted like the median of those"
     weighed = 10 if given.whole else given.plain_steps
+    prior = f"{given.prior}, float32 files" if given.prior.startswith("random:") else Path(given.prior).name
     threads, versions = lab.same["threads"] or "as torch chooses", f"torch {lab.same['torch']}, diffusers {lab.same['diffusers']}"
     out = [
         "# Speed", "", "    python benchmarks/speed.py --work WORK" + (" --whole" if given.whole else ""), "",
@@ -41,7 +42,7 @@ def page(lab: Lab, lines: Sequence[Line]) -> str:
         "| what | wanted | ours | plain | plain / ours | reached |", "|---|---|---|---|---|---|", *map(str, lines), "",
         "## Settings", "",
         f"- {hardware()}, {versions}, threads: {threads}; load before a process began at most {max(lab.loads, default=0):.1f}",
-        f"- paper's size: {given.prior}, random weights; ours in {given.dtype}; tiny prior in {given.tiny_dtype}",
+        f"- paper's size: {prior}; ours in {given.dtype}; tiny prior in {given.tiny_dtype}",
         f"- the plain way's 200 steps at the paper's size: {walked}; with re-weighting {weighed}; with the tiny prior all, and 10",
         "- ours in training: the `default` preset's settings, each sample with its share of the crops that are encoded beforehand",
         "- memory: the most that was resident in a process, its libraries included",

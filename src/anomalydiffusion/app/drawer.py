@@ -40,7 +40,7 @@ class Drawer:
 
     def __init__(self, order: Order) -> None:
         settings = order.settings
-        self.order, self.run = order, Run.open(order.folder)
+        self.order, self.run, self.digest = order, Run.open(order.folder), digest(order.drawing)
         self.prior = prior_of(settings)
         if settings.generate.steps > len(self.prior.alphas):
             raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(self.prior.alphas)} steps at most")
@@ -54,7 +54,7 @@ class Drawer:
         """Draw pairs, their labels fitted where the settings say so."""
         settings = self.order.settings
         pairs = make_pairs(self.prior, self.adapter, [self.source.item(task) for task in tasks], settings.generate)
-        pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=digest(self.order.drawing))) for pair in pairs]
+        pairs = [replace(pair, provenance=replace(pair.provenance, config_digest=self.digest)) for pair in pairs]
         return [fitted(pair) for pair in pairs] if settings.gate.refit else pairs
 
     def __call__(self, tasks: Sequence[Task]) -> list[dict[str, Any]]:

@@ -113,7 +113,7 @@ class Source:
         self.masks = None if given_masks is None else _given_masks(given_masks, self.shots, split)
         self.named: set[Path] = set()  # unusable normal images that were warned of
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
-        self.ground = lru_cache(maxsize=8)(self._ground)
+        self.ground_bits = lru_cache(maxsize=4096)(self._ground)
         self.size = lru_cache(maxsize=None)(_size)
         self.features = lru_cache(maxsize=1)(lambda: extractor("efficientnet-lite0"))
         self.places = lru_cache(maxsize=None)(lambda key: Places(self.shots[key], self.features()))
@@ -123,8 +123,15 @@ class Source:
         _same(path, sha256)
         return read_image(path)
 
-    def _ground(self, key: Key, path: Path, sha256: str) -> np.ndarray:
-        return ground_of(self.regions[key[0]], key[1], self.image(path, sha256))
+    def _ground(self, key: Key, path: Path, sha256: str) -> tuple[np.ndarray, tuple[int, ...]]:
+        """Where in a normal image a defect may lie, eight pixels to a byte, and its size."""
+        found = ground_of(self.regions[key[0]], key[1], self.image(path, sha256))
+        return np.packbits(found), found.shape
+
+    def ground(self, key: Key, path: Path, sha256: str) -> np.ndarray:
+        """Where in a normal image a defect may lie: bool H x W."""
+        bits, shape = self.ground_bits(key, path, sha256)
+        return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     def item(self, task: Task) -> Item:
         """Choose a normal image and a mask for one attempt, from its seed alone.

@@ -93,6 +93,8 @@ class Adapter(nn.Module):
                 cast_adapter_dtype(prior.unet, name)  # what is learned is float32, whatever the prior is
         self.to(prior.device)
         self.digest = ""
+        self._plain: torch.Tensor | None = None
+        self._layers: tuple[tuple[str, ...], list[BaseTunerLayer]] | None = None
 
     def _start(self) -> torch.Tensor:
         """The word embedding that anomaly vectors start from."""
@@ -153,18 +155,35 @@ class Adapter(nn.Module):
         with self.unheard():
             return self.prior.predict(z_BChw, t_B, context, gain, graft)
 
+    def plain(self, count: int) -> torch.Tensor:
+        """The prompt with nothing learned in it, encoded once: `count` x N x D, what the frozen prior would draw."""
+        if self._plain is None:
+            empty = torch.zeros(1, 0, self.prior.token_width, device=self.prior.device)
+            self._plain = insert(self.prior, self.config.prompt, empty).tokens_BND
+        return self._plain.expand(count, -1, -1)
+
+    def _tuned(self) -> list[BaseTunerLayer]:
+        """The denoiser's layers with LoRA weights in them, whichever adapter's; looked for anew when one was added."""
+        names = tuple(getattr(self.denoiser, "peft_config", ()))
+        if self._layers is None or self._layers[0] != names:
+            self._layers = names, [each for each in self.denoiser.modules() if isinstance(each, BaseTunerLayer)]
+        return self._layers[1]
+
     @contextmanager
     def unheard(self) -> Iterator[None]:
         """No adapter's LoRA weights take part while this lasts."""
-        layer = next((each for each in self.denoiser.modules() if isinstance(each, BaseTunerLayer)), None)
-        if layer is None or layer.disable_adapters:
+        layers = self._tuned()
+        if not layers or layers[0].disable_adapters:
             yield
             return
-        self.denoiser.disable_adapters()
+        # what peft's own switch sets; that walks all modules and all weights, each time as long as a small denoiser's call
+        for layer in layers:
+            layer._disable_adapters = True
         try:
             yield
         finally:
-            self.denoiser.enable_adapters()
+            for layer in layers:
+                layer._disable_adapters = False
 
     def save(self, path: Path) -> None:
         """Write `path` (safetensors; settings and origin in its metadata), whole or not at all."""

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.conditioning.tokens import insert
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, GenerationError
@@ -136,12 +135,6 @@ class _Part:
         return 0 if self.strength == 1 else steps - max(1, round(self.strength * steps))
 
 
-def _prior_context(prior: LatentPrior, adapter: Adapter, count: int) -> torch.Tensor:
-    """The prompt with nothing learned in it: what the frozen prior would draw."""
-    empty = torch.zeros(1, 0, prior.token_width, device=prior.device)
-    return insert(prior, adapter.config.prompt, empty).tokens_BND.expand(count, -1, -1)
-
-
 def make_pairs(
     prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig, on_step: OnStep | None = None
 ) -> list[Pair]:  # fmt: skip
@@ -225,7 +218,7 @@ def _draw(
     context = adapter.context(keys, mask, jitter, around)
     graft = None if config.graft is None else _grafted(prior, items, ratios, config, config.graft, latent_mask, noise("graft", 0))
     weight = torch.tensor([config.guidance * part.severity for part in filled], device=device)[:, None, None, None]
-    plain = _prior_context(prior, adapter, len(filled)) if bool((weight != 1).any()) else None
+    plain = adapter.plain(len(filled)) if bool((weight != 1).any()) else None
     gain: list[torch.Tensor | None] = [None]
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:

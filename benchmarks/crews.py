@@ -106,8 +106,8 @@ def main() -> int:
         )
     lines = [
         "# Crews", "", "    python benchmarks/crews.py --work WORK", "",
-        f"Items of {given.seconds:g} s, {given.num} in batches of {given.batch_size}, {given.rounds} rounds in turns; median [least, most]; "
-        "overhead against the plain loop of its round. Between machines the wire comes on top, which this does not show.",
+        f"Items of {given.seconds:g} s, {given.num} in batches of {given.batch_size}, {given.rounds} rounds in turns: "
+        "median [least, most], overhead against the plain loop of its round. Between machines the wire comes on top; this does not show.",
         "", "| arm | begins after s | s an item | overhead |", "|---|---|---|---|", *rows, "", "## Settings", "", f"- {hardware()}",
     ]  # fmt: skip
     target = RESULTS / f"{datetime.date.today().isoformat()}-crews.md"

@@ -108,7 +108,7 @@ def generate(
                 opened.update(command=typed("generate"))
 
         slots = plan(keys, num) if part is None else part.of(plan(keys, num))
-        records = _filled(opened, order, slots, once_ready, alone=part is None, workers=workers, ray=ray, quiet=quiet)
+        records = _filled(opened, order, slots, once_ready, anew=not resume, alone=part is None, workers=workers, ray=ray, quiet=quiet)
         if part is None:
             opened.update(status="generated")
     if part is not None:
@@ -129,14 +129,14 @@ def _conclude(run: Run) -> None:
 
 
 def _filled(
-    run: Run, order: Order, slots: Sequence[Slot], once_ready: Callable[[], None], *, alone: bool, workers: int | None, ray: str | None,
-    quiet: bool,
+    run: Run, order: Order, slots: Sequence[Slot], once_ready: Callable[[], None], *, anew: bool, alone: bool, workers: int | None,
+    ray: str | None, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Fill the slots, by this process or by others; the manifest's records of them."""
     write_atomic(run.folder / "settings" / f"{digest(order.drawing)}.toml", to_toml(order.drawing).encode())
     config, seed, wanted = order.settings.generate, order.settings.seed, set(slots)
     records = Manifest(run.manifest).records()
-    if not open_slots(slots, records, config.attempts):  # then nothing has to be loaded
+    if not anew and not open_slots(slots, records, config.attempts):  # then nothing has to be loaded
         once_ready()
         if alone:
             put_in_order(run)

@@ -88,7 +88,7 @@ def _drawing(run: Run, said: Imprint, regions: str | None) -> Drawing:
     fitting = {name: each for name, each in found.items() if each.settings_digest == said.settings_digest}
     noted = [
         str(record["config_digest"])
-        for record in Manifest(run.manifest).records()
+        for record in Manifest(run.manifest).pairs()
         if (record["product"], record["defect"], record["seed"]) == (*said.key, said.seed)
     ]
     drawing = next((fitting[name] for name in [*noted, *fitting] if name in fitting), None)  # those that differ by their gate look the same

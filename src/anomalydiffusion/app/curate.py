@@ -63,7 +63,7 @@ def curate(
     settings = replace(settings, gate=replace(settings.gate, **asked))
     with opened.lock():
         manifest = Manifest(opened.manifest)
-        if not (records := manifest.records()):
+        if not (records := manifest.pairs()):
             raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
         gate = Source(run_split(opened), settings, None, None).gate()
         drawings = {name: _drawing(opened, name, settings.gate) for name in {str(record["config_digest"]) for record in records}}
@@ -95,7 +95,7 @@ def decide(run: Path | str, verdicts: Mapping[str, bool]) -> list[Record]:
     """
     opened = Run.open(Path(run))
     with opened.lock():
-        records = Manifest(opened.manifest).records()
+        records = Manifest(opened.manifest).pairs()
         wanted = {str(record["image"]): record for record in records if record["image"] in verdicts}
         if missing := set(verdicts) - set(wanted):
             raise RunError(f"{opened.folder / sorted(missing)[0]}: is not in the manifest, or was judged meanwhile; look again")
@@ -153,7 +153,10 @@ def _pair(run: Run, record: Record) -> Pair:
     image, normal = read_image(_file(run, record, "image")), read_image(_file(run, record, "normal"))
     requested = Mask(pixels_HW=read_mask(_file(run, record, "requested_mask")), origin=str(record["mask_origin"]), seed=int(record["seed"]))
     facts = {name: record[name] for name in Provenance.__dataclass_fields__ if name in record}
-    provenance = Provenance(**{**facts, "touched_box": tuple(record["touched_box"])})
+    try:
+        provenance = Provenance(**{**facts, "touched_box": tuple(record["touched_box"])})
+    except TypeError as error:
+        raise RunError(f"{run.manifest}: the record of {record['image']} is not whole ({error}); remove its line") from error
     return Pair(image_HWC=image, mask=requested, normal_HWC=normal, requested=requested, provenance=provenance)
 
 
@@ -196,7 +199,7 @@ def _step(run: Run, before: list[Record], after: list[Record], labels: Mapping[s
                 write_atomic(run.folder / str(new[name]), (run.folder / str(old[name])).read_bytes())
         if new["mask"] != new["requested_mask"] and (new["mask"], new["mask_sha256"]) != (old["mask"], old["mask_sha256"]):
             write_atomic(run.folder / str(new["mask"]), labels[str(new["mask"])])
-    Manifest(run.manifest).rewrite(after)
+    Manifest(run.manifest).rewrite(after, pairs=True)
     named, gone = ({str(record[name]) for record in some for name in FILES} for some in (after, before))
     for path in gone - named:
         (run.folder / path).unlink(missing_ok=True)

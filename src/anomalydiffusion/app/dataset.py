@@ -33,7 +33,7 @@ class DefectDataset:
     ) -> None:  # fmt: skip
         opened = Run.open(Path(run))
         self.folder, self.transform = opened.folder, transform
-        records = accepted(Manifest(opened.manifest).records())
+        records = accepted(Manifest(opened.manifest).pairs())
         if not records:
             raise RunError(f"{opened.folder}: no accepted pairs; run 'anomalydiffusion generate {opened.folder} --num 40' first")
         for asked, name in ((product, "product"), (defect, "defect")):

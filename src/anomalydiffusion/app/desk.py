@@ -34,6 +34,15 @@ VERDICTS = ("kept", "rejected", "all")
 POINTS = 500  # of the training's curve
 
 
+def _point(line: bytes) -> tuple[int, float] | None:
+    """Step and loss in a line of the training's log; None where it has none."""
+    try:
+        record = json.loads(line)
+        return int(record["step"]), float(record["loss"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        return None
+
+
 class Desk:
     """One run and its data set. A run that is not there yet is made by `learn`."""
 
@@ -53,7 +62,7 @@ class Desk:
             return self.given
         try:
             return Path(json.loads(Run(self.folder, {}).split.read_text(encoding="utf-8"))["root"])
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise DataError("no data set yet: give the folder that holds your products") from error
 
     def look(self) -> tuple[list[list[Any]], list[list[str]]]:
@@ -149,8 +158,8 @@ class Desk:
         if size != self.seen[0]:
             lines = log.read_bytes().split(b"\n")[:-1] if size else []  # the last one may be half written
             every = -(-len(lines) // POINTS) or 1
-            records = [json.loads(line) for line in lines[::every]]
-            self.seen = size, [(int(record["step"]), float(record["loss"])) for record in records if "loss" in record]
+            records = [record for line in lines[::every] if (record := _point(line)) is not None]
+            self.seen = size, records
         return self.seen[1]
 
     # Draw one --------------------------------------------------------------------------------------------------------------
@@ -188,7 +197,7 @@ class Desk:
             raise ConfigError(f"'{verdict}': known are {', '.join(VERDICTS)}")
         return [
             record
-            for record in Manifest(Run(self.folder, {}).manifest).records()
+            for record in Manifest(Run(self.folder, {}).manifest).pairs()
             if word in ("", f"{record['product']}/{record['defect']}") and (verdict == "all" or record["accepted"] is (verdict == "kept"))
         ]
 
@@ -234,7 +243,7 @@ class Desk:
             return {}
         try:
             return dict(json.loads(path.read_text(encoding="utf-8")))
-        except ValueError as error:
+        except (ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path}: damaged ({error}); run evaluate again") from error
 
     def tested(self) -> list[Path]:

@@ -11,6 +11,7 @@ from anomalydiffusion.app.findings import Finding, Health, broken, doubtful, wel
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
+from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.runs import Run
 
 __all__ = ["examine"]
@@ -29,7 +30,7 @@ def examine(folder: Path) -> Health:
         text, _, remedy = str(error).rpartition("; ")
         return Health(findings=(broken("run", text or remedy, remedy),), finished=False)
     learned, keys = _learned(run)
-    records = Manifest(run.manifest).records()
+    records = Manifest(run.manifest).pairs()
     findings = [_settings(run), _prior(run), _split(run), learned, _pairs(run, records), _busy(run)]
     kept = Counter((str(record.get("product")), str(record.get("defect"))) for record in accepted(records))
     done, step = _next(run, records, kept, keys)
@@ -66,13 +67,17 @@ def _split(run: Run) -> Finding:
         record = json.loads(run.split.read_text(encoding="utf-8"))
         root = Path(record["root"])
         files = [(str(item["role"]), item["path"], item["mask"]) for item in record["files"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return broken("split", f"{run.split}: missing or damaged ({error})", ANEW)
     said = ", ".join(f"{count} {role.replace('_', ' ')}" for role, count in Counter(role for role, *_ in files).items())
-    gone = [root / str(name) for _, *names in files for name in names if name and not (root / str(name)).is_file()]
+    gone = [root / str(name) for _, *names in files for name in names if name and not _is_file(root, name)]
     if gone:
-        return broken("split", f"{said}; {len(gone)} files are gone, the first is {gone[0]}", "put the data set back")
+        return broken("split", f"{said}; {len(gone)} files are gone, the first is {str(gone[0])[:300]}", "put the data set back")
     return well("split", said)
+
+
+def _is_file(folder: Path, name: Any) -> bool:
+    return is_below(name) and (folder / str(name)).is_file()
 
 
 def _learned(run: Run) -> tuple[Finding, list[Key]]:
@@ -87,7 +92,7 @@ def _learned(run: Run) -> tuple[Finding, list[Key]]:
         with safe_open(run.adapter, "np") as file:
             record = json.loads((file.metadata() or {})["anomalydiffusion"])
         keys = [(str(product), str(defect)) for product, defect in record["keys"]]
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return broken("adapter", f"{run.adapter}: damaged ({error})", ANEW), []
     return well("adapter", ", ".join(map("/".join, keys))), keys
 

@@ -45,7 +45,7 @@ SHOWN = 4  # test images at each end of the sheet
 
 def _pairs(run: Run) -> list[Generated]:
     """The accepted pairs of a run. Raises `RunError` where there are none, or the files of one are gone."""
-    records = accepted(Manifest(run.manifest).records())
+    records = accepted(Manifest(run.manifest).pairs())
     if not records:
         raise RunError(f"{run.folder}: no accepted pairs to evaluate; run 'anomalydiffusion generate {run.folder} --num 40' first")
     pairs = [
@@ -128,7 +128,7 @@ def evaluate(
             if task == "localization":
                 _sheets(opened, split, pairs)
         record = {**_before(opened, split), task: scores}
-        write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         opened.update(command=typed("evaluate"))
     return scores
 
@@ -168,7 +168,7 @@ def _before(run: Run, split: Split) -> dict[str, Any]:
     """What other tasks found before, where it was on the same split."""
     try:
         record = json.loads(run.scores.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     known = record.items() if isinstance(record, dict) else ()
     return {name: own for name, own in known if isinstance(own, dict) and own.get("split_digest") == split.digest}
@@ -179,7 +179,7 @@ def _latest(run: Run, product: str) -> dict[str, dict[str, Any]]:
     seen: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
     newest: dict[str, dict[str, Any]] = {}
     for line in Manifest(run.evaluation / "arms.jsonl").records():
-        if line["product"] == product and line.get("maps"):
+        if line.get("product") == product and line.get("maps") and all(line.get(name) is not None for name in ("arm", "detector", "split")):
             both = seen.setdefault(tuple(line[name] for name in ("detector", "split", "controls", "redecoded")), {})
             both[line["arm"]] = line
             newest = both if {REAL, OURS} <= both.keys() else newest

@@ -78,7 +78,7 @@ class Jobs:
         try:
             noted = json.loads(self.note.read_text(encoding="utf-8"))
             pid, words, began = int(noted["pid"]), tuple(map(str, noted["words"])), noted["began"]
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError, OverflowError):
             return None
         code = self.process.poll() if self.process is not None and self.process.pid == pid else None
         own = self.process is not None and self.process.pid == pid

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
     remedy = "give another --output, or --no-resume to start over"
     try:
         before, known = from_dict(Settings, read_toml(run.config)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
-    except (OSError, ValueError, KeyError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise RunError(f"{run.folder}: its split.json or config.toml is missing or damaged ({error}); {remedy}") from error
     if known != split.digest:
         raise RunError(f"{run.folder}: was made from other data or other defects; {remedy}")
@@ -65,7 +66,7 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
             for item in record["files"]
             if item["role"] == "shot"
         ]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
     shots = sorted(map(list, {tuple(shot) for shot in [*shots, *earlier.record.get("earlier_shots", [])]}))
     learned, parts = {shot[0] for shot in shots}, {(shot[1], shot[2]) for shot in shots if shot[2]}
@@ -89,6 +90,12 @@ def take_released(folder: Path, split: Split, shots: Shots, prior: LatentPrior) 
     return Beginning(adapter=adapter, shots=[], elsewhere=str(folder.resolve()))
 
 
+def _step(record: dict[str, Any]) -> float:
+    """The step of a line of the training's log; beyond all where it has none."""
+    step = record.get("step")
+    return step if isinstance(step, int) else math.inf
+
+
 def learn(
     run: Run, config: TrainConfig, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool, *,
     masks: bool = False, start: Adapter | None = None,
@@ -105,7 +112,7 @@ def learn(
     accelerator = tracked(settings.report_to, run.folder, "masks" if masks else "train", facts, cpu=settings.device == "cpu")
     found = latest_checkpoint(checkpoints)
     last = int(found.name.split("-")[1]) if found else -1
-    lines = [json.dumps(record) for record in Manifest(log_file).records() if record["step"] <= last]
+    lines = [json.dumps(record) for record in Manifest(log_file).records() if _step(record) <= last]
     write_atomic(log_file, "".join(line + "\n" for line in lines).encode())
     with (
         bar("encode the masks" if masks else "encode the shots", config.pool.crops, quiet=quiet) as pool_bar,

@@ -45,7 +45,7 @@ def run_split(run: Run) -> Split:
     try:
         record = json.loads(run.split.read_text(encoding="utf-8"))
         return from_json(record, Path(record["root"]))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{run.split}: missing or damaged ({error}); train again into another folder") from error
 
 

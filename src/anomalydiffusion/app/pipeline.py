@@ -221,7 +221,7 @@ def _saved_shots(folder: Path) -> Shots:
             shot = read_image(paths[0]), Mask(pixels_HW=read_mask(paths[1]), origin="real")
             out.setdefault((str(each["product"]), str(each["defect"])), []).append(shot)
         return out
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{folder / INDEX}: damaged ({error}); save the pipeline again") from error
 
 

@@ -24,7 +24,7 @@ def redraw(run: Path | str, image: str) -> list[str]:
     its place.
     """
     opened = Run.open(Path(run))
-    records = Manifest(opened.manifest).records()
+    records = Manifest(opened.manifest).pairs()
     record = next((each for each in records if each["image"] == image), None)
     if record is None:
         raise RunError(f"{opened.folder / image}: is not in the manifest, or was judged meanwhile; look again")

@@ -13,6 +13,7 @@ from anomalydiffusion.conditioning.adapter import AdapterConfig
 from anomalydiffusion.core.config import digest, dumps, from_dict, merge, read_toml, to_dict
 from anomalydiffusion.core.devices import find_device, find_dtype
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.names import shown
 from anomalydiffusion.downstream.classifiers import PRESETS as CLASSIFIERS
 from anomalydiffusion.downstream.classifiers import ClassifierConfig
 from anomalydiffusion.downstream.detectors import PRESETS as DETECTORS
@@ -152,8 +153,8 @@ def resolve(preset: str | None = None, config: Path | None = None, base: Mapping
     """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given)."""
     from_file = read_toml(config) if config else {}
     name = preset or from_file.get("preset") or (base or {}).get("preset") or "default"
-    if name not in PRESETS:
-        raise ConfigError(f"unknown preset '{name}'; known: {', '.join(PRESETS)}")
+    if not isinstance(name, str) or name not in PRESETS:
+        raise ConfigError(f"unknown preset {shown(name)}; known: {', '.join(PRESETS)}")
     start = merge(PRESETS[name], {} if preset else (base or {}))
     return from_dict(Settings, {**merge(merge(start, from_file), given), "preset": name})
 

@@ -12,12 +12,11 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from anomalydiffusion.app.settings import Settings
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import DataError, MaskError
-from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask
+from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask, read_size
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import folders_in, images_in, load
@@ -295,13 +294,13 @@ class Source:
 
 def limits_json(gate: Gate) -> bytes:
     """What each defect type's pairs must reach, as a file."""
-    return (json.dumps({"/".join(key): asdict(own) for key, own in gate.limits.items()}, indent=1, ensure_ascii=False) + "\n").encode()
+    return (json.dumps({"/".join(key): asdict(own) for key, own in gate.limits.items()}, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def _size(path: Path) -> tuple[int, int] | None:
     """Height and width, from the file's head alone; None where it cannot be read."""
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, Image.DecompressionBombError):
+        width, height = read_size(path)
+    except DataError:
         return None
+    return height, width

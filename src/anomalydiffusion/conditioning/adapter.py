@@ -24,6 +24,7 @@ from anomalydiffusion.conditioning.tokens import AnomalyTokens, Key, insert
 from anomalydiffusion.core.config import from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.formats import check_format
+from anomalydiffusion.core.names import is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.priors.base import Context, Gain, Graft
@@ -229,8 +230,7 @@ class Adapter(nn.Module):
     @staticmethod
     def vectors_of(path: Path) -> dict[Key, torch.Tensor]:
         """The anomaly vectors in an adapter's file by (product, defect), k x D each; no prior is needed."""
-        record, tensors = _read(path)
-        keys = [(str(product), str(defect)) for product, defect in record["keys"]]
+        keys, _, _, tensors = _read(path)
         return dict(zip(keys, tensors["tokens.vectors"], strict=True))
 
     @staticmethod
@@ -243,32 +243,39 @@ class Adapter(nn.Module):
     @classmethod
     def load(cls, path: Path, prior: LatentPrior, name: str = "default") -> Adapter:
         """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""
-        record, tensors = _read(path)
-        origin = from_dict(Origin, record["origin"])
+        keys, config, origin, tensors = _read(path)
         if origin.prior_digest != prior.digest:
             raise RunError(
                 f"{path}: trained on prior {origin.prior_digest}, but this prior is {prior.digest}; pass the --prior it was trained on"
             )
-        keys = [(str(product), str(defect)) for product, defect in record["keys"]]
-        adapter = cls(prior, keys, from_dict(AdapterConfig, record["config"]), origin, name=name)
+        if (width := tensors["tokens.vectors"].shape[2]) != prior.token_width:
+            raise RunError(f"{path}: its vectors are {width} wide, this prior's {prior.token_width}; train again")
+        try:
+            adapter = cls(prior, keys, config, origin, name=name)
+            adapter._fill(path, tensors)
+        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise RunError(f"{path}: does not fit this prior ({' '.join(str(error).split())[:200]}); train again") from error
+        adapter.digest = cls.digest_of(path)
+        return adapter.eval()
+
+    def _fill(self, path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        """Take over what was learned."""
         part = {
             kind: {k.split(".", 1)[1]: v for k, v in tensors.items() if k.startswith(kind + ".")} for kind in ("tokens", "spatial", "lora")
         }
-        adapter.tokens.load_state_dict({f"vectors.{row}": own for row, own in enumerate(part["tokens"]["vectors"])})
-        if adapter.spatial is not None:
-            adapter.spatial.load_state_dict(part["spatial"])
-        if adapter.config.lora_rank:
-            result: Any = set_peft_model_state_dict(adapter.denoiser, part["lora"], adapter_name=name)
+        self.tokens.load_state_dict({f"vectors.{row}": own for row, own in enumerate(part["tokens"]["vectors"])})
+        if self.spatial is not None:
+            self.spatial.load_state_dict(part["spatial"])
+        if self.config.lora_rank:
+            result: Any = set_peft_model_state_dict(self.denoiser, part["lora"], adapter_name=self.name)
             if result is not None and result.unexpected_keys:
                 raise RunError(
                     f"{path}: {len(result.unexpected_keys)} LoRA weights do not fit this prior, first {result.unexpected_keys[0]}"
                 )
-        adapter.digest = cls.digest_of(path)
-        return adapter.eval()
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """What is noted in an adapter's file, and its tensors."""
+def _read(path: Path) -> tuple[list[Key], AdapterConfig, Origin, dict[str, torch.Tensor]]:
+    """Keys, settings and origin that are noted in an adapter's file, and its tensors, which have the shapes that those say."""
     try:
         with safe_open(path, "pt") as file:
             record = dict(json.loads((file.metadata() or {})["anomalydiffusion"]))
@@ -278,7 +285,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     except Exception as error:
         raise RunError(f"{path}: this adapter is damaged or not ours ({error}); train again") from error
     check_format(path, record, reads=FORMAT, oldest=OLDEST, anew="train again")
-    return record, tensors
+    try:
+        keys = [(product, defect) for product, defect in record["keys"]]
+        config, origin = from_dict(AdapterConfig, record["config"]), from_dict(Origin, record["origin"])
+        if not all(is_folder(word) for key in keys for word in key) or len(set(keys)) != len(keys):
+            raise ValueError(f"keys are {shown(keys)}")
+        _check_shapes(len(keys), config, tensors)
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        raise RunError(f"{path}: this adapter is damaged or not ours ({error!r:.200}); train again") from error
+    return keys, config, origin, tensors
+
+
+def _check_shapes(count_keys: int, config: AdapterConfig, tensors: dict[str, torch.Tensor]) -> None:
+    """Refuse settings that the weights do not have: what is built by them could be larger than any memory."""
+    vectors = tensors["tokens.vectors"]
+    if vectors.ndim != 3 or vectors.shape[:2] != (count_keys, config.anomaly_tokens):
+        raise ValueError(f"vectors of shape {tuple(vectors.shape)} for {count_keys} defects, {config.anomaly_tokens} tokens each")
+    heads = count(tensors, "spatial.styles." if config.backbone == "released" else "spatial.heads.")
+    if config.spatial_tokens != heads:
+        raise ValueError(f"{heads} heads for {config.spatial_tokens} spatial tokens")
+    ranks = {value.shape[0] for name, value in tensors.items() if name.startswith("lora.") and "lora_A" in name and value.ndim > 1}
+    if ranks != ({config.lora_rank} if config.lora_rank else set()):
+        raise ValueError(f"LoRA of ranks {sorted(ranks)}, not {config.lora_rank}")
 
 
 def _encoder(config: AdapterConfig, width: int) -> nn.Module | None:

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.names import shown
 
 __all__ = ["digest", "dumps", "from_dict", "merge", "read_toml", "to_dict"]
 
 T = TypeVar("T")
+LONGEST = 200  # characters of an unknown key in a message
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -36,13 +38,13 @@ def _value(kind: Any, value: Any, where: str) -> Any:
     origin = typing.get_origin(kind)
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a table, got {value!r}")
+            raise ConfigError(f"{where}: expected a table, got {shown(value)}")
         return from_dict(typing.cast(type, kind), value, where)
     if origin in (types.UnionType, typing.Union):
         return None if value is None else _either([k for k in typing.get_args(kind) if k is not type(None)], value, where)
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise ConfigError(f"{where}: expected a list, got {value!r}")
+            raise ConfigError(f"{where}: expected a list, got {shown(value)}")
         inner = typing.get_args(kind)
         each = [inner[0]] * len(value) if len(inner) == 2 and inner[1] is Ellipsis else list(inner)
         if len(each) != len(value):
@@ -50,17 +52,17 @@ def _value(kind: Any, value: Any, where: str) -> Any:
         return tuple(_value(k, v, where) for k, v in zip(each, value, strict=True))
     if origin is dict:
         if not isinstance(value, dict):
-            raise ConfigError(f"{where}: expected a table, got {value!r}")
+            raise ConfigError(f"{where}: expected a table, got {shown(value)}")
         inner = typing.get_args(kind)[1]
         return {str(key): _value(inner, each, f"{where}.{key}") for key, each in value.items()}
     if origin is typing.Literal:
         if value not in typing.get_args(kind):
-            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, typing.get_args(kind)))}, got {value!r}")
+            raise ConfigError(f"{where}: expected one of {', '.join(map(repr, typing.get_args(kind)))}, got {shown(value)}")
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(kind, type) or not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {value!r}")
+        raise ConfigError(f"{where}: expected {getattr(kind, '__name__', kind)}, got {shown(value)}")
     return value
 
 
@@ -100,11 +102,11 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
     prefix = f"{where}." if where else ""
     for key in values:
         if key not in known:
-            raise ConfigError(f"unknown setting '{prefix}{key}'; known here: {', '.join(sorted(known))}")
+            raise ConfigError(f"unknown setting '{prefix}{key[:LONGEST]}'; known here: {', '.join(sorted(known))}")
     try:
         whole = {key: _completed(known[key], value) for key, value in values.items()}
         return cls(**{key: _value(hints[key], value, prefix + key) for key, value in whole.items()})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
 
 
@@ -131,8 +133,10 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not a TOML file ({error})") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give a file that you may read") from error
+    except (ValueError, RecursionError) as error:  # of which TOML's own error is one, and numbers of thousands of digits another
+        raise ConfigError(f"{path}: not a TOML file ({error}); mend the line or leave the file out") from error
 
 
 def digest(config: Any) -> str:

@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from anomalydiffusion.core.config import from_dict
 from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.names import is_folder, shown
 from anomalydiffusion.core.pixels import MAX_PIXELS
 from anomalydiffusion.core.types import Provenance
 
@@ -46,6 +47,8 @@ class Imprint:
     version: str
 
     def __post_init__(self) -> None:
+        if not is_folder(self.product) or not is_folder(self.defect):
+            raise DataError(f"product {shown(self.product)}, defect {shown(self.defect)}: expected names that folders can have")
         if not all(0 <= value < bound for value, bound in ((self.index, 10**9), (self.attempt, 10**9), (self.seed, 2**63))):
             raise DataError(f"index {self.index}, attempt {self.attempt}, seed {self.seed}: expected whole numbers from 0, below 2^63")
 

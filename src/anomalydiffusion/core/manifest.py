@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+import re
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.names import is_below, is_folder, shown
 from anomalydiffusion.core.runs import make_folder, sync_folder, write_atomic
 
 try:
@@ -25,7 +28,7 @@ except ImportError:  # Windows: one writer at a time is then up to the caller
 __all__ = [
     "ACCEPTED", "ADAPTER_DIGEST", "ATTEMPT", "CONFIG_DIGEST", "DEFECT", "FIELDS", "IMAGE", "IMAGE_SHA256", "MASK",
     "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PARKED", "PRIOR_DIGEST", "PRODUCT", "REASONS",
-    "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted",
+    "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted", "fault",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -43,6 +46,35 @@ FIELDS = (
     MASK_ORIGIN, TOUCHED_BOX, PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST, STEPS, SEVERITY, ACCEPTED, REASONS, MEASURES,
     SECONDS, VERSION, REFERENCE,
 )  # fmt: skip
+
+
+KINDS: dict[str, type] = {
+    PRODUCT: str, DEFECT: str, SEED: int, ATTEMPT: int, IMAGE: str, MASK: str, REQUESTED_MASK: str, NORMAL: str, NORMAL_SHA256: str,
+    MASK_ORIGIN: str, TOUCHED_BOX: list, CONFIG_DIGEST: str, ACCEPTED: bool, REASONS: list,
+}  # fmt: skip
+NUMBERED = re.compile(r"[^/]+(/[^/]+)*/\d{1,9}(-\d{1,9})?\.\w+")  # what the image of a pair is called
+
+
+def fault(record: Mapping[str, Any]) -> str:
+    """What no command could do its work with, in the record of a run's pair; "" where it is whole.
+
+    Paths stay in the run's folder, product and defect type can be folders: commands write and delete what records name.
+    """
+    for name, kind in KINDS.items():
+        value = record.get(name)
+        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or not 0 <= value < 2**63)):
+            return f"{name} is {shown(value)}"
+    for name in (IMAGE, MASK, REQUESTED_MASK):
+        if not is_below(record[name]):
+            return f"{name} {shown(record[name])} may lie outside of the run"
+    for name in (PRODUCT, DEFECT, CONFIG_DIGEST):
+        if not is_folder(record[name]) and (name != CONFIG_DIGEST or record[name]):
+            return f"{name} is {shown(record[name])}"
+    if not NUMBERED.fullmatch(record[IMAGE]):
+        return f"image {shown(record[IMAGE])} has no number"
+    if len(record[TOUCHED_BOX]) != 4 or not all(isinstance(side, int) for side in record[TOUCHED_BOX]):
+        return f"{TOUCHED_BOX} is {shown(record[TOUCHED_BOX])}"
+    return "" if all(isinstance(reason, str) for reason in record[REASONS]) else f"{REASONS} is {shown(record[REASONS])}"
 
 
 def accepted(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,38 +167,63 @@ class Manifest:
             file.write(b"\n")
             return size + 1
         size -= len(tail)
-        aside = self.path.with_suffix(".rejected.jsonl")
-        with aside.open("ab") as rejected:
-            rejected.write(_line({"offset": size, "text": tail.decode("utf-8", "backslashreplace")}))
-            rejected.flush()
-            os.fsync(rejected.fileno())
+        aside = self._put_aside([{"offset": size, "text": tail.decode("utf-8", "backslashreplace")}])
         file.truncate(size)
         log.warning("%s: the last line was cut short; moved to %s, its pair will be made again", self.path, aside.name)
         return size
 
+    def _put_aside(self, lines: Iterable[Mapping[str, Any]]) -> Path:
+        """Keep what is no record beside the manifest; returns the file."""
+        aside = self.path.with_suffix(".rejected.jsonl")
+        with aside.open("ab") as rejected:
+            rejected.write(b"".join(_line(line) for line in lines))
+            rejected.flush()
+            os.fsync(rejected.fileno())
+        return aside
+
+    def pairs(self) -> list[dict[str, Any]]:
+        """Read every record that is one of a run's pair, in order; any other line is skipped with a warning, as `records` does."""
+        return [record for _, record in self._read(pairs=True)]
+
     def records(self) -> list[dict[str, Any]]:
         """Read every record in order; none when the file does not exist. A damaged line is skipped with a warning."""
+        return [record for _, record in self._read(pairs=False)]
+
+    def _lines(self) -> list[bytes]:
         try:
-            lines = self.path.read_bytes().split(b"\n")
+            return self.path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return []
         except OSError as error:
             raise RunError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
-        found: list[dict[str, Any]] = []
-        for number, line in enumerate(lines, 1):
+
+    def _read(self, *, pairs: bool, damaged: list[dict[str, Any]] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Line numbers and records; lines that are none are named in a warning, or collected in `damaged`."""
+        for number, line in enumerate(self._lines(), 1):
             if not line.strip():
                 continue
-            if (record := _parse(line)) is None:
-                log.warning("%s, line %d: not a JSON record; skipped", self.path, number)
+            record = _parse(line)
+            wrong = "not a JSON record" if record is None else fault(record) if pairs else ""
+            if record is not None and not wrong:
+                yield number, record
+            elif damaged is None:
+                log.warning("%s, line %d: %s; skipped", self.path, number, wrong)
             else:
-                found.append(record)
-        return found
+                damaged.append({"line": number, "wrong": wrong, "text": line.decode("utf-8", "backslashreplace")})
 
-    def rewrite(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Put `records` in the place of all lines, whole or not at all. What others append between `records` and this is lost."""
+    def rewrite(self, records: Iterable[Mapping[str, Any]], *, pairs: bool = False) -> None:
+        """Put `records` in the place of all lines, whole or not at all. What others append between `records` and this is lost.
+
+        Lines that `records`, or with `pairs` that method, skips are first moved to `manifest.rejected.jsonl`, with a warning.
+        """
         data = b"".join(_line(record) for record in records)
+        damaged: list[dict[str, Any]] = []
         try:
             with self._locked():
+                deque(self._read(pairs=pairs, damaged=damaged), maxlen=0)
+                if damaged:
+                    aside = self._put_aside(damaged)
+                    log.warning("%s: %d damaged lines are moved to %s", self.path, len(damaged), aside.name)
                 write_atomic(self.path, data)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); check free space and permissions") from error

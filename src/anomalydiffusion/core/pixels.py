@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 MAX_PIXELS = 200_000_000
+# Told from what is in the file, not from its name: Pillow knows kinds besides for which it starts other programs.
+FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "MPO", "GIF", "PPM", "WEBP")
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def _picture(path: Path) -> Iterator[Image.Image]:
     try:
         if path.stat().st_size == 0:
             raise DataError(f"{path}: the file is empty; copy it again or remove it")
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise DataError(f"{path}: {image.width} x {image.height} is over {MAX_PIXELS // 1_000_000} megapixels; cut it into tiles")
             yield image

@@ -197,11 +197,13 @@ class Run:
             raise RunError(
                 f"{folder}: no run here (run.json is missing); 'anomalydiffusion train DATA --output {folder}' makes one"
             ) from error
-        except (OSError, ValueError) as error:
-            raise RunError(f"{folder / 'run.json'}: cannot be read ({error})") from error
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{folder / 'run.json'}: cannot be read ({error}); restore it, or train again into another folder") from error
         if not isinstance(record, dict) or not isinstance(record.get("format"), int):
-            raise RunError(f"{folder / 'run.json'}: not a run's record")
+            raise RunError(f"{folder / 'run.json'}: not a run's record; restore it, or train again into another folder")
         check_format(folder, record, reads=cls.FORMAT, oldest=cls.OLDEST, anew="train again into another folder")
+        if not isinstance(lines := record.get("commands", []), list) or not all(isinstance(line, str) for line in lines):
+            raise RunError(f"{folder / 'run.json'}: its commands are no list of lines; restore it, or train again into another folder")
         return cls(folder, record)
 
     @classmethod
@@ -221,7 +223,7 @@ class Run:
         if command and command not in commands:
             commands.append(command)
         self.record = {**self.record, **facts, "commands": commands, "updated": _now()}
-        write_atomic(self.folder / "run.json", (json.dumps(self.record, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomic(self.folder / "run.json", (json.dumps(self.record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
 
     @contextmanager
     def lock(self, *, shared: bool = False) -> Iterator[None]:

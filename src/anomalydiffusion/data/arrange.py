@@ -19,6 +19,7 @@ import numpy as np
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.pixels import encode_png, read_size
 from anomalydiffusion.data.folders import GOOD, SUFFIXES
 from anomalydiffusion.data.incoming import Picture
@@ -29,6 +30,7 @@ LINEAGE = "imported.csv"
 HELD_BACK = 5  # one normal image in so many is for testing
 LONGEST = 200  # bytes of a name; file systems take 255, and a mask's name is longer
 UNSAFE = re.compile(r'[\x00-\x1f\x7f/\\<>:"|?*]')
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what begins so is worked out, not shown
 SHOWN = 5  # names in a warning
 log = logging.getLogger(__name__)
 
@@ -52,10 +54,10 @@ class _Names:
         found = clean(name)
         if not found or (above and found.casefold() == GOOD):
             what = "is no name for a folder" if not found else "is what the folder of normal images is called"
-            raise DataError(f"{where}: {name!r} {what}; rename it")
+            raise DataError(f"{where}: {shown(name)} {what}; rename it")
         first = self.taken.setdefault((*above, found.casefold()), name)
         if first != name:
-            raise DataError(f"{where}: {first!r} and {name!r} would both be the folder {found}; rename one")
+            raise DataError(f"{where}: {shown(first)} and {shown(name)} would both be the folder {found}; rename one")
         return found
 
 
@@ -163,6 +165,11 @@ def _link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
+def _unmoved(name: str) -> str:
+    """The same place in words that no spreadsheet takes for a formula."""
+    return f"./{name}" if name.startswith(FORMULA) else name
+
+
 class _Writer:
     """The new data set as it grows."""
 
@@ -179,7 +186,7 @@ class _Writer:
         self.taken.add((folder, stem.casefold()))
         name = f"{folder}/{stem}{picture.path.suffix}"
         _link(picture.path, self.root / name)
-        self.lines.append((name, picture.name))
+        self.lines.append((_unmoved(name), _unmoved(picture.name)))
         self.counts.setdefault(product, Counter())[place] += 1
         return stem
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import shown
 from anomalydiffusion.data.foreign import read_json
 from anomalydiffusion.data.incoming import Picture, Shape, beside, locate
 from anomalydiffusion.data.polygons import Outline, Runs
@@ -26,7 +27,7 @@ def _rows(whole: Any, name: str, file: Path) -> list[Row]:
 def _key(row: Row, name: str, where: str) -> int | str:
     value = row.get(name)
     if not isinstance(value, int | str):
-        raise DataError(f"{where}: {name} is {value!r}, expected a number; export it again")
+        raise DataError(f"{where}: {name} is {shown(value)}, expected a number; export it again")
     return value
 
 
@@ -35,14 +36,14 @@ def _by_id(whole: Any, name: str, file: Path) -> dict[int | str, Row]:
     for row in _rows(whole, name, file):
         key = _key(row, "id", f"{file}: an entry of {name}")
         if key in found:
-            raise DataError(f"{file}: two {name} have the id {key!r}; give each one of its own")
+            raise DataError(f"{file}: two {name} have the id {shown(key)}; give each one of its own")
         found[key] = row
     return found
 
 
 def _size(height: Any, width: Any, where: str) -> tuple[int, int]:
     if not isinstance(height, int) or not isinstance(width, int):
-        raise DataError(f"{where}: {width!r} x {height!r} is no size in pixels; export it again")
+        raise DataError(f"{where}: {shown(width)} x {shown(height)} is no size in pixels; export it again")
     return height, width
 
 
@@ -70,19 +71,19 @@ def read_coco(file: Path, images: Path | None) -> list[Picture]:
     rows, categories = _by_id(whole, "images", file), _by_id(whole, "categories", file)
     shapes: dict[int | str, list[tuple[str, Shape]]] = {key: [] for key in rows}
     for index, annotation in enumerate(_rows(whole, "annotations", file)):
-        where = f"{file}: annotation {annotation.get('id', index)!r}"
+        where = f"{file}: annotation {shown(annotation.get('id', index))}"
         image, category = _key(annotation, "image_id", where), _key(annotation, "category_id", where)
         if image not in rows:
-            raise DataError(f"{where}: no image has the id {image!r}; remove it or add the image")
+            raise DataError(f"{where}: no image has the id {shown(image)}; remove it or add the image")
         if category not in categories:
-            raise DataError(f"{where}: no category has the id {category!r}; remove it or add the category")
+            raise DataError(f"{where}: no category has the id {shown(category)}; remove it or add the category")
         label = categories[category].get("name")
         if not isinstance(label, str):
-            raise DataError(f"{file}: category {category!r} has no name; name it")
+            raise DataError(f"{file}: category {shown(category)} has no name; name it")
         shapes[image] += [(label, shape) for shape in _shapes(annotation, where)]
     pictures: list[Picture] = []
     for key, row in rows.items():
-        where = f"{file}: image {key!r}"
+        where = f"{file}: image {shown(key)}"
         path, name = locate(beside(file, images), row.get("file_name"), where, "add it, or say where pictures are with --images")
         told = _size(row.get("height"), row.get("width"), where)[::-1] if "height" in row or "width" in row else None
         pictures.append(Picture(path=path, name=name, where=where, shapes=shapes[key], size=told))

@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 
 from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.pixels import read_image
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.data.flaws import draw_flaw, draw_shape
 from anomalydiffusion.data.folders import SUFFIXES
@@ -100,15 +101,15 @@ def load_textures(folder: Path) -> list[Texture]:
     """Read every texture below `folder` as uint8 RGB with a name in words (from ATTRIBUTION.csv where there is one)."""
     original = {}
     if (folder / "ATTRIBUTION.csv").exists():
-        with (folder / "ATTRIBUTION.csv").open(newline="", encoding="utf-8") as handle:
-            original = {row["file"]: row["path"] for row in csv.DictReader(handle)}
+        try:
+            with (folder / "ATTRIBUTION.csv").open(newline="", encoding="utf-8") as handle:
+                original = {row.get("file"): row.get("path") for row in csv.DictReader(handle)}
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{folder / 'ATTRIBUTION.csv'}: cannot be read as a table ({error}); save it as CSV in UTF-8") from error
     files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES)
     if not files:
         raise DataError(f"{folder}: no pictures found; name a folder that holds .png or .jpg textures")
-    out: list[Texture] = []
-    for path in files:
-        with Image.open(path) as image:
-            out.append((np.asarray(image.convert("RGB")), _name(original.get(path.name, path.name))))
+    out = [(read_image(path), _name(original.get(path.name) or path.name)) for path in files]
     if all(name == "texture" for _, name in out):
         log.warning("%s: no file is named after a material, so all are captioned 'texture'; is ATTRIBUTION.csv missing there?", folder)
     return out

@@ -86,6 +86,8 @@ def read_groups(folder: Path) -> dict[str, str]:
     path = folder / "groups.csv"
     if not path.exists():
         return {}
+    if not path.is_file():  # a folder, or a pipe, from which reading would never end
+        raise DataError(f"{path}: is no file; give a CSV in UTF-8, columns file,group")
     groups: dict[str, str] = {}
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:

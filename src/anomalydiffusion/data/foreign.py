@@ -8,9 +8,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.plainyaml import read_yaml_text
 
 __all__ = ["LAYOUTS", "TABLES", "advice", "read_json", "read_rows", "read_table", "read_yaml", "recognise"]
 
@@ -30,8 +29,8 @@ def read_json(path: Path) -> Any:
 def read_yaml(path: Path) -> Any:
     """What a YAML file holds, of plain kinds only. Raises `DataError`."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        return read_yaml_text(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read as YAML ({error}); write it again") from error
 
 

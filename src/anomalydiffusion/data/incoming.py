@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -11,11 +10,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import shown, strays
 from anomalydiffusion.core.pixels import read_mask
 
-__all__ = ["MaskFile", "Picture", "Shape", "beside", "locate", "strays"]
-
-DRIVE = re.compile(r"[A-Za-z]:")
+__all__ = ["MaskFile", "Picture", "Shape", "beside", "locate"]
 
 
 class Shape(Protocol):
@@ -57,18 +55,12 @@ def beside(file: Path, images: Path | None) -> list[Path]:
     return [images] if images else [file.parent, file.parent / "images", file.parent.parent / "images"]
 
 
-def strays(name: str) -> bool:
-    """Whether a file's name may lead out of the folder that it is looked up in."""
-    plain = PurePosixPath(name.replace("\\", "/"))
-    return plain.is_absolute() or ".." in plain.parts or bool(DRIVE.match(name)) or "\0" in name
-
-
 def locate(folders: Sequence[Path], name: Any, where: str, remedy: str) -> tuple[Path, str]:
     """Path and name of a picture in the first of `folders` that has it. Raises `DataError` if none has, or if it would lie outside."""
     if not isinstance(name, str) or not name.strip():
         raise DataError(f"{where}: names no file; name it or remove the entry")
     if strays(name):
-        raise DataError(f"{where}: {name!r} may lie outside of {folders[0]}; name files below their folder")
+        raise DataError(f"{where}: {shown(name)} may lie outside of {folders[0]}; name files below their folder")
     plain = PurePosixPath(name.replace("\\", "/"))
     for folder in folders:
         try:
@@ -76,4 +68,4 @@ def locate(folders: Sequence[Path], name: Any, where: str, remedy: str) -> tuple
                 return folder / plain, plain.as_posix()
         except (OSError, ValueError):  # a name that no file can have
             break
-    raise DataError(f"{where}: {name!r} is not in {folders[0]}; {remedy}")
+    raise DataError(f"{where}: {shown(name)} is not in {folders[0]}; {remedy}")

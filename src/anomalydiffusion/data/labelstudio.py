@@ -13,10 +13,11 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import numpy as np
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import shown, strays
 from anomalydiffusion.core.pixels import read_size
 from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.foreign import read_json
-from anomalydiffusion.data.incoming import Picture, beside, locate, strays
+from anomalydiffusion.data.incoming import Picture, beside, locate
 from anomalydiffusion.data.polygons import Outline, numbers
 
 __all__ = ["read_labelstudio"]
@@ -72,14 +73,15 @@ def _corners(value: dict[str, Any], size: tuple[int, int], where: str) -> list[f
 
 def _shapes(results: list[Any], size: tuple[int, int], where: str) -> Iterator[tuple[str, Outline]]:
     for result in results:
-        kind, value = str(result.get("type")), result.get("value")
+        kind, value = result.get("type"), result.get("value")
+        kind = kind if isinstance(kind, str) else ""
         if not isinstance(value, dict):
             continue
         if "rle" in value or "brush" in kind:
             raise DataError(f"{where}: brush labels; export them as PNG, then: anomalydiffusion import --format folders --masks FOLDER")
         if kind not in ("polygonlabels", "rectanglelabels"):
             if {"x", "points", "vertices"} & set(value):
-                raise DataError(f"{where}: {kind!r} cannot be read; draw polygons or rectangles with labels")
+                raise DataError(f"{where}: {shown(kind)} cannot be read; draw polygons or rectangles with labels")
             continue  # words about the whole picture
         if result.get("image_rotation"):
             raise DataError(f"{where}: labelled on a turned picture; save the picture upright and label it again")
@@ -96,10 +98,10 @@ def _shapes(results: list[Any], size: tuple[int, int], where: str) -> Iterator[t
 
 
 def _size(results: list[Any], where: str) -> tuple[int, int] | None:
-    sizes = {(result.get("original_width"), result.get("original_height")) for result in results if "original_width" in result}
-    if len(sizes) > 1 or not all(isinstance(side, int) and side > 0 for size in sizes for side in size):
+    sizes = [(result.get("original_width"), result.get("original_height")) for result in results if "original_width" in result]
+    if any(size != sizes[0] for size in sizes) or not all(isinstance(side, int) and side > 0 for size in sizes for side in size):
         raise DataError(f"{where}: original_width and original_height are not one size in pixels; export it again")
-    return sizes.pop() if sizes else None
+    return sizes[0] if sizes else None
 
 
 def _results(task: dict[str, Any], where: str) -> tuple[list[Any] | None, bool]:
@@ -132,7 +134,7 @@ def read_labelstudio(file: Path, images: Path | None) -> list[Picture]:
     for index, task in enumerate(whole):
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise DataError(f"{file}: entry {index} is no task; export as JSON, not as JSON-MIN")
-        where = f"{file}: task {task.get('id', index)!r}"
+        where = f"{file}: task {shown(task.get('id', index))}"
         address = _address(task["data"], where)
         results, several = _results(task, where)
         if results is None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.core.errors import DataError, SplitError
+from anomalydiffusion.core.names import is_below, is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import DefectSet, Normal, Product, Shot, Split
 from anomalydiffusion.data.folders import images_in, load, read_groups
@@ -228,6 +229,18 @@ def to_json(split: Split, root: Path) -> dict[str, Any]:
     return {"digest": split.digest, "root": str(root), "files": files}
 
 
+def _below(root: Path, name: str) -> Path:
+    if not is_below(name):
+        raise ValueError(f"{shown(name)} may lie outside of {root}")
+    return root / name
+
+
+def _named(name: str) -> str:
+    if not is_folder(name):
+        raise ValueError(f"{shown(name)} is no name for a folder")
+    return name
+
+
 def from_json(record: dict[str, Any], root: Path) -> Split:
     """The split that `to_json` wrote, files under `root`. Raises `DataError` on a missing file; hashes are not compared."""
     root = root.expanduser().resolve()
@@ -235,17 +248,17 @@ def from_json(record: dict[str, Any], root: Path) -> Split:
     sha256: dict[Path, str] = {}
     try:
         for file in record["files"]:
-            path, common = root / file["path"], {"product": file["product"], "group": file["group"]}
+            path, common = _below(root, file["path"]), {"product": _named(file["product"]), "group": str(file["group"])}
             sha256[path] = file["sha256"]
             if file["mask"] is None:
                 part = "train" if path.parent.parent.name == "train" else "test"
                 sides[file["role"]].append(Normal(path=path, part=part, **common))
             else:
-                mask = root / file["mask"]
+                mask = _below(root, file["mask"])
                 sha256[mask] = file["mask_sha256"]
-                sides[file["role"]].append(Shot(defect=file["defect"], path=path, mask_path=mask, **common))
+                sides[file["role"]].append(Shot(defect=_named(file["defect"]), path=path, mask_path=mask, **common))
         digest = record["digest"]
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"the record of the split is damaged ({error!r}); train anew in an empty folder") from error
     if missing := [path for path in sha256 if not path.is_file()]:
         raise DataError(f"{missing[0]}: no such file, but the split names it ({len(missing)} missing in all); restore it")

@@ -9,9 +9,10 @@ from typing import Any
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import shown, strays
 from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.foreign import read_yaml
-from anomalydiffusion.data.incoming import Picture, strays
+from anomalydiffusion.data.incoming import Picture
 from anomalydiffusion.data.polygons import Outline
 
 __all__ = ["read_yolo"]
@@ -51,7 +52,7 @@ def _places(whole: dict[str, Any], file: Path) -> Iterator[tuple[str, Path]]:
             named = entry if isinstance(entry, str) else "no name"  # nor is anything else written out: it may be nested without end
             place = _below(root, base, named) or _below(root, named)
             if place is None:
-                raise DataError(f"{file}: {side} is {named!r}, which is no folder in {root}; name the folder of its pictures")
+                raise DataError(f"{file}: {side} is {shown(named)}, which is no folder in {root}; name the folder of its pictures")
             yield side, place
 
 

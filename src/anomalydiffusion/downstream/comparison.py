@@ -93,7 +93,8 @@ class Ledger:
         self.known = {
             (line["product"], line["arm"], line["seed"]): line
             for line in self.lines.records()
-            if all(line.get(name) == value for name, value in {**self.facts, "pairs": self.pairs(line["arm"])}.items())
+            if all(isinstance(line.get(name), kind) for name, kind in (("product", str), ("arm", str), ("seed", int)))
+            and all(line.get(name) == value for name, value in {**self.facts, "pairs": self.pairs(line["arm"])}.items())
         }
 
     def pairs(self, arm: str) -> str:

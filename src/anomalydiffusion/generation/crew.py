@@ -227,7 +227,7 @@ def fill_together(
         if once_ready:
             once_ready()
         sweep(run)
-        records = manifest.records()
+        records = manifest.pairs()
         work.queue.extend(open_slots(slots, records, attempts))
         while work.queue or work.suspects or work.running:
             work.hand_out(batch_size, seed)
@@ -253,7 +253,7 @@ def fill_together(
         put_in_order(run)
         _note(run, work.left_out)
     wanted = set(slots)
-    return [record for record in Manifest(run.manifest).records() if slot_of(record) in wanted]
+    return [record for record in Manifest(run.manifest).pairs() if slot_of(record) in wanted]
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -149,10 +149,11 @@ def sweep(run: Run) -> None:
 def discard(run: Run, keys: Sequence[Key]) -> None:
     """Throw away every pair of these defect types: first their lines, then their files."""
     manifest = Manifest(run.manifest)
-    if kept := [record for record in manifest.records() if (record["product"], record["defect"]) not in keys]:
-        manifest.rewrite(kept)
-    else:
-        manifest.path.unlink(missing_ok=True)
+    if kept := [record for record in manifest.pairs() if (record["product"], record["defect"]) not in keys]:
+        manifest.rewrite(kept, pairs=True)
+    elif manifest.path.exists():
+        manifest.rewrite([], pairs=True)  # damaged lines are no pairs to throw away
+        manifest.path.unlink()
     for key in keys:
         shutil.rmtree(run.folder / "generated" / key[0] / key[1], ignore_errors=True)
 
@@ -171,7 +172,7 @@ def fill(
     if alone:
         sweep(run)
     manifest = Manifest(run.manifest)
-    records = manifest.records()
+    records = manifest.pairs()
     queue = deque(open_slots(slots, records, attempts))
     while queue:
         batch = next_batch([queue.popleft() for _ in range(min(batch_size, len(queue)))], batch_size, seed)
@@ -197,10 +198,10 @@ def fill(
 def put_in_order(run: Run) -> None:
     """Sort the manifest by product, defect, number and attempt; an attempt that two commands made at once stays once."""
     manifest = Manifest(run.manifest)
-    found = manifest.records()
+    found = manifest.pairs()
     ordered = list({_order(record): record for record in sorted(found, key=_order)}.values())
     if ordered != found:
-        manifest.rewrite(ordered)
+        manifest.rewrite(ordered, pairs=True)
 
 
 def _order(record: dict[str, Any]) -> tuple[Key, int, int]:

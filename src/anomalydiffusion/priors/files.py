@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.pixels import digest_file
 
 __all__ = ["BUNDLED", "SUMS", "changed_files", "digest_folder"]
@@ -22,10 +23,12 @@ def digest_folder(folder: Path) -> str:
 
 
 def changed_files(folder: Path) -> list[str]:
-    """The files of a prior that are gone, or not as its sums say; the sums themselves where they are gone."""
+    """The files of a prior that are gone, or not as its sums say; the sums themselves where they are gone or damaged."""
     try:
         lines = (folder / SUMS).read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return [SUMS]
-    pairs = [line.split("  ", 1) for line in lines]
+    pairs = [(line[:64], line[66:]) for line in lines if line.strip()]
+    if any(len(line) < 67 or line[64:66] != "  " or not is_below(line[66:]) for line in lines if line.strip()):
+        return [SUMS]
     return [name for sha256, name in pairs if not (folder / name).is_file() or digest_file(folder / name) != sha256]

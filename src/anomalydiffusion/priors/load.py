@@ -14,6 +14,7 @@ import transformers
 
 from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.architectures import build
 from anomalydiffusion.priors.files import BUNDLED, digest_folder
@@ -98,7 +99,7 @@ def _check_configs(folder: Path, vae: Any, text_encoder: Any) -> None:
     try:
         unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
         channels, widths = unet["in_channels"], unet["cross_attention_dim"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return  # damaged or incomplete: loading says so, or takes diffusers' defaults
     latent, width = vae.config.latent_channels, text_encoder.config.hidden_size
     check_fit(f"{folder}: ", channels=channels, latent=latent, tokens=widths, width=width)
@@ -186,13 +187,17 @@ def load_prior(
         return _from_file(folder, original_config, place, dtype)
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise PriorError(f"{folder}: model_index.json is missing or damaged; a diffusers folder has one") from error
+    if not isinstance(index, dict):
+        raise PriorError(f"{folder}: model_index.json names no parts; get the folder anew")
     parts: dict[str, Any] = {}
     for role, names in PARTS.items():
         part = next((name for name in names if index.get(name)), None)
         if part is None:
             raise PriorError(f"{folder}: model_index.json names no {' or '.join(names)}")
+        if not isinstance(index[part], list) or len(index[part]) != 2:
+            raise PriorError(f"{folder}: model_index.json has {shown(index[part])} for the {part}, not a library and a class; get it anew")
         if role == "unet":
             _check_configs(folder, parts["vae"], parts["text_encoder"])
         parts[role] = _component(folder, part, str(index[part][1]), dtype)

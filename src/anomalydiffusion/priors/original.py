@@ -9,10 +9,11 @@ from typing import Any
 
 import diffusers
 import torch
-import yaml
 from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.names import shown
+from anomalydiffusion.core.plainyaml import read_yaml_text
 from anomalydiffusion.priors.fit import check_fit
 from anomalydiffusion.priors.original_text import clip, ldm_bert, open_clip
 from anomalydiffusion.priors.weights import Weights, count, filled, part
@@ -50,7 +51,7 @@ class _Said:
 
 def _read_yaml(path: Path) -> _Said:
     try:
-        params = dict(yaml.safe_load(path.read_text(encoding="utf-8"))["model"]["params"])
+        params = dict(read_yaml_text(path.read_text(encoding="utf-8"))["model"]["params"])
         unet, vae = (dict((params.get(f"{part}_config") or {}).get("params") or {}) for part in ("unet", "first_stage"))
         return _Said(
             predicts_v=params.get("parameterization", "eps") == "v", averaged=params.get("use_ema") is True,
@@ -59,7 +60,7 @@ def _read_yaml(path: Path) -> _Said:
             steps=int(params.get("timesteps") or 1000), heads=max(0, int(unet.get("num_heads") or 0)),
             head_width=max(0, int(unet.get("num_head_channels") or 0)), unet=unet, vae=dict(vae.get("ddconfig") or {}),
         )  # fmt: skip
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         raise PriorError(
             f"{path}: not a configuration of the original code ({type(error).__name__}: {error}); give the model's own"
         ) from error
@@ -142,7 +143,7 @@ def _check_yaml(path: Path, said: _Said, unet: dict[str, Any], vae: dict[str, An
         for name, figure in figures.items():
             value = params.get(name, figure)
             if value != figure and not (isinstance(value, list) and value and all(each == figure for each in value)):
-                raise PriorError(f"{path}: says {name} = {value}, the weights have {figure}; give the yaml that belongs to them")
+                raise PriorError(f"{path}: says {name} = {shown(value)}, the weights have {figure}; give the yaml that belongs to them")
 
 
 def _scheduler(weights: Weights, said: _Said) -> diffusers.DDIMScheduler:

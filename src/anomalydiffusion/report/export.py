@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted
+from anomalydiffusion.core.names import is_below, is_folder, shown
 from anomalydiffusion.core.runs import Run, replace_folder
 from anomalydiffusion.report.layouts import FORMATS, Record
 
@@ -80,14 +81,17 @@ def _pairs(run: Path, products: Sequence[str] | None, defects: Sequence[str] | N
     path = run / "manifest.jsonl"
     if not path.is_file():
         raise RunError(f"{path}: no such file, so there are no pairs; make some with: anomalydiffusion generate {run} --num 100")
-    records = accepted({record.get(IMAGE): record for record in Manifest(path).records()}.values())  # the last word on it
+    records = accepted({str(record.get(IMAGE)): record for record in Manifest(path).records()}.values())  # the last word on it
     for record in records:
         for name in (PRODUCT, DEFECT, IMAGE, MASK, IMAGE_SHA256, MASK_SHA256):
             if not isinstance(record.get(name), str):
-                raise RunError(f"{path}: the record of {record.get(IMAGE)} lacks '{name}'; remove its line or repair it")
+                raise RunError(f"{path}: the record of {shown(record.get(IMAGE))} lacks '{name}'; remove its line or repair it")
         for name in (PRODUCT, DEFECT):
-            if record[name] in ("", ".", "..") or any(sign in record[name] for sign in "/\\\0"):
-                raise RunError(f"{path}: {name} {record[name]!r} cannot be a folder's name; rename it in data and run")
+            if not is_folder(record[name]):
+                raise RunError(f"{path}: {name} {shown(record[name])} cannot be a folder's name; rename it in data and run")
+        for name in (IMAGE, MASK):
+            if not is_below(record[name]):
+                raise RunError(f"{path}: {name} {shown(record[name])} may lie outside of {run}; remove its line or repair it")
         if record[DEFECT].lower() == "good":
             raise RunError(f"{path}: a defect named {record[DEFECT]!r} would be read as 'no defect'; rename it in data and run")
     for kind, wanted, field in (("product", products, PRODUCT), ("defect", defects, DEFECT)):
@@ -111,7 +115,7 @@ def _normals(run: Path, products: list[str]) -> dict[str, list[tuple[Path, str]]
         found = {name: [(root / r["path"], r["sha256"]) for r in rows if r["product"] == name] for name in products}
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such file; {advice}") from error
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"{path}: cannot be read ({type(error).__name__}: {error}); {advice}") from error
     for name, files in found.items():
         if not files:

@@ -94,7 +94,7 @@ def _json(path: Path) -> Record | None:
         return None
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         log.warning("%s: cannot be read (%s); left out", path, error)
         return None
     return value if isinstance(value, dict) else None

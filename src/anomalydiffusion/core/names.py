@@ -1,0 +1,43 @@
+"""What a file says a name is, before anyone looks it up or writes there."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from pathlib import PurePosixPath
+from typing import Any
+
+__all__ = ["is_below", "is_folder", "shown", "strays"]
+
+DRIVE = re.compile(r"[A-Za-z]:")
+LONGEST = 200  # characters of a value in a message
+LONGEST_NAME, LONGEST_PATH = 255, 3000  # bytes; what file systems take
+BRIEF = reprlib.Repr()
+BRIEF.maxstring = BRIEF.maxother = LONGEST
+
+
+def strays(name: str) -> bool:
+    """Whether a file's name may lead out of the folder that it is looked up in."""
+    plain = PurePosixPath(name.replace("\\", "/"))
+    return plain.is_absolute() or ".." in plain.parts or bool(DRIVE.match(name)) or "\0" in name
+
+
+def is_below(name: Any) -> bool:
+    """Whether a value can name a file below the folder that it is looked up in."""
+    if not isinstance(name, str) or not name or strays(name):
+        return False
+    try:
+        parts = name.encode("utf-8", "surrogateescape").split(b"/")
+    except UnicodeEncodeError:
+        return False
+    return sum(map(len, parts)) < LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in parts)
+
+
+def is_folder(name: Any) -> bool:
+    """Whether a value can be the name of one folder, in the place where it is to be: a product, a defect type."""
+    return is_below(name) and name != "." and "/" not in name and "\\" not in name
+
+
+def shown(value: Any) -> str:
+    """A value from a file, for a message: what is long or nested is cut short."""
+    return BRIEF.repr(value)

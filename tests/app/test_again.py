@@ -98,7 +98,7 @@ def test_another_run_says_what_differs(made: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"its prior and adapter and settings differ"):
         ad.generate(run, like=like, quiet=True)
     foreign = tmp_path / "foreign.png"
-    text = {KEY: read_imprint(like).chunk()[KEY].replace("hole", "x" * 400)}
+    text = {KEY: read_imprint(like).chunk()[KEY].replace("hole", "x" * 200)}
     foreign.write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8), text))
     with pytest.raises(DataError, match=r"is of '.*\.\.\..*', which .* does not know"):
         ad.generate(made / "run", like=foreign, quiet=True)

@@ -153,6 +153,9 @@ def test_the_bundled_prior_is_the_one_that_was_written(tmp_path: Path) -> None:
     (copy / "vae" / "config.json").write_text("{}")
     (copy / "unet" / "config.json").unlink()
     assert changed_files(copy) == ["unet/config.json", "vae/config.json"]
+    for damaged in ("x", "0" * 64 + "  ../../etc/hostname", "0" * 64 + "  /etc/hostname", "0" * 64 + " " + "x" * 5000, "\0"):
+        (copy / SUMS).write_text(damaged)
+        assert changed_files(copy) == [SUMS]
     (copy / SUMS).unlink()
     assert changed_files(copy) == [SUMS]
 

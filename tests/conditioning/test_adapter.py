@@ -1,15 +1,19 @@
 """One file holds what was learned, and fits only the prior it was learned on."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from safetensors.torch import save
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.conditioning.spatial import SpatialEncoder
 from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.priors.load import load_prior
 from tests.conftest import build_prior_folder
+from tests.hostile import damaged, refused, spoilt
 
 KEYS = [("tile", "crack"), ("tile", "hole")]
 
@@ -141,3 +145,70 @@ def test_a_masks_tokens_do_not_depend_on_its_batch(backbone: str) -> None:
     assert together.shape == (3, 4, 24)
     torch.testing.assert_close(together[1:2], encoder(masks[1:2]), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(together[0], together[1])
+
+
+RECORD = {
+    "format": 1, "keys": [["tile", "crack"]],
+    "config": {"anomaly_tokens": 2, "spatial_tokens": 0, "lora_rank": 0, "prompt": "a photo of {}", "lora_targets": ["to_q"]},
+    "origin": {"prior_digest": "0", "measures": {"tile/crack": {"grain": 0.5}}},
+}  # fmt: skip
+
+
+def _file(record: object, **tensors: torch.Tensor) -> bytes:
+    noted = record if isinstance(record, str) else json.dumps(record)
+    return save({"tokens.vectors": torch.zeros(1, 2, 32), **tensors}, metadata={"anomalydiffusion": noted})
+
+
+@settings(max_examples=60, deadline=None)
+@given(noted=spoilt(RECORD), raw=damaged(_file(RECORD)))
+def test_whatever_a_file_notes_is_vectors_or_one_line(tmp_path_factory: pytest.TempPathFactory, noted: bytes, raw: bytes) -> None:
+    path = tmp_path_factory.mktemp("a") / "theirs.safetensors"
+    for data in (_file(noted.decode()), raw):
+        path.write_bytes(data)
+        said = refused(lambda: Adapter.vectors_of(path))
+        assert not said or "theirs.safetensors" in said
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**20, 2**40, 2**63, 2**64 - 1])
+def test_a_header_of_another_length_is_refused(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "theirs.safetensors"
+    path.write_bytes(length.to_bytes(8, "little") + _file(RECORD)[8:])
+    with pytest.raises(RunError, match=r"theirs\.safetensors: this adapter is damaged or not ours .*; train again"):
+        Adapter.vectors_of(path)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"keys": [["../..", "crack"]]}, {"keys": [["tile", "a/b"]]}, {"keys": [["tile", "crack"]] * 2}, {"keys": [["tile"]]},
+        {"keys": None}, {"format": None, "keys": 5}, {"config": {**RECORD["config"], "anomaly_tokens": 10**9}},
+        {"origin": {"steps": "x"}},
+        {"config": {**RECORD["config"], "spatial_tokens": 10**9}}, {"config": {**RECORD["config"], "lora_rank": 10**9}},
+        {"config": {"prompt": 5}},
+        {"config": {**RECORD["config"], "spatial_tokens": 10**6, "backbone": "released"}},
+    ],
+)  # fmt: skip
+def test_names_that_lead_elsewhere_and_sizes_beyond_the_weights_are_refused_before_anything_is_built(
+    small_folder: Path, tmp_path: Path, other: dict
+) -> None:
+    path = tmp_path / "theirs.safetensors"
+    path.write_bytes(_file(RECORD | other))
+    for read in (Adapter.vectors_of, lambda path: Adapter.load(path, load_prior(str(small_folder)))):
+        with pytest.raises(RunError, match=r"theirs\.safetensors: this adapter is damaged or not ours .*; train again"):
+            read(path)
+
+
+def test_weights_that_do_not_fit_are_one_line(small_folder: Path, tmp_path: Path) -> None:
+    prior, path = load_prior(str(small_folder)), tmp_path / "theirs.safetensors"
+    record = {**RECORD, "origin": {"prior_digest": prior.digest}}
+    path.write_bytes(save({"tokens.vectors": torch.zeros(1, 2, 31)}, metadata={"anomalydiffusion": json.dumps(record)}))
+    with pytest.raises(RunError, match="vectors are 31 wide, this prior's 32"):
+        Adapter.load(path, prior)
+    record["config"] = {**RECORD["config"], "spatial_tokens": 1}
+    path.write_bytes(_file(record, **{"spatial.heads.0.weight": torch.zeros(1)}))
+    with pytest.raises(RunError, match=r"theirs\.safetensors: does not fit this prior .*; train again"):
+        Adapter.load(path, prior)
+    record["config"] = {**RECORD["config"], "lora_rank": 3, "lora_targets": ["no_such_layer"]}
+    path.write_bytes(_file(record, **{"lora.no_such_layer.lora_A.weight": torch.zeros(3, 4)}))
+    with pytest.raises(RunError, match=r"theirs\.safetensors: does not fit this prior .*; train again"):
+        Adapter.load(path, prior)

@@ -4,10 +4,13 @@ import math
 import tomllib
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as budget
 
 from anomalydiffusion.app.settings import Settings, resolve, to_toml
-from anomalydiffusion.core.config import digest, dumps, from_dict
+from anomalydiffusion.core.config import digest, dumps, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError
+from tests.hostile import damaged, refused
 
 
 def test_toml_round_trip() -> None:
@@ -54,3 +57,34 @@ def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:
     assert (settings.train.loop.warmup, settings.train.loop.checkpointing_steps) == (plain.warmup, plain.checkpointing_steps)
     with pytest.raises(ConfigError, match="known: default, paper, fast"):
         resolve("wild")
+
+
+@budget(max_examples=40, deadline=None)
+@given(data=damaged(to_toml(Settings()).encode()))
+def test_a_damaged_file_is_settings_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("c") / "theirs.toml"
+    path.write_bytes(data)
+    refused(lambda: resolve(config=path))
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a = " + "[" * 5000, r"theirs\.toml: not a TOML file .*; "),
+        ("a = " + "9" * 5000, r"theirs\.toml: not a TOML file .*; "),
+        ("preset = ['fast']", "unknown preset"),
+        ("[generate]\nguidance = " + "9" * 400, "too large"),
+        ("prior = " + "[" * 150 + "]" * 150, "prior: expected str"),
+        ("x" * 5000 + " = 1", "unknown setting"),
+    ],
+)
+def test_hostile_settings_get_one_short_line(tmp_path, text: str, says: str) -> None:
+    (tmp_path / "theirs.toml").write_text(text)
+    with pytest.raises(ConfigError, match=says) as caught:
+        resolve(config=tmp_path / "theirs.toml")
+    assert len(str(caught.value)) < 1500
+
+
+def test_a_folder_is_no_file_of_settings(tmp_path) -> None:
+    with pytest.raises(ConfigError, match=r"cannot be read .*; give a file"):
+        read_toml(tmp_path)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -17,6 +18,7 @@ from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.imprint import KEY, Imprint, read_imprint
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.types import Provenance
+from tests.hostile import refused, spoilt
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 15, 3), dtype=np.uint8)
 MADE = Provenance(
@@ -93,6 +95,9 @@ def _compressed() -> bytes:
         (lambda: _broken(index=10**12), "cannot be understood"),
         (lambda: _broken(product=["../.."]), "cannot be understood"),
         (lambda: _broken(severity="strong"), "cannot be understood"),
+        (lambda: _broken(severity=10**400), "cannot be understood"),
+        (lambda: _broken(product="../.."), "cannot be understood"),
+        (lambda: _broken(defect="a/b"), "cannot be understood"),
         (lambda: _text(b" " * 20_000), "has 20017 bytes"),
         (_compressed, "does not say how it was drawn"),
         (lambda: _with(struct.pack(">I4s", 2**31 - 1, b"tEXt") + KEY.encode() + b"\0{"), "has 2147483647 bytes"),
@@ -131,3 +136,12 @@ def test_only_possible_numbers(tmp_path: Path) -> None:
             replace(SAID, **other)
     with pytest.raises(DataError, match=r"gone\.png: cannot be read"):
         read_imprint(tmp_path / "gone.png")
+
+
+@settings(max_examples=40, deadline=None)
+@given(said=spoilt(json.loads(SAID.chunk()[KEY])))
+def test_whatever_it_says_is_understood_or_one_line(tmp_path_factory: pytest.TempPathFactory, said: bytes) -> None:
+    path = tmp_path_factory.mktemp("i") / "theirs.png"
+    path.write_bytes(_text(said))
+    told = refused(lambda: read_imprint(path))
+    assert not told or "theirs.png" in told

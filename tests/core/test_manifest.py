@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomalydiffusion.core.errors import RunError
-from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.core.manifest import Manifest, accepted, fault
+from tests.hostile import ODD, spoilt
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -121,3 +122,70 @@ def test_many_writers_lose_nothing(manifest: Manifest) -> None:
 def test_accepted_keeps_only_what_the_gate_kept() -> None:
     records = [{"seed": 1, "accepted": True}, {"seed": 2, "accepted": False}, {"seed": 3}, {"seed": 4, "accepted": "yes"}]
     assert accepted(records) == [{"seed": 1, "accepted": True}]
+
+
+PAIR = {
+    "product": "tile", "defect": "crack", "seed": 7, "attempt": 0, "image": "generated/tile/crack/images/000000.png",
+    "mask": "generated/tile/crack/masks/000000.png", "requested_mask": "generated/tile/crack/masks/000000.png", "normal": "/data/n.png",
+    "normal_sha256": "0" * 64, "mask_origin": "warped", "touched_box": [1, 2, 3, 4], "config_digest": "0" * 16, "accepted": True,
+    "reasons": [],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"product": "../evil"}, {"defect": ".."}, {"defect": None}, {"image": "../../x/000000.png"}, {"image": "/etc/000000.png"},
+        {"image": "generated/tile/crack/images/picture.png"}, {"image": "000000.png"}, {"mask": "a\0b"},
+        {"requested_mask": "../victim.png"}, {"requested_mask": "C:\\victim.png"},
+        {"config_digest": "../../x"}, {"seed": "7"}, {"seed": True}, {"attempt": -1}, {"accepted": 1},
+        {"reasons": "no"}, {"reasons": [None]}, {"touched_box": [1, 2]}, {"touched_box": [1, 2, 3, "4"]}, {"normal": None},
+    ],
+)  # fmt: skip
+def test_a_line_that_no_command_could_use_is_skipped_and_the_rest_survives(
+    manifest: Manifest, caplog: pytest.LogCaptureFixture, other: dict
+) -> None:
+    assert fault(PAIR) == ""
+    manifest.rewrite([PAIR, PAIR | other, PAIR | {"attempt": 1}])
+    with caplog.at_level(logging.WARNING):
+        assert [record["attempt"] for record in manifest.pairs()] == [0, 1]
+    assert f"{manifest.path}, line 2: {next(iter(other))}" in caplog.text
+
+
+@pytest.mark.parametrize("name", list(PAIR))
+def test_a_line_without_what_commands_need_is_skipped(manifest: Manifest, name: str) -> None:
+    manifest.rewrite([{key: value for key, value in PAIR.items() if key != name}, PAIR])
+    assert manifest.pairs() == [PAIR]
+
+
+@settings(max_examples=60, deadline=None)
+@given(line=spoilt(PAIR))
+def test_whatever_a_line_holds_the_others_are_read_and_it_is_kept_aside(tmp_path_factory: pytest.TempPathFactory, line: bytes) -> None:
+    manifest = Manifest(tmp_path_factory.mktemp("m") / "manifest.jsonl")
+    manifest.path.write_bytes(json.dumps(PAIR).encode() + b"\n" + line + b"\n" + json.dumps(PAIR).encode() + b"\n")
+    found = manifest.pairs()
+    assert found[0] == found[-1] == PAIR and len(found) in (2, 3)
+    manifest.rewrite(found, pairs=True)
+    aside = manifest.path.with_name("manifest.rejected.jsonl")
+    assert aside.exists() is (len(found) == 2) and manifest.pairs() == found
+    if aside.exists():
+        [kept] = map(json.loads, aside.read_text().splitlines())
+        assert kept["line"] == 2 and kept["text"].encode() == line
+
+
+def test_odd_values_anywhere_are_faults_or_harmless() -> None:
+    for name in PAIR:
+        for value in ODD:
+            said = fault(PAIR | {name: value})
+            assert isinstance(said, str) and len(said) < 1000
+
+
+def test_rewriting_puts_damaged_lines_aside(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    manifest.append({"seed": 1})
+    with manifest.path.open("ab") as file:
+        file.write(b'{"seed": 2\n[3]\n\xff\n')
+    with caplog.at_level(logging.WARNING):
+        manifest.rewrite(manifest.records())
+    assert manifest.records() == [{"seed": 1}] and "3 damaged lines are moved to manifest.rejected.jsonl" in caplog.text
+    kept = [json.loads(line) for line in (manifest.path.parent / "manifest.rejected.jsonl").read_text().splitlines()]
+    assert [line["text"] for line in kept] == ['{"seed": 2', "[3]", "\\xff"]

@@ -1,14 +1,31 @@
 """Pictures of every kind become the same arrays; what cannot be read is named."""
 
+import io
+import struct
+import subprocess
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
 from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask, to_batch, to_latent_mask, to_tensor, to_uint8
+from anomalydiffusion.core.pixels import (
+    decode_png,
+    encode_png,
+    read_image,
+    read_mask,
+    read_size,
+    to_batch,
+    to_latent_mask,
+    to_tensor,
+    to_uint8,
+)
+from tests.hostile import damaged, refused
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -70,3 +87,77 @@ def test_one_marked_pixel_marks_its_cell() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[0, 0, 7, 8] = 1
     assert to_latent_mask(mask, 8)[0, 0].tolist() == [[0, 1], [0, 0]]
+
+
+def _saved(kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.dstack([GREY] * 3)).save(out, kind)
+    return out.getvalue()
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=damaged(*(_saved(kind) for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"))))
+def test_a_damaged_picture_is_a_picture_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    path = tmp_path_factory.mktemp("p") / "theirs.png"
+    path.write_bytes(data)
+    for read in (read_size, read_image, read_mask):
+        said = refused(lambda read=read: read(path))
+        assert not said or ("theirs.png" in said and "; " in said)
+
+
+def test_a_file_for_which_pillow_would_start_a_program_is_no_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*words: object, **options: object) -> None:
+        raise AssertionError(f"started {words}")
+
+    for name in ("Popen", "check_call", "run", "call"):
+        monkeypatch.setattr(subprocess, name, start)
+    (tmp_path / "drawn.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(DataError, match=r"drawn\.png: cannot be read as a picture"):
+        read_image(tmp_path / "drawn.png")
+
+
+def _png_of(width: int, height: int) -> bytes:
+    chunks = ((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(bytes(100_000))), (b"IEND", b""))
+    packed = (struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def _tiff_of(width: int, height: int) -> bytes:
+    tags = (
+        (256, 4, width),
+        (257, 4, height),
+        (258, 3, 8),
+        (259, 3, 8),
+        (262, 3, 1),
+        (273, 4, 200),
+        (277, 3, 1),
+        (278, 4, height),
+        (279, 4, 9),
+    )
+    packed = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return (b"II*\0" + struct.pack("<IH", 8, len(tags)) + packed + bytes(4)).ljust(200, b"\0") + zlib.compress(bytes(1000))
+
+
+@pytest.mark.parametrize("make", [_png_of, _tiff_of])
+@pytest.mark.parametrize("size", [(60_000, 60_000), (2**31 - 1, 2**31 - 1), (2**31 - 1, 1), (0, 0)])
+def test_a_small_file_of_a_huge_picture_is_refused_before_its_pixels(tmp_path: Path, make, size: tuple[int, int]) -> None:
+    (tmp_path / "bomb.png").write_bytes(make(*size))
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=r"bomb\.png: .*; "):
+            read_image(tmp_path / "bomb.png")
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_text_that_unfolds_without_end_beside_the_pixels_is_not_kept(tmp_path: Path) -> None:
+    whole, bomb = _saved("PNG"), b"a\0\0" + zlib.compress(bytes(100_000_000), 9)
+    chunk = struct.pack(">I", len(bomb)) + b"zTXt" + bomb + struct.pack(">I", zlib.crc32(b"zTXt" + bomb))
+    (tmp_path / "bomb.png").write_bytes(whole[:33] + chunk + whole[33:])
+    tracemalloc.start()
+    try:
+        refused(lambda: read_image(tmp_path / "bomb.png"))
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    finally:
+        tracemalloc.stop()

@@ -8,9 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
 
 from anomalydiffusion.core.errors import RunError
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
+from tests.hostile import refused, spoilt
 
 
 def _names(folder: Path) -> list[str]:
@@ -172,3 +174,25 @@ def test_one_command_at_a_time(tmp_path: Path) -> None:
         pass
     with run.lock():
         pass
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=spoilt({"format": 2, "version": "1", "status": "done", "commands": ["a"], "prior": "tiny"}))
+def test_whatever_its_record_holds_a_run_is_opened_and_noted_in_or_refused(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("r")
+    (folder / "run.json").write_bytes(data)
+    refused(lambda: Run.open(folder).update(command="x"))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 5000, '{"format": 2, "commands": 5}', '{"format": 2, "commands": [5]}', '{"format": ' + "9" * 5000 + "}"]
+)
+def test_a_hostile_record_is_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(RunError, match=r"run\.json: .*; "):
+        Run.open(tmp_path)
+
+
+def test_a_word_that_no_text_can_hold_is_noted_all_the_same(tmp_path: Path) -> None:
+    Run.create(tmp_path / "r", command="train data\udcff")  # a folder's name that is no UTF-8
+    assert Run.open(tmp_path / "r").record["commands"] == ["train data?"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from PIL import Image
 
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.data.folders import load, load_normal, read_folder, read_groups
+from tests.hostile import damaged, refused
 
 
 def save(path: Path, array: np.ndarray | None = None, seed: int = 0) -> Path:
@@ -156,3 +159,37 @@ def test_load_refuses_a_mask_that_does_not_fit(tmp_path: Path) -> None:
         load(other)
     with pytest.raises(MaskError, match=r"2_mask\.png: marks no pixel"):
         load(empty)
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=damaged(b"file,group\ntrain/good/0.png,a\ntest/d/0.png,b\n"))
+def test_a_damaged_table_is_groups_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("p")
+    (folder / "groups.csv").write_bytes(data)
+    said = refused(lambda: read_groups(folder))
+    assert not said or "groups.csv" in said
+
+
+def test_a_table_from_which_reading_would_not_end_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "groups.csv")
+    with pytest.raises(DataError, match=r"groups\.csv: is no file; "):
+        read_groups(tmp_path)
+    (tmp_path / "groups.csv").unlink()
+    (tmp_path / "groups.csv").symlink_to("/dev/zero")
+    with pytest.raises(DataError, match=r"groups\.csv: is no file; "):
+        read_groups(tmp_path)
+
+
+def test_links_that_leave_the_data_set_or_go_round_are_read_and_never_followed_for_ever(tmp_path: Path) -> None:
+    outside = save(tmp_path / "elsewhere" / "0.png")
+    good = tmp_path / "data" / "p" / "train" / "good"
+    good.mkdir(parents=True)
+    (good / "0.png").symlink_to(outside)  # data sets are often farms of links
+    (good / "1.png").symlink_to("/dev/zero")
+    (good / "round").symlink_to(tmp_path / "data")
+    (tmp_path / "data" / "p" / "test").symlink_to(tmp_path / "data" / "p" / "train")
+    normals = read_folder(tmp_path / "data").products["p"].normals
+    assert [normal.path.name for normal in normals if normal.part == "train"] == ["0.png", "1.png"]
+    assert load_normal(normals[0]).shape[2] == 3
+    with pytest.raises(DataError, match=r"1\.png: the file is empty"):
+        load_normal(normals[1])

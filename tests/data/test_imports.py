@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 import os
@@ -32,6 +33,7 @@ from anomalydiffusion.data.imports import import_data
 from anomalydiffusion.data.polygons import Outline, Runs, decode_counts, fill
 from anomalydiffusion.report.export import export
 from anomalydiffusion.report.layouts import outline, run_lengths
+from tests.hostile import ODD, damaged, refused, spoilt
 from tests.report.conftest import make_run
 
 H, W = 24, 32
@@ -687,3 +689,92 @@ def test_every_error_is_ours(tmp_path: Path) -> None:
                     assert "; " in str(error) and "Error" not in str(error)
                 else:
                     shutil.rmtree(tmp_path / "out")
+
+
+# --- hostile files
+
+
+def _hostile(tmp_path_factory: pytest.TempPathFactory, layout: str, name: str, data: bytes) -> None:
+    """What is imported lies in the new folder, what is refused leaves nothing; either way nothing else changes."""
+    top = tmp_path_factory.mktemp("h")
+    for picture in ("a.png", "b.png"):
+        save(top / "p" / picture)
+    save(top / "p" / "b_mask.png", square())
+    (top / "p" / name).write_bytes(data)
+    before = sorted(top.rglob("*"))
+    said = refused(lambda: import_data(top / "p" / name, top / "out", layout))
+    assert [path for path in sorted(top.rglob("*")) if "out" not in path.relative_to(top).parts] == before
+    assert not said or not (top / "out").exists()
+
+
+COCO = {
+    "images": [{"id": 1, "file_name": "a.png", "width": W, "height": H}, {"id": 2, "file_name": "b.png"}],
+    "categories": [{"id": 1, "name": "crack"}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "segmentation": [SQUARE]},
+                    {"id": 2, "image_id": 2, "category_id": 1, "segmentation": {"size": [H, W], "counts": [100, 50, H * W - 150]}}],
+}  # fmt: skip
+TASKS = [{"id": 1, "data": {"image": "/data/upload/a.png"}, "annotations": [{"result": [{
+    "type": "polygonlabels", "original_width": W, "original_height": H,
+    "value": {"points": [[10, 10], [60, 10], [60, 60]], "polygonlabels": ["crack"]}}]}]}]  # fmt: skip
+TABLE = b"object,split,label,image,mask\ntile,train,normal,a.png,\ntile,test,crack,b.png,b_mask.png\n"
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=spoilt(COCO))
+def test_whatever_a_coco_file_holds(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    _hostile(tmp_path_factory, "coco", "labels.json", data)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=spoilt(TASKS))
+def test_whatever_an_export_of_label_studio_holds(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    _hostile(tmp_path_factory, "labelstudio", "tasks.json", data)
+
+
+@settings(max_examples=30, deadline=None)
+@given(data=damaged(TABLE))
+def test_whatever_a_table_of_visa_holds(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    _hostile(tmp_path_factory, "visa", "1cls.csv", data)
+
+
+@settings(max_examples=30, deadline=None)
+@given(about=damaged(b"path: .\ntrain: images\nnames: {0: crack, 1: hole}\n"), labels=damaged(b"0 0.1 0.1 0.9 0.1 0.9 0.9\n"))
+def test_whatever_a_yolo_set_holds(tmp_path_factory: pytest.TempPathFactory, about: bytes, labels: bytes) -> None:
+    for yaml_of, text in ((about, b"0 0.1 0.1 0.9 0.1 0.9 0.9\n"), (b"train: images\nnames: [crack, hole]\n", labels)):
+        top = tmp_path_factory.mktemp("y")
+        save(top / "images" / "a.png")
+        (top / "labels").mkdir()
+        (top / "labels" / "a.txt").write_bytes(text)
+        (top / "data.yaml").write_bytes(yaml_of)
+        refused(lambda top=top: import_data(top / "data.yaml", top / "out", "yolo", product="tile"))
+
+
+@pytest.mark.parametrize("value", [value for value in ODD if not isinstance(value, int)])
+def test_sizes_and_kinds_of_label_studio_may_be_anything(tmp_path: Path, value: Any) -> None:
+    save(tmp_path / "a.png")
+    for name in ("original_width", "type"):
+        tasks = json.loads(json.dumps(TASKS))
+        tasks[0]["annotations"][0]["result"] += [{**tasks[0]["annotations"][0]["result"][0], name: value}]
+        (tmp_path / "tasks.json").write_text(json.dumps(tasks))
+        said = refused(lambda: import_data(tmp_path / "tasks.json", tmp_path / "out", "labelstudio"))
+        assert said or name == "type"
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+
+
+@pytest.mark.parametrize("text", ["<<: {a: b}", "a: !!bool maybe", "a: !!timestamp x", "a: " + "1:" * 300 + "1.5"])
+def test_a_yaml_of_tags_that_mean_nothing_is_one_line(tmp_path: Path, text: str) -> None:
+    source = yolo(tmp_path / "wheel")
+    (source / "data.yaml").write_text(f"names: [hole, scratch]\n{text}\n")
+    with pytest.raises(DataError, match=r"data\.yaml: cannot be read as YAML"):
+        import_data(source / "data.yaml", tmp_path / "out", "yolo")
+
+
+def test_no_cell_of_the_lineage_is_a_formula(tmp_path: Path) -> None:
+    names = ("=HYPERLINK(1).png", "+1.png", "-1.png", "@SUM(1).png", "plain.png")
+    file = coco(tmp_path / "p", [{"segmentation": [SQUARE]}], names=names)
+    import_data(file, tmp_path / "out", "coco", product="=1+1")
+    with (tmp_path / "out" / "imported.csv").open(newline="") as handle:
+        rows = list(csv.reader(handle))
+    assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
+    assert sorted(row[1] for row in rows[1:]) == sorted(name if name == "plain.png" else f"./{name}" for name in names)
+    assert all((tmp_path / "out" / row[0]).samefile(tmp_path / "p" / row[1]) for row in rows[1:])  # the same places all the same

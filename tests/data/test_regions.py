@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
 from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.data.regions import copy_regions, digest_of, ground_of, grounds_of, read_regions, region_for
+from tests.hostile import refused, spoilt
 
 LEFT = [[[0, 0], [0.5, 0], [0.5, 1], [0, 1]]]
 
@@ -112,3 +114,12 @@ def test_the_digest_is_that_of_what_is_drawn_and_a_copy_has_the_same(tmp_path: P
     assert first is not None and digest_of({"tile": read_regions(tmp_path / "b")}) == first
     _write(tmp_path / "b" / "roi" / "crack.json", [[[0, 0], [1, 0], [1, 1]]])
     assert digest_of({"tile": read_regions(tmp_path / "b")}) != first
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=spoilt([[[0.1, 0.1], [0.9, 0.1], [0.9, 0.9]], [[0, 0], [1, 0], [0, 1]]]))
+def test_whatever_outlines_hold_is_a_region_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:
+    folder = tmp_path_factory.mktemp("r")
+    (folder / "roi.json").write_bytes(data)
+    said = refused(lambda: [region.on((12, 16)) for region in read_regions(folder).values()])
+    assert not said or "roi.json" in said

@@ -17,6 +17,7 @@ from anomalydiffusion.core.errors import DataError, SplitError
 from anomalydiffusion.core.types import Normal, Product, Shot, Split
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import Sides, divide, few_shot_split, from_json, to_json
+from tests.hostile import refused, spoilt
 
 
 def product(defects: dict[str, list[str]], normals: list[tuple[str, str]] = ()) -> Product:  # type: ignore[assignment]
@@ -257,3 +258,32 @@ def test_a_rotation_keeps_groups_whole(one: Product, rotation: int) -> None:
     assert not learned & tested and {shot.path for shot in (*sides.shots, *sides.held_out)} == {
         shot.path for name, shots in one.defects.items() if name not in sides.refused for shot in shots
     }
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"path": "../outside.png"}, {"path": "/etc/hostname"}, {"mask": "../outside.png"}, {"product": "../.."}, {"defect": "a/b"},
+     {"product": None}, {"path": "x" * 5000}, {"path": 5}, {"role": []}, {"role": "king"}, {"path": "a\0b"}],
+)  # fmt: skip
+def test_a_record_that_leads_out_of_the_data_set_is_refused(tmp_path: Path, other: dict) -> None:
+    root = write(tmp_path / "a", {**GOOD, **numbered("test/d", 3)})
+    (tmp_path / "outside.png").write_bytes(b"x")
+    record = json.loads(json.dumps(to_json(few_shot_split(read_folder(root)), root)))
+    record["files"][0] |= other
+    with pytest.raises(DataError, match=r"the record of the split is damaged .*; train anew"):
+        from_json(record, root)
+
+
+@given(data=spoilt({"digest": "0", "root": ".", "files": [
+    {"path": "p/test/d/0.png", "sha256": "0", "role": "shot", "product": "p", "defect": "d", "group": "g", "mask": "m.png",
+     "mask_sha256": "0"},
+    {"path": "p/train/good/0.png", "sha256": "0", "role": "normal", "product": "p", "defect": None, "group": "g", "mask": None},
+]}))  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_record_holds_is_one_line(data: bytes) -> None:
+    try:
+        record = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    refused(lambda: from_json(record, Path("nowhere")))
+    assert not Path("nowhere").exists()

@@ -1,5 +1,6 @@
 """Slots are filled whatever stops the command between two lines of the manifest."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
-from anomalydiffusion.generation.shards import Shard, Task, fill, next_batch, open_slots, plan, put_in_order
+from anomalydiffusion.generation.shards import Shard, Task, discard, fill, next_batch, open_slots, plan, put_in_order
 
 KEYS = [("tile", "crack"), ("tile", "hole")]
 
@@ -160,3 +161,25 @@ def test_half_written_files_of_others_are_left_alone(tmp_path: Path) -> None:
 def test_what_is_no_shard_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="expected i/n"):
         Shard.parse(text)
+
+
+def test_lines_that_are_no_pairs_are_put_aside_and_the_pairs_are_made_all_the_same(tmp_path: Path) -> None:
+    _run(tmp_path / "whole")
+    _run(tmp_path / "odd", num=2)
+    path = tmp_path / "odd" / "manifest.jsonl"
+    first, *rest = path.read_bytes().splitlines(keepends=True)
+    led_out = {**json.loads(first), "product": "../../evil"}
+    path.write_bytes(first[:40] + b"\n" + b"".join(rest) + json.dumps(led_out).encode() + b"\n" + rest[0])  # one is cut, one is there twice
+    _run(tmp_path / "odd")
+    ended, whole = ([line for line in _lines(tmp_path / name) if line["accepted"]] for name in ("odd", "whole"))
+    assert ended == whole and len(ended) == 12
+    kept = [json.loads(line) for line in (tmp_path / "odd" / "manifest.rejected.jsonl").read_text().splitlines()]
+    assert [line["text"][:20] for line in kept] == [first[:20].decode(), first[:20].decode()] and not (tmp_path / "evil").exists()
+
+
+def test_throwing_pairs_away_leaves_no_damaged_line_lost(tmp_path: Path) -> None:
+    _run(tmp_path, num=1)
+    with (tmp_path / "manifest.jsonl").open("ab") as file:
+        file.write(b"{nonsense\n")
+    discard(Run.open(tmp_path), KEYS)
+    assert not (tmp_path / "manifest.jsonl").exists() and "nonsense" in (tmp_path / "manifest.rejected.jsonl").read_text()

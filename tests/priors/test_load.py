@@ -151,3 +151,13 @@ def test_pickles_are_not_read(small_folder: Path, tmp_path: Path) -> None:
     weights.unlink()
     with pytest.raises(PriorError, match="unet"):
         load_prior(str(copy))
+
+
+@pytest.mark.parametrize(
+    "index",
+    ["[" * 5000, "[]", "5", '{"vae": 5}', '{"vae": ["diffusers"]}', '{"vae": {"a": 1}}', '{"vae": ["diffusers", ["os.system"]]}', "\x00"],
+)
+def test_a_hostile_index_is_one_line(tmp_path: Path, index: str) -> None:
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(PriorError, match=str(tmp_path)):
+        load_prior(str(tmp_path))

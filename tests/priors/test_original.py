@@ -209,7 +209,8 @@ def test_the_yaml_beside_it_must_belong_to_it(first: Models, tmp_path: Path) -> 
     path.with_suffix(".yaml").write_text(yaml.safe_dump(other))
     with pytest.raises(PriorError, match=r"model.yaml: says model_channels = 320, the weights have 64"):
         load_prior(str(path))
-    for broken in ("model: [", "model: 3", "model: {params: {image_size: [64, 64]}}", ""):
+    deep, large = "[" * 900, "model: {params: {image_size: .inf}}"
+    for broken in ("model: [", "model: 3", "model: {params: {image_size: [64, 64]}}", "", deep, large, "<<: {a: b}", "a: !!bool x"):
         path.with_suffix(".yaml").write_text(broken)
         with pytest.raises(PriorError, match=r"model.yaml: not a configuration"):
             load_prior(str(path))

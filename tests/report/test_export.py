@@ -149,6 +149,7 @@ def test_foreign_picture_kinds_are_written_as_eight_bit_png(run: Path, tmp_path:
 @pytest.mark.parametrize(
     ("values", "message"),
     [({"product": "../evil"}, "cannot be a folder's name"), ({"defect": ".."}, "cannot be a folder's name"),
+     ({"image": "../../x/000000.png"}, "may lie outside"), ({"mask": "/etc/hostname"}, "may lie outside"), ({"image": ["a"]}, "lacks"),
      ({"defect": "good"}, "no defect"), ({"image_sha256": None}, "lacks 'image_sha256'")],
 )  # fmt: skip
 def test_a_record_that_would_mislead_is_refused(run: Path, tmp_path: Path, values: dict[str, object], message: str) -> None:
@@ -182,3 +183,10 @@ def test_the_last_line_about_an_image_counts(run: Path, tmp_path: Path) -> None:
     manifest = Manifest(run / "manifest.jsonl")
     manifest.append(manifest.records()[0] | {"accepted": False})
     assert export(run, tmp_path / "out").counts["tile", "crack"] == 3
+
+
+def test_damaged_lines_leave_the_rest(run: Path, tmp_path: Path) -> None:
+    whole = export(run, tmp_path / "whole").counts
+    lines = (run / "manifest.jsonl").read_bytes()
+    (run / "manifest.jsonl").write_bytes(b'{"product": "ti\n[1]\n' + lines + b'"x"\n{"accepted": false, "image": ["a"]}\n\xff\xfe')
+    assert export(run, tmp_path / "out").counts == whole

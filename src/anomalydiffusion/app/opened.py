@@ -12,7 +12,7 @@ from typing import Any
 
 from anomalydiffusion.app.settings import Settings, resolve
 from anomalydiffusion.core.config import read_toml
-from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.split import from_json
@@ -45,6 +45,8 @@ def run_split(run: Run) -> Split:
     try:
         record = json.loads(run.split.read_text(encoding="utf-8"))
         return from_json(record, Path(record["root"]))
+    except DataError as error:
+        raise DataError(f"{run.split}: {error}") from error
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{run.split}: missing or damaged ({error}); train again into another folder") from error
 

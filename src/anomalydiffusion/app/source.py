@@ -294,7 +294,8 @@ class Source:
 
 def limits_json(gate: Gate) -> bytes:
     """What each defect type's pairs must reach, as a file."""
-    return (json.dumps({"/".join(key): asdict(own) for key, own in gate.limits.items()}, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+    limits = {"/".join(key): asdict(own) for key, own in gate.limits.items()}
+    return (json.dumps(limits, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def _size(path: Path) -> tuple[int, int] | None:

@@ -55,7 +55,7 @@ class AdapterConfig:
         if self.anomaly_tokens < 1 or self.spatial_tokens < 0 or self.lora_rank < 0:
             raise ConfigError("anomaly_tokens must be at least 1; spatial_tokens and lora_rank at least 0")
         if self.prompt.count("{}") != 1:
-            raise ConfigError(f"prompt {self.prompt!r} must hold {{}} once: the place of the learned tokens")
+            raise ConfigError(f"prompt {shown(self.prompt)} must hold {{}} once: the place of the learned tokens")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,10 +27,10 @@ def is_below(name: Any) -> bool:
     if not isinstance(name, str) or not name or strays(name):
         return False
     try:
-        parts = name.encode("utf-8", "surrogateescape").split(b"/")
+        raw = name.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return False
-    return sum(map(len, parts)) < LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in parts)
+    return len(raw) <= LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in raw.split(b"/"))
 
 
 def is_folder(name: Any) -> bool:

@@ -247,6 +247,8 @@ def from_json(record: dict[str, Any], root: Path) -> Split:
     sides: dict[str, list[Any]] = {"shot": [], "held_out": [], "normal": [], "held_out_normal": []}
     sha256: dict[Path, str] = {}
     try:
+        if not isinstance(record["files"], list):
+            raise TypeError("files is no list")
         for file in record["files"]:
             path, common = _below(root, file["path"]), {"product": _named(file["product"]), "group": str(file["group"])}
             sha256[path] = file["sha256"]

@@ -26,3 +26,10 @@ def test_merges_that_unfold_without_end_are_refused_at_once() -> None:
 def test_whatever_is_wrong_is_one_kind_of_error(text: str) -> None:
     with pytest.raises(ValueError):
         read_yaml_text(text)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"a": ' * 100_000, "a: [" + "[" * 101 + "]" * 102])
+def test_deep_brackets_are_refused_at_once(text: str) -> None:
+    with pytest.raises(ValueError, match="brackets in brackets"):
+        read_yaml_text(text)
+    assert read_yaml_text("[" * 99 + "]" * 99)

@@ -55,6 +55,10 @@ KINDS: dict[str, type] = {
 NUMBERED = re.compile(r"[^/]+(/[^/]+)*/\d{1,9}(-\d{1,9})?\.\w+")  # what the image of a pair is called
 
 
+def _counts(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
 def fault(record: Mapping[str, Any]) -> str:
     """What no command could do its work with, in the record of a run's pair; "" where it is whole.
 
@@ -62,7 +66,7 @@ def fault(record: Mapping[str, Any]) -> str:
     """
     for name, kind in KINDS.items():
         value = record.get(name)
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or not 0 <= value < 2**63)):
+        if not isinstance(value, kind) or (kind is int and not _counts(value)):
             return f"{name} is {shown(value)}"
     for name in (IMAGE, MASK, REQUESTED_MASK):
         if not is_below(record[name]):

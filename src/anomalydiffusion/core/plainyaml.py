@@ -9,8 +9,16 @@ import yaml
 __all__ = ["read_yaml_text"]
 
 
+DEEPEST = 100  # brackets in brackets; PyYAML's time grows with their square
+
+
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader without merge keys (`<<`), by which a few lines unfold to more than any memory holds."""
+    """PyYAML's safe loader without merge keys (`<<`), by which a few lines unfold to more than any memory holds, or deep brackets."""
+
+    def fetch_flow_collection_start(self, kind: Any) -> None:
+        if self.flow_level >= DEEPEST:
+            raise yaml.scanner.ScannerError(None, None, f"more than {DEEPEST} brackets in brackets", self.get_mark())
+        super().fetch_flow_collection_start(kind)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):

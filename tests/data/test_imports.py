@@ -432,6 +432,7 @@ def test_yolo_of_one_side_is_divided(tmp_path: Path) -> None:
         ({}, "1 40 40 50 40 50 50", r"a\.jpg: what is drawn on it marks no pixel"),
         ({"train": "../../outside"}, "", "no folder in"),
         ({"train": "/etc"}, "", "no folder in"),
+        ({"train": "x" * 5000}, "", "no folder in"),
         ({"names": "crack"}, "", "no names"),
         ({"names": {"a": "b"}}, "", "no names"),
         ({"names": [["hole"]]}, "", "no names"),

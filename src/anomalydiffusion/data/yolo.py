@@ -9,7 +9,7 @@ from typing import Any
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.names import shown, strays
+from anomalydiffusion.core.names import is_below, shown
 from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.foreign import read_yaml
 from anomalydiffusion.data.incoming import Picture
@@ -35,7 +35,7 @@ def _below(folder: Path, *parts: str) -> Path | None:
     """A folder in `folder`, which `parts` must not lead out of; `../` at the beginning is what some exports write for `./`."""
     inner = [part.removeprefix("../").removeprefix("./") for part in parts]
     path = folder.joinpath(*inner)
-    return path if not any(strays(part) for part in inner) and path.is_dir() else None
+    return path if all(is_below(part) for part in inner if part) and path.is_dir() else None
 
 
 def _places(whole: dict[str, Any], file: Path) -> Iterator[tuple[str, Path]]:

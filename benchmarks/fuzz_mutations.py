@@ -120,7 +120,10 @@ def structure(data: bytes, rng: random.Random) -> bytes:
         return words(data, rng)
     if rng.random() < 0.2:
         return words(data, rng)
-    return _dumped(_changed(whole, rng), rng).encode("utf-8", "surrogatepass")[:LONGEST]
+    try:
+        return _dumped(_changed(whole, rng), rng).encode("utf-8", "surrogatepass")[:LONGEST]
+    except RecursionError:  # it came in nested deep already
+        return words(data, rng)
 
 
 def lines(data: bytes, rng: random.Random) -> bytes:

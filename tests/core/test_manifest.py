@@ -74,7 +74,7 @@ def test_a_whole_record_without_its_newline_counts_and_stays(manifest: Manifest)
     assert not (manifest.path.parent / "manifest.rejected.jsonl").exists()
 
 
-@pytest.mark.parametrize("damage", [b"{nonsense", b"\x00\x00\x00", b"[1, 2]", b"\xff\xfe{}"])
+@pytest.mark.parametrize("damage", [b"{nonsense", b"\x00\x00\x00", b"[1, 2]", b"\xff\xfe{}", b'{"a": ' + b"[" * 400 + b"]" * 400 + b"}"])
 def test_a_damaged_line_is_skipped_and_named(manifest: Manifest, caplog: pytest.LogCaptureFixture, damage: bytes) -> None:
     manifest.append({"seed": 1})
     with manifest.path.open("ab") as file:

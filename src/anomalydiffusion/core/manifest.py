@@ -48,6 +48,7 @@ FIELDS = (
 )  # fmt: skip
 
 
+DEEPEST = 100  # lists and tables in each other, of a record
 KINDS: dict[str, type] = {
     PRODUCT: str, DEFECT: str, SEED: int, ATTEMPT: int, IMAGE: str, MASK: str, REQUESTED_MASK: str, NORMAL: str, NORMAL_SHA256: str,
     MASK_ORIGIN: str, TOUCHED_BOX: list, CONFIG_DIGEST: str, ACCEPTED: bool, REASONS: list,
@@ -108,7 +109,17 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         value = json.loads(line)
     except (ValueError, RecursionError):
         return None
+    if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
+        return None  # it could be read, but not written again
     return value if isinstance(value, dict) else None
+
+
+def _depth(value: Any) -> int:
+    """How deep lists and tables lie in each other."""
+    depth, level = 0, [value]
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        depth, level = depth + 1, [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+    return depth
 
 
 def _tail(file: FileIO, size: int) -> bytes:

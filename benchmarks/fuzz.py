@@ -150,7 +150,12 @@ class Session:
         """Case after case until the time is up; then the process ends."""
         from fuzz_mutations import MUTATIONS
 
-        mutate = MUTATIONS[self.mutation]
+        def mutate(data: bytes, chance: random.Random) -> bytes:
+            try:
+                return MUTATIONS[self.mutation](data, chance)
+            except RecursionError:  # it came in nested too deep to be taken apart
+                return MUTATIONS["bytes"](data, chance)
+
         self.until = time.monotonic() + self.seconds
         if not GUIDED:
             chance = random.Random(seed)

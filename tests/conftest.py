@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
+# the same examples each time: benchmarks/fuzz.py is what looks for new ones
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.load_profile("same")
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
 
 

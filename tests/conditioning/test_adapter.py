@@ -173,7 +173,7 @@ def test_whatever_a_file_notes_is_vectors_or_one_line(tmp_path_factory: pytest.T
 def test_a_header_of_another_length_is_refused(tmp_path: Path, length: int) -> None:
     path = tmp_path / "theirs.safetensors"
     path.write_bytes(length.to_bytes(8, "little") + _file(RECORD)[8:])
-    with pytest.raises(RunError, match=r"theirs\.safetensors: this adapter is damaged or not ours .*; train again"):
+    with pytest.raises(RunError, match=r"theirs\.safetensors: .*damaged or not ours.*; train again"):
         Adapter.vectors_of(path)
 
 
@@ -194,7 +194,7 @@ def test_names_that_lead_elsewhere_and_sizes_beyond_the_weights_are_refused_befo
     path = tmp_path / "theirs.safetensors"
     path.write_bytes(_file(RECORD | other))
     for read in (Adapter.vectors_of, lambda path: Adapter.load(path, load_prior(str(small_folder)))):
-        with pytest.raises(RunError, match=r"theirs\.safetensors: this adapter is damaged or not ours .*; train again"):
+        with pytest.raises(RunError, match=r"theirs\.safetensors: .*damaged or not ours.*; train again"):
             read(path)
 
 

@@ -7,7 +7,7 @@ import reprlib
 from pathlib import PurePosixPath
 from typing import Any
 
-__all__ = ["is_below", "is_folder", "shown", "strays"]
+__all__ = ["brief", "is_below", "is_folder", "shown", "strays"]
 
 DRIVE = re.compile(r"[A-Za-z]:")
 LONGEST = 200  # characters of a value in a message
@@ -41,3 +41,8 @@ def is_folder(name: Any) -> bool:
 def shown(value: Any) -> str:
     """A value from a file, for a message: what is long or nested is cut short."""
     return BRIEF.repr(value)
+
+
+def brief(name: str) -> str:
+    """A name from a file, for a message: as it is, but cut short where it is long."""
+    return name if len(name) <= LONGEST else f"{name[:LONGEST]}..."

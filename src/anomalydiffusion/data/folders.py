@@ -11,6 +11,7 @@ import numpy as np
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError, MaskError
+from anomalydiffusion.core.names import brief
 from anomalydiffusion.core.pixels import read_image, read_mask
 from anomalydiffusion.core.types import DefectSet, Mask, Normal, Product, Shot
 from anomalydiffusion.data.foreign import advice
@@ -97,9 +98,9 @@ def read_groups(folder: Path) -> dict[str, str]:
             for row in rows:
                 file, group = (row["file"] or "").strip().replace("\\", "/"), (row["group"] or "").strip()
                 if file and not group:
-                    raise DataError(f"{path}: {file} has no group; name one or remove the line")
+                    raise DataError(f"{path}: {brief(file)} has no group; name one or remove the line")
                 if file and (first := groups.setdefault(_plain(str(PurePosixPath(file))), group)) != group:
-                    raise DataError(f"{path}: {file} stands in two groups ({first}, {group}); keep one")
+                    raise DataError(f"{path}: {brief(file)} stands in two groups ({brief(first)}, {brief(group)}); keep one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error}); save it as CSV in UTF-8, columns file,group") from error
     return groups

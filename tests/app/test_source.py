@@ -78,7 +78,7 @@ def test_of_several_normal_images_and_places_those_are_taken_that_are_most_like_
     features, gains = source.features(), []
     for task in [_task(index) for index in range(6)]:
         item, other = source.item(task), plain.item_on(task, source.item(task).normal_sha256)
-        shot = source._target(task)
+        shot = source.target(task)
         image, mask = source.shots[KEY][shot]
         around, wanted, one_place = unit_vectors([surroundings(*each) for each in [
             (item.normal_HWC, item.mask), (image, mask), (other.normal_HWC, other.mask)]], features)  # fmt: skip

@@ -220,7 +220,7 @@ class Source:
             raise MaskError(f"{self._file(task)}: no normal image is {width} x {height} like this mask; draw it at the size of one")
         yield from fitting
 
-    def _target(self, task: Task) -> int:
+    def target(self, task: Task) -> int:
         """The shot whose picture and place an attempt's shall be like."""
         return int(rng(task.seed, "alike").integers(len(self.shots[task.slot.key])))
 
@@ -236,7 +236,7 @@ class Source:
         files = self._candidates(task, given)
         few = list(islice(files, self.settings.masks.alike or 1))
         if len(few) > 1:
-            shot = self._target(task)
+            shot = self.target(task)
             few.sort(key=lambda file: -self.looks(task.slot.key, *file)[shot])
         yield from few
         yield from files
@@ -278,7 +278,7 @@ class Source:
                 few.append(self._warped(replace(task, seed=derive(task.seed, "place", number)), normal, sha256))
         if len(few) == 1:
             return first
-        alike = self.places(task.slot.key).likeness(self._target(task), self.image(normal, sha256), few)
+        alike = self.places(task.slot.key).likeness(self.target(task), self.image(normal, sha256), few)
         return few[int(alike.argmax())]
 
     def _warped(self, task: Task, normal: Path, sha256: str) -> Mask:

@@ -133,25 +133,27 @@ def typed_mean(found: Scores, arm: str) -> list[float]:
     return [sum(figures) / len(figures) for rotation in own for figures in zip(*rotation, strict=True)]
 
 
-def table(found: Scores, metrics: dict[str, str], *path: str) -> list[str]:
-    """One row an arm: its figures, and the gain of the first of `metrics` against real-only."""
-    main, typed = next(iter(metrics)), not path and "pixel_ap" in metrics
-    heads = [*metrics.values(), f"{metrics[main]} against real-only", *(["pixel AP, mean of types"] if typed else [])]
+def table(found: Scores, metrics: dict[str, str], *path: str, gains: int = 1) -> list[str]:
+    """One row an arm: its figures, and the gains of the first `gains` of `metrics` against real-only."""
+    typed = not path and "pixel_ap" in metrics
+    gained = list(metrics)[:gains]
+    heads = [*metrics.values(), *(f"{metrics[name]} against real-only" for name in gained), *(["pixel AP, mean of types"] if typed else [])]
     lines = ["| arm | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    real = values(found, "real-only", main, *path)
     for arm in found[0]["arms"]:
-        own = [interval(summary(values(found, arm, metric, *path))) for metric in metrics]
-        gain = "" if arm == "real-only" else interval(difference(real, values(found, arm, main, *path)))
+        own = {name: values(found, arm, name, *path) for name in metrics}
+        against = [
+            "" if arm == "real-only" else interval(difference(values(found, "real-only", name, *path), own[name])) for name in gained
+        ]
         last = [interval(summary(typed_mean(found, arm)))] if typed else []
-        lines.append("| " + " | ".join([arm, *own, gain, *last]) + " |")
+        lines.append("| " + " | ".join([arm, *(interval(summary(each)) for each in own.values()), *against, *last]) + " |")
     return lines
 
 
-def judged(found: Scores, metrics: dict[str, str], *path: str) -> list[str]:
+def judged(found: Scores, metrics: dict[str, str], *path: str, gains: int = 1) -> list[str]:
     """The verdict on ours, and the table that it is of."""
     main = next(iter(metrics))
     real, ours = (values(found, arm, main, *path) for arm in ("real-only", "ours"))
-    return [f"**{verdict(real, ours, metrics[main])}**", "", *table(found, metrics, *path), ""]
+    return [f"**{verdict(real, ours, metrics[main])}**", "", *table(found, metrics, *path, gains=gains), ""]
 
 
 def controlled(found: Scores, main: str, wrong: str) -> list[str]:
@@ -200,7 +202,7 @@ def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], of_classes: 
     if classes:
         whole = ", ".join(str(row["rotation"]) for row in of_classes if row["scores"])
         lines += ["## Classification", "", f"Which type is it, given where it is ({classes[0]['network']}, "
-                  f"{classes[0]['steps']} steps an arm; rotations {whole}).", "", *judged(classes, CLASS_METRICS)]  # fmt: skip
+                  f"{classes[0]['steps']} steps an arm; rotations {whole}).", "", *judged(classes, CLASS_METRICS, gains=2)]  # fmt: skip
         lines += controlled(classes, "accuracy", "shuffled") if given.controls else []
         hours += sum(scores["hours"] for scores in classes)
     for defect in found[0]["per_defect"]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.prior import adapted
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings
@@ -102,18 +103,20 @@ def learn(
 ) -> Adapter:  # fmt: skip
     """Learn one of a run's adapters, its defects or with `masks` what their masks look like: all of them, or what `start` does not know."""
     checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
-    target = run.mask_adapter if masks else run.adapter
+    target, leads = run.mask_adapter if masks else run.adapter, Launched.here().leads
     if start is not None:
         shots = {key: own for key, own in shots.items() if key not in start.keys}
         if not shots:
-            start.save(target)
+            if leads:
+                start.save(target)
             return start
     facts = {"prior": settings.prior, "seed": settings.seed, "split": split_digest, **_flat(to_dict(config))}
     accelerator = tracked(settings.report_to, run.folder, "masks" if masks else "train", facts, cpu=settings.device == "cpu")
     found = latest_checkpoint(checkpoints)
     last = int(found.name.split("-")[1]) if found else -1
-    lines = [json.dumps(record) for record in Manifest(log_file).records() if _step(record) <= last]
-    write_atomic(log_file, "".join(line + "\n" for line in lines).encode())
+    if leads:
+        lines = [json.dumps(record) for record in Manifest(log_file).records() if _step(record) <= last]
+        write_atomic(log_file, "".join(line + "\n" for line in lines).encode())
     with (
         bar("encode the masks" if masks else "encode the shots", config.pool.crops, quiet=quiet) as pool_bar,
         bar("learn masks" if masks else "train", config.loop.steps, quiet=quiet) as train_bar,
@@ -130,7 +133,8 @@ def learn(
             from_nothing=masks, start=start,
         )  # fmt: skip
     accelerator.end_training()
-    adapter.save(target)
+    if leads:
+        adapter.save(target)
     return adapter
 
 
@@ -180,7 +184,8 @@ def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, l
         return load_masks(run, settings, loaded)
     if latest_checkpoint(run.mask_checkpoints) is not None:
         _refuse_other_masks(run, settings)
-    run.update(masks=_learned_as(settings))
+    if Launched.here().leads:
+        run.update(masks=_learned_as(settings))
     start, earlier = None, run.record.get("extended", "")
     if earlier and (before := Run.open(Path(earlier))).mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
         start = load_masks(before, settings, loaded)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.learning import learn, learn_masks, learn_prior, refuse_another, take_over, take_released
 from anomalydiffusion.app.opened import chosen, library_versions, typed
 from anomalydiffusion.app.progress import say
@@ -43,7 +45,12 @@ def train(
     `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
     overwritten. `adapt_prior`: the prior first learns what the run's normal images look like, none of those held out
     (`training.adapt`): RUN/prior, what that changed in run.json and prior.png; everything else is learned on it.
+
+    Begun by `accelerate launch` in several processes, they share the micro batches of each step (`training.together`), and the first one
+    writes the run.
     """
+    launched = Launched.here()
+    quiet = quiet or not launched.leads
     given: dict[str, Any] = {
         "prior": prior,
         "seed": seed,
@@ -63,6 +70,10 @@ def train(
     if extend is not None and adapt_prior:
         raise ConfigError("--adapt-prior: an adapter fits the prior it was learned on; leave it away beside --extend")
     adapts = settings.adapt is not None and extend is None
+    if adapts and launched.count > 1:
+        raise ConfigError(
+            "--adapt-prior: is for one process; adapt the prior by itself, with 'anomalydiffusion prior train --images', and give it"
+        )
     extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
     data, output = Path(data), Path(output)
     split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
@@ -77,8 +88,10 @@ def train(
         return Run(output, {})
     if earlier is not None and earlier.folder.resolve() == output.resolve():
         raise ConfigError(f"--extend {extend}: the run to be extended stays as it is; give another --output")
-    run = Run.create(output)
-    with run.lock():
+    run, cpu = Run.create(output) if launched.leads else Run(output, {}), settings.device == "cpu"
+    with run.lock() if launched.leads else nullcontext():
+        launched.meet(cpu=cpu)
+        run = run if launched.leads else Run.open(output)
         if not resume and run.manifest.exists():
             raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
         begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
@@ -98,22 +111,27 @@ def train(
         begin = take_over(earlier, split, loaded) if earlier else None
         if released is not None:
             begin = take_released(released, split, shots, loaded)
-        if not resume:  # only now, when nothing that was typed can be wrong any more
-            for old in (run.checkpoints, run.adapter.parent):
-                shutil.rmtree(old, ignore_errors=True)
-            for log in (run.train_log, run.mask_log):
-                log.unlink(missing_ok=True)
-        write_atomic(run.split, (json.dumps(to_json(split, data.resolve()), indent=1, ensure_ascii=False) + "\n").encode())
-        write_atomic(run.config, to_toml(settings).encode())
-        run.update(
-            command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
-            versions=library_versions(), extends=extends,
-            earlier_shots=begin.shots if begin else [], extended=str(earlier.folder.resolve()) if earlier else "",
-            elsewhere=begin.elsewhere if begin else "",
-        )  # fmt: skip
+        launched.meet(cpu=cpu)  # nobody looks at what was there any more
+        if launched.leads:
+            if not resume:  # only now, when nothing that was typed can be wrong any more
+                for old in (run.checkpoints, run.adapter.parent):
+                    shutil.rmtree(old, ignore_errors=True)
+                for log in (run.train_log, run.mask_log):
+                    log.unlink(missing_ok=True)
+            write_atomic(run.split, (json.dumps(to_json(split, data.resolve()), indent=1, ensure_ascii=False) + "\n").encode())
+            write_atomic(run.config, to_toml(settings).encode())
+            run.update(
+                command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",
+                versions=library_versions(), extends=extends,
+                earlier_shots=begin.shots if begin else [], extended=str(earlier.folder.resolve()) if earlier else "",
+                elsewhere=begin.elsewhere if begin else "",
+            )  # fmt: skip
+        launched.meet(cpu=cpu)
         if not run.adapter.exists():
             learn(run, settings.train, settings, split.digest, shots, loaded, quiet, start=begin.adapter if begin else None)
+        launched.meet(cpu=cpu)
         if settings.masks.source == "learned":
             learn_masks(run, settings, split.digest, shots, loaded, quiet)
-        run.update(status="trained")
+        if launched.leads:
+            run.update(status="trained")
     return run

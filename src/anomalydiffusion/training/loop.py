@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from anomalydiffusion.core.devices import native_bf16
 from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.core.runs import replace_folder, write_atomic
+from anomalydiffusion.training.together import Together
 
 __all__ = ["LoopConfig", "Objective", "Progress", "latest_checkpoint", "run_loop"]
 
@@ -144,6 +145,8 @@ def run_loop(
 ) -> nn.Module:
     """Minimise `objective(step, micro_batch)["loss"]` over the parameters of `trainable` that want a gradient.
 
+    Several processes (`accelerate launch`) share the micro batches of a step; the first one reports and saves, and any number may go on
+    from what it saved. All must be given the same.
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
     averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate.
     A loop that `stop` ends, or Ctrl-C, saves first; but when Ctrl-C comes while a step is being applied, the last
@@ -151,6 +154,7 @@ def run_loop(
     checkpoint cannot be written.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    together = Together(accelerator, config.gradient_accumulation_steps)
     trainable.to(accelerator.device)
     parameters = [p for p in trainable.parameters() if p.requires_grad]
     groups = [{"params": [p for p in parameters if rate(p) == each], "rate": each} for each in sorted({rate(p) for p in parameters})]
@@ -175,25 +179,26 @@ def run_loop(
 
     def keep() -> None:
         nonlocal saved
-        if place.step > saved and all(torch.isfinite(p).all() for p in parameters):
+        if together.leads and place.step > saved and all(torch.isfinite(p).all() for p in parameters):
             place.seconds = time.monotonic() - began
             _save(folder, place, trainable, average, optimizer, config.checkpoints_total_limit)
             saved = place.step
 
     try:
-        while done() < 1.0 and not (stop and stop()):
+        while (share := together.told(1.0 if stop and stop() else done())) < 1.0:
             for group in optimizer.param_groups:
-                decay = 0.5 * (1 + math.cos(math.pi * min(done(), 1.0)))
+                decay = 0.5 * (1 + math.cos(math.pi * share))
                 warm = min(1.0, (place.step + 1) / max(config.warmup, 1))
                 group["lr"] = group["rate"] * config.learning_rate * warm * (0.02 + 0.98 * decay)
             sums: dict[str, float] = {}
-            for micro in range(config.gradient_accumulation_steps):
+            for micro in together.mine:
                 with attention():  # on the way back too: there inner results may be computed again
                     with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
                         terms = objective(place.step, micro)
                     accelerator.backward(terms["loss"] / config.gradient_accumulation_steps)
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + float(value.detach()) / config.gradient_accumulation_steps
+            sums = together.sum_up(parameters, sums)
             if not math.isfinite(sums["loss"]):
                 raise TrainingError(f"step {place.step}: the loss is {sums['loss']}; lower the learning rate")
             accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -210,7 +215,7 @@ def run_loop(
                 means = place.means()
                 if accelerator.trackers:
                     accelerator.log(means, step=place.step)
-                if progress:
+                if progress and together.leads:
                     progress(place.step, means)
             if place.step % config.checkpointing_steps == 0:
                 keep()

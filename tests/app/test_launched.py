@@ -1,0 +1,45 @@
+"""`accelerate launch` trains what one process trains, and one of its processes writes the run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import anomalydiffusion as ad
+from anomalydiffusion.core.errors import ConfigError
+
+CONFIG = """
+train = {batch_size = 2, pool = {crops = 16}, loop = {steps = 4, gradient_accumulation_steps = 2, log_every = 1, mixed_precision = "no"}}
+report_to = "none"
+"""
+
+
+def test_two_processes_train_the_same_adapter_and_one_run(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(CONFIG)
+    given = {"prior": str(made / "prior"), "config": tmp_path / "two.toml", "quiet": True}
+    alone = ad.train(made / "data", tmp_path / "alone", **given)
+    words = ["train", made / "data", "--output", tmp_path / "both", "--prior", made / "prior", "--config", tmp_path / "two.toml"]
+    launcher = ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no",
+                "--dynamo_backend", "no", "-m", "anomalydiffusion"]  # fmt: skip
+    done = subprocess.run([sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("shots: plate") == 1  # only one of them speaks
+    both = tmp_path / "both"
+    one, two = load_file(alone.adapter), load_file(both / "adapter" / "adapter.safetensors")
+    assert one.keys() == two.keys()
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, rtol=0, atol=1e-5, msg=name)
+    assert json.loads((both / "run.json").read_text())["status"] == "trained"
+    said = [[json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text().splitlines()] for run in (alone.folder, both)]
+    assert len(said[1]) == 4 and said[1] == pytest.approx(said[0], abs=1e-4)
+
+
+def test_a_prior_is_adapted_by_one_process(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="--adapt-prior: is for one process"):
+        ad.train(made / "data", tmp_path / "run", prior=str(made / "prior"), adapt_prior=True, quiet=True)
+    assert not (tmp_path / "run").exists()

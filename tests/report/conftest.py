@@ -75,7 +75,7 @@ def make_run(folder: Path) -> Path:
             good = count % 4 != 0
             record = dict.fromkeys(FIELDS) | {
                 "product": product, "defect": defect, "seed": 1000 + count, "attempt": 0, "image": names["images"],
-                "mask": names["masks"], "image_sha256": save(run / names["images"], image),
+                "mask": names["masks"], "requested_mask": names["masks"], "image_sha256": save(run / names["images"], image),
                 "mask_sha256": save(run / names["masks"], mask), "normal": str(normal), "normal_sha256": normal_sha256,
                 "mask_origin": "warped", "touched_box": [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1],
                 "prior_digest": "9f02c4d1aa37be60", "adapter_digest": "41c8e07755d2f3a9", "config_digest": "d0e1f2a3b4c5d6e7",

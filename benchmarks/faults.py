@@ -266,7 +266,7 @@ def one(base: Path, folder: Path, fault: str, number: int, operations: int, seco
     draw = random.Random(f"{fault} {number}")
     run, notes = folder / "run", folder / "notes"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(base, run)
+    copy(base, run)
     words = ("--workers", "2") if fault in CREWED else ()
     process = begin(run, notes, fault, draw.randint(1, operations), number, words)
     if fault in ("moment", "worker"):
@@ -294,6 +294,11 @@ def one(base: Path, folder: Path, fault: str, number: int, operations: int, seco
     return {"fault": fault, "number": number, "struck": struck, "problem": problem, "lost": lost}
 
 
+def copy(base: Path, run: Path) -> None:
+    """A run of its own that has learned, and has drawn nothing."""
+    shutil.copytree(base, run, ignore=shutil.ignore_patterns("generated", "manifest*.jsonl", "settings", ".lock*"))
+
+
 def trained(work: Path) -> Path:
     """A run of two defect types on the toy data, trained for a few steps."""
     base, config = work / "base", work / "config.toml"
@@ -311,7 +316,7 @@ def undisturbed(base: Path, work: Path, *words: str) -> tuple[Path, float, int]:
     """The run filled without a fault, the seconds that it took, and the operations on files of the command's own process."""
     run, notes = work / f"whole{len(words)}", work / f"whole{len(words)}-notes"
     shutil.rmtree(run, ignore_errors=True)
-    shutil.copytree(base, run)
+    copy(base, run)
     began = time.monotonic()
     if ended(begin(run, notes, "count", 0, 0, words)):
         raise SystemExit(notes.with_suffix(".out").read_text())
@@ -340,11 +345,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--times", type=int, default=200)
+    parser.add_argument("--base", type=Path, help="a trained run to disturb copies of, instead of one of toy data")
     parser.add_argument("--fault", nargs="+", choices=FAULTS, default=list(FAULTS))
     parser.add_argument("--no-page", dest="page", action="store_false", help="only try")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
-    base, log = trained(given.work), given.work / "faults.jsonl"
+    base, log = given.base or trained(given.work), given.work / "faults.jsonl"
     crewed = any(fault in CREWED for fault in given.fault)
     alone = undisturbed(base, given.work)
     together = undisturbed(base, given.work, "--workers", "2") if crewed else alone

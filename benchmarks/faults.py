@@ -197,6 +197,7 @@ def command(run: Path, *words: str) -> None:
 
 def child(run: Path, notes: Path, fault: str, at: int, seed: int, words: tuple[str, ...]) -> None:
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     handle = os.open(notes.with_suffix(".out"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
     os.dup2(handle, 2)

@@ -110,9 +110,12 @@ class Shim:
         self.count += 1
         if self.fault in ERRORS and (self.down or self.count == self.at):
             self.down = True
+            self.notes.with_suffix(".struck").touch()
             raise OSError(ERRORS[self.fault], os.strerror(ERRORS[self.fault]), os.fspath(path))
         if self.count != self.at:
             return
+        if self.fault == "clock" or self.fault in STRUCK:
+            self.notes.with_suffix(".struck").touch()
         if self.fault == "clock":
             jump(self.random.choice([-1, 1]) * self.random.uniform(0, 10 * 365 * 86400))
         elif self.fault in STRUCK:
@@ -254,12 +257,13 @@ def broken(run: Path, whole: dict[str, str]) -> str:
     return ""
 
 
-def victim(process: multiprocessing.Process, draw: random.Random) -> None:
-    """Kill one worker of a command, which is one of its two oldest descendants that are no resource tracker."""
+def victim(process: multiprocessing.Process, draw: random.Random) -> bool:
+    """Kill one worker of a command, if it has any by now."""
     found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process.pid)], capture_output=True, text=True, check=False).stdout
     workers = [int(line.split()[0]) for line in found.splitlines() if "spawn_main" in line]
     if workers:
         os.kill(draw.choice(workers), signal.SIGKILL)
+    return bool(workers)
 
 
 def one(base: Path, folder: Path, fault: str, number: int, operations: int, seconds: float, whole: Any) -> dict[str, Any]:
@@ -270,13 +274,14 @@ def one(base: Path, folder: Path, fault: str, number: int, operations: int, seco
     copy(base, run)
     words = ("--workers", "2") if fault in CREWED else ()
     process = begin(run, notes, fault, draw.randint(1, operations), number, words)
+    struck = False
     if fault in ("moment", "worker"):
         process.join(draw.uniform(0.05, seconds))
+        struck = fault == "worker" and victim(process, draw)
         if fault == "moment":
             process.kill()
-        else:
-            victim(process, draw)
     code = ended(process)
+    struck = struck or notes.with_suffix(".struck").exists() or (fault == "moment" and code != 0)
     if fault == "power":
         cut_power(run, notes, draw)
     said = notes.with_suffix(".out").read_text()
@@ -291,7 +296,6 @@ def one(base: Path, folder: Path, fault: str, number: int, operations: int, seco
     lost = len(set(whole[0]) - set(files(run)))
     if (files(run), records(run)) != whole:
         problem = problem or "another data set than the undisturbed one"
-    struck = code != 0 or fault in ("clock", "worker", "power")
     return {"fault": fault, "number": number, "struck": struck, "problem": problem, "lost": lost}
 
 

@@ -264,6 +264,7 @@ def archive(data: bytes, rng: random.Random) -> bytes:
         with zipfile.ZipFile(io.BytesIO(data)) as source:
             members = [(entry.filename, source.read(entry)) for entry in source.infolist()]
     except (zipfile.BadZipFile, ValueError, OSError, NotImplementedError, EOFError, zlib.error):
+        # the seed is itself a changed archive, which the standard library refuses in each of these ways; then its bytes are changed
         return plain(data, rng)
     out, chosen, how = io.BytesIO(), rng.randrange(max(1, len(members))), rng.randrange(6)
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED if how == 5 else zipfile.ZIP_STORED) as target:

@@ -104,6 +104,18 @@ def _stroke(page: Page, editor: str, dx: int, dy: int) -> None:
     page.wait_for_timeout(2000)  # the page has heard of it
 
 
+def _fill(page: Page, field: str, text: str) -> None:
+    """Type into a field of a tab just opened, which may still be given its first value; and leave it, so the page knows."""
+    for _ in range(10):
+        page.wait_for_timeout(500)
+        page.fill(field, text)
+        page.keyboard.press("Tab")
+        page.wait_for_timeout(500)
+        if page.input_value(field) == text:
+            return
+    raise AssertionError(f"{field} does not keep {text!r}")
+
+
 def _open(page: Page, tab: str) -> None:
     page.get_by_role("tab", name=tab).click()
 
@@ -137,7 +149,7 @@ def test_a_painted_mask_is_drawn_on(page: Page) -> None:
 
 def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: Path) -> None:
     _open(page, "Batch")
-    page.fill("#batch-num input", "4")
+    _fill(page, "#batch-num input", "4")
     page.click("#batch-start")
     _says(page, "#job-state", "done: generate", 180)
     records = [json.loads(line) for line in (base / "run" / "manifest.jsonl").read_text().splitlines()]
@@ -152,7 +164,7 @@ def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: P
     (gone,) = [record for record in records if record["reasons"] == ["rejected by hand"]]
     assert not gone["accepted"] and (base / "run" / gone["image"]).is_file() and "/rejected/" in gone["image"]
     _open(page, "Export")
-    page.fill("#export-folder textarea, #export-folder input", "handed")
+    _fill(page, "#export-folder textarea, #export-folder input", "handed")
     page.click("#export-start")
     _says(page, "#export-done", "7 pairs")
     assert len(list((base / "handed").rglob("*_mask.png"))) == 7

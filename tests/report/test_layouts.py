@@ -126,3 +126,53 @@ def test_an_older_export_is_replaced_and_anything_else_is_not(run: Path, tmp_pat
     before = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     export(run, tmp_path / "out", layout, defect=["crack"], product=["tile"])
     assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == before, "the same twice"
+
+
+@pytest.mark.parametrize("layout", ["coco", "mvtec"])
+def test_several_defects_of_one_normal_image_share_a_picture(run: Path, tmp_path: Path, layout: str) -> None:
+    """Every pair is in one picture, whole, under its own type; all else of the picture is the normal image."""
+    out = tmp_path / "out"
+    summary = export(run, out, layout, together=3)
+    pictures: dict[str, list[dict]] = {}
+    for line in (out / "lineage.jsonl").read_text().splitlines():
+        if "record" in (each := json.loads(line)):
+            pictures.setdefault(each["exported_image"], []).append(each)
+    names = [each["record"]["image"] for lines in pictures.values() for each in lines]
+    assert sorted(names) == sorted(record["image"] for record in accepted(Manifest(run / "manifest.jsonl").records()))
+    assert summary.pictures == len(pictures) < len(names) and max(map(len, pictures.values())) <= 3
+    several = {name: {each["record"]["defect"] for each in lines} for name, lines in pictures.items() if len(lines) > 1}
+    assert any(kinds == {"crack", "spot"} for kinds in several.values())
+    read = COCO(str(out / "annotations.json")) if layout == "coco" else None
+    for name, lines in pictures.items():
+        records = [each["record"] for each in lines]
+        image, normal = (np.asarray(Image.open(path)) for path in (out / name, records[0]["normal"]))
+        drawn = {record["image"]: np.asarray(Image.open(run / record["image"])) for record in records}
+        marks = [np.asarray(Image.open(run / record["mask"])) > 0 for record in records]
+        for record in records:
+            changed = (drawn[record["image"]] != normal).any(2)
+            assert np.array_equal(image[changed], drawn[record["image"]][changed])
+        assert np.array_equal((image != normal).any(2), np.any([(each != normal).any(2) for each in drawn.values()], axis=0))
+        assert np.sum(marks, axis=0).max() == 1
+        kinds = {record["defect"] for record in records}
+        assert name.split("/")[-2] == (kinds.pop() if len(kinds) == 1 else "combined")
+        if read is None:
+            assert np.array_equal(np.asarray(Image.open(out / lines[0]["exported_mask"])) > 0, np.any(marks, axis=0))
+            continue
+        (number,) = [each["id"] for each in read.dataset["images"] if name == f"images/{each['file_name']}"]
+        for record, own in zip(records, marks, strict=True):
+            kind = read.getCatIds(catNms=[f"{record['product']}/{record['defect']}"])
+            found = [read.annToMask(each) > 0 for each in read.loadAnns(read.getAnnIds(imgIds=[number], catIds=kind))]
+            same = [each for each, other in zip(marks, records, strict=True) if other["defect"] == record["defect"]]
+            assert np.array_equal(np.any(found, axis=0), np.any(same, axis=0)) and own.any()
+
+
+def test_pictures_of_several_defects_need_the_normal_images_as_they_were(run: Path, tmp_path: Path) -> None:
+    normal = Path(accepted(Manifest(run / "manifest.jsonl").records())[0]["normal"])
+    Image.new("RGB", (260, 200)).save(normal)
+    with pytest.raises(RunError, match=rf"{normal.name}: changed since .* put the normal images back"):
+        export(run, tmp_path / "out", "coco", normals=False, together=2)
+    normal.unlink()
+    with pytest.raises(RunError, match=rf"{normal.name}: cannot be read"):
+        export(run, tmp_path / "out", "coco", normals=False, together=2)
+    assert not (tmp_path / "out").exists()
+    export(run, tmp_path / "out", "coco", normals=False)

@@ -236,15 +236,20 @@ def export(
     ] = "mvtec",
     product: Product = None, defect: Defect = None,
     normals: Annotated[bool, typer.Option("--normals/--no-normals", help="Copy the normal images too.")] = True,
+    together: Annotated[
+        int, typer.Option(min=1, help="So many defects are in one picture at most: pairs of one normal image that lie apart."),
+    ] = 1,
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Hand the accepted pairs to other tools."""
     from anomalydiffusion.app.export import export as call
 
-    summary = call(run, output, format, product=product, defect=defect, normals=normals)
+    summary = call(run, output, format, product=product, defect=defect, normals=normals, together=together)
     if not quiet:
         for (name, kind), count in summary.counts.items():
             typer.echo(f"{name}/{kind}: {count} {'vectors' if format == 'embeddings' else 'pairs'}")
+        if together > 1 and summary.pictures:
+            typer.echo(f"in {summary.pictures} pictures of up to {together} defects")
         typer.echo(str(summary.output))
 
 

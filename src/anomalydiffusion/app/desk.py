@@ -250,7 +250,7 @@ class Desk:
         """The sheets of the best and the worst test images."""
         return sorted(Run(self.folder, {}).evaluation.glob("*.png"))
 
-    def hand_out(self, format: str, output: Path) -> str:
+    def hand_out(self, format: str, output: Path, together: int = 1) -> str:
         """Export the kept pairs; what was written, in words."""
-        done = export(self.folder, output, format)
-        return f"{sum(done.counts.values())} pairs in {done.output}"
+        done = export(self.folder, output, format, together=together)
+        return f"{sum(done.counts.values())} pairs in {done.pictures} pictures, in {done.output}"

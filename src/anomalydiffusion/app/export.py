@@ -18,19 +18,20 @@ FILE = "learned_embeds.safetensors"  # the name that diffusers looks for
 
 def export(
     run: Path | str, output: Path | str, format: str = "mvtec", *, product: Sequence[str] | None = None,
-    defect: Sequence[str] | None = None, normals: bool = True,
+    defect: Sequence[str] | None = None, normals: bool = True, together: int = 1,
 ) -> ExportSummary:  # fmt: skip
     """Copy the accepted pairs of `run` to the new folder `output` in one of `report.export.FORMATS`, or its vectors: `embeddings`.
 
     `embeddings`: `<product>/<defect>/learned_embeds.safetensors` for each defect, one tensor k x D under the name
     `<product-defect>`, which diffusers' `load_textual_inversion` reads. They are e_a alone: what mask encoder and LoRA add stays
-    in the run. Raises `ConfigError` on an unknown format or name, `RunError` on what is missing, changed or cannot be written.
+    in the run. `together`: so many defects are in one picture at most. Raises `ConfigError` on an unknown format or name, `RunError`
+    on what is missing, changed or cannot be written.
     """
     run, output = Path(run), Path(output)
     if format != EMBEDDINGS:
         if format not in pairs.FORMATS:
             raise ConfigError(f"format '{format}' is not known; known: {', '.join([*pairs.FORMATS, EMBEDDINGS])}")
-        return pairs.export(run, output, format, product=product, defect=defect, normals=normals)
+        return pairs.export(run, output, format, product=product, defect=defect, normals=normals, together=together)
     from safetensors.torch import save  # only here: pairs are copied without torch
 
     from anomalydiffusion.conditioning.adapter import Adapter

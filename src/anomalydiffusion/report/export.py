@@ -13,6 +13,7 @@ from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted
 from anomalydiffusion.core.names import is_below, is_folder, shown
 from anomalydiffusion.core.runs import Run, replace_folder
+from anomalydiffusion.report.formats.together import grouped
 from anomalydiffusion.report.layouts import FORMATS, Record
 
 __all__ = ["FORMATS", "ExportSummary", "export"]
@@ -24,17 +25,21 @@ GOOD = re.compile(r"[^/]+/train/good/\d{6}\.png")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExportSummary:
-    """What was written where; `counts` maps (product, defect) to pairs, `normals` a product to its normal images."""
+    """What was written where.
+
+    `counts` maps (product, defect) to pairs, `normals` a product to its normal images; `pictures` hold these pairs.
+    """
 
     format: str
     output: Path
     counts: dict[tuple[str, str], int]
     normals: dict[str, int]
+    pictures: int = 0
 
 
 def export(
     run: Path, output: Path, format: str = "mvtec", *, product: Sequence[str] | None = None,
-    defect: Sequence[str] | None = None, normals: bool = True,
+    defect: Sequence[str] | None = None, normals: bool = True, together: int = 1,
 ) -> ExportSummary:  # fmt: skip
     """Copy the accepted pairs of `run`, with the normal images that were learned from, to the new folder `output`.
 
@@ -51,6 +56,9 @@ def export(
     and a dataset card. `labelstudio`: `tasks.json` with polygons to correct, `labels.xml`, `images/`, and a README on how to
     import them. `yolo` and `imagefolder` are divided so that all pictures from one normal image are on one side.
 
+    `together`: so many defects are in one picture at most, of one type or of several: pairs that were drawn on one normal image and
+    whose changes lie apart (`report.formats.together`). Its mask is that of all its defects; `coco`, `yolo` and `labelstudio` have each
+    defect under its own type. A picture of several types is of type `combined`, as in MVTec AD.
     `product` and `defect` keep only these names; `normals=False` leaves `train/good` out. Every file is compared with its
     SHA-256 first. An `output` that holds an older export is replaced; one that holds anything else is refused. Raises
     `ConfigError` on an unknown format, `RunError` on everything that is missing, changed or cannot be written.
@@ -58,14 +66,17 @@ def export(
     write = FORMATS.get(format)
     if write is None:
         raise ConfigError(f"format '{format}' is not known; known: {', '.join(FORMATS)}")
+    if together < 1:
+        raise ConfigError(f"together = {together}: expected at least 1")
     run, output = Path(run), Path(output).resolve()
     Run.refuse_newer(run)
     pairs = _pairs(run, product, defect)
     goods = _normals(run, sorted({record[PRODUCT] for record in pairs})) if normals else {}
     _check_output(output)
+    groups = grouped(run, pairs, together)
     try:
         with replace_folder(output) as part:
-            lineage = write(run, part, pairs, goods)
+            lineage = write(run, part, groups, goods)
             (part / LINEAGE).write_text("".join(json.dumps(line) + "\n" for line in lineage), encoding="utf-8")
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error}); check free space and permissions") from error
@@ -73,7 +84,8 @@ def export(
     for record in pairs:
         key = record[PRODUCT], record[DEFECT]
         counts[key] = counts.get(key, 0) + 1
-    return ExportSummary(format=format, output=output, counts=counts, normals={name: len(g) for name, g in goods.items()})
+    return ExportSummary(format=format, output=output, counts=counts, normals={name: len(g) for name, g in goods.items()},
+                         pictures=len(groups))  # fmt: skip
 
 
 def _pairs(run: Path, products: Sequence[str] | None, defects: Sequence[str] | None) -> list[Record]:

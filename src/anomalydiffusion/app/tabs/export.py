@@ -16,14 +16,15 @@ def export_tab(desk: Desk, movable: bool) -> None:
     with gr.Tab("Export", id="export"):
         with gr.Row():
             format = gr.Dropdown(list(FORMATS), value=next(iter(FORMATS)), label="Format", elem_id="export-format")
+            most = gr.Number(1, label="Defects in one picture, at most", precision=0, minimum=1, elem_id="export-together")
             name = gr.Textbox("export", label="New folder" if movable else "New folder, beside the run's", elem_id="export-folder")
             go = gr.Button("Export the kept pairs", variant="primary", elem_id="export-start")
         done = gr.Markdown(elem_id="export-done")
 
         @told
-        def on_export(format: str, name: str) -> str:
+        def on_export(format: str, most: float | None, name: str) -> str:
             if not movable and (Path(name).name != name or name in ("", ".", "..")):
                 raise ConfigError(f"'{name}': give a plain name, without folders")
-            return f"Done: {desk.hand_out(format, desk.folder.parent / name)}"
+            return f"Done: {desk.hand_out(format, desk.folder.parent / name, int(most or 1))}"
 
-        go.click(on_export, [format, name], done)
+        go.click(on_export, [format, most, name], done)

@@ -13,7 +13,7 @@ from scipy import ndimage
 from anomalydiffusion.core.pixels import decode_png, encode_png
 from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.report.formats.common import Goods, Record, each, kinds, normals_of, put
+from anomalydiffusion.report.formats.common import Goods, Group, Record, each, kinds, lineage, normals_of, put
 
 __all__ = ["texture", "write"]
 
@@ -49,24 +49,24 @@ def _widened(start: int, stop: int, size: int) -> slice:
     return slice(start, min(size, start + max(SIDE, stop - start)))
 
 
-def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Iterator[Record]:
     """Write each product's `normal/`, `abnormal/<defect>/`, `mask/<defect>/`, `textures/<defect>/` and `folder.yaml`; yields the lineage.
 
     An image, its mask (8 bit, 0 or 255) and its texture have one name, six digits: anomalib pairs files by their order, and
     takes any picture in a folder for one of its own.
     """
-    for pair in each(run, pairs):
-        product, defect = pair.key
-        image, mask, piece = (f"{product}/{name}/{defect}/{pair.number:06d}.png" for name in ("abnormal", "mask", "textures"))
-        put(part / image, pair.image_png)
-        put(part / mask, pair.mask_png)
-        put(part / piece, encode_png(texture(decode_png(pair.image_png), decode_png(pair.mask_png) > 0)))
-        yield {"exported_image": image, "exported_mask": mask, "exported_texture": piece, "record": pair.record}
+    for picture in each(run, groups):
+        product, defect = picture.key
+        image, mask, piece = (f"{product}/{name}/{defect}/{picture.number:06d}.png" for name in ("abnormal", "mask", "textures"))
+        put(part / image, picture.image_png)
+        put(part / mask, picture.mask_png)
+        put(part / piece, encode_png(texture(decode_png(picture.image_png), decode_png(picture.mask_png) > 0)))
+        yield from lineage(picture, image=image, mask=mask, texture=piece)
     for product, index, _, png in normals_of(goods):
         name = f"{product}/normal/{index:06d}.png"
         put(part / name, png)
         yield {"exported_image": name}
-    for product in sorted({product for product, _ in kinds(pairs)}):
+    for product in sorted({product for product, _ in kinds(groups)}):
         if not (product.isascii() and product.isprintable()):
             log.warning("%s: anomalib reads no folder whose name is not plain ASCII; rename it before you use it there", product)
         about = {

@@ -10,7 +10,7 @@ import numpy as np
 
 from anomalydiffusion.core.pixels import decode_png
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.report.formats.common import Goods, Record, each, kinds, normals_of, put
+from anomalydiffusion.report.formats.common import Goods, Group, Record, each, kinds, lineage, normals_of, put
 from anomalydiffusion.report.formats.parts import parts
 
 __all__ = ["run_lengths", "write"]
@@ -24,12 +24,12 @@ def run_lengths(marks_HW: np.ndarray) -> list[int]:
     return [0, *lengths] if flat[0] else lengths
 
 
-def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Iterator[Record]:
     """Write `annotations.json` and `images/`: one annotation for each connected part; yields the lineage.
 
     Masks are run lengths, exact; a category is `product/defect`, its supercategory the product. Normal images have no annotation.
     """
-    keys = kinds(pairs)
+    keys = kinds(groups)
     images: list[Record] = []
     annotations: list[Record] = []
 
@@ -39,17 +39,17 @@ def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Itera
         images.append({"id": len(images) + 1, "file_name": name.removeprefix("images/"), "width": width, "height": height})
         return len(images)
 
-    for pair in each(run, pairs):
-        name = f"images/{pair.key[0]}/{pair.key[1]}/{pair.number:06d}.png"
-        image_id, marks = add(name, pair.image_png), decode_png(pair.mask_png) > 0
-        for own in parts(marks):
+    for picture in each(run, groups):
+        name = f"images/{picture.key[0]}/{picture.key[1]}/{picture.number:06d}.png"
+        image_id = add(name, picture.image_png)
+        for key, own in ((key, own) for key, mask_png in picture.labels for own in parts(decode_png(mask_png) > 0)):
             x0, y0, x1, y1 = Mask(pixels_HW=own, origin="exported").box
             annotations.append({
-                "id": len(annotations) + 1, "image_id": image_id, "category_id": keys.index(pair.key) + 1, "iscrowd": 0,
+                "id": len(annotations) + 1, "image_id": image_id, "category_id": keys.index(key) + 1, "iscrowd": 0,
                 "area": int(own.sum()), "bbox": [x0, y0, x1 - x0, y1 - y0],
                 "segmentation": {"size": list(own.shape), "counts": run_lengths(own)},
             })  # fmt: skip
-        yield {"exported_image": name, "record": pair.record}
+        yield from lineage(picture, image=name)
     for product, index, _, png in normals_of(goods):
         name = f"images/{product}/good/{index:06d}.png"
         add(name, png)

@@ -6,19 +6,22 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, NORMAL_SHA256, PRODUCT
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
+from anomalydiffusion.report.formats.together import COMBINED, Record, added, key_of
 
-__all__ = ["GOOD", "Goods", "Pair", "Record", "Writer", "each", "kinds", "normals_of", "put", "source_of", "validation"]
+__all__ = [
+    "COMBINED", "GOOD", "Goods", "Group", "Picture", "Record", "Writer", "each", "kinds", "lineage", "normals_of", "put", "source_of",
+    "validation",
+]  # fmt: skip
 
-Record = dict[str, Any]
+Group = tuple[Record, ...]  # the pairs in one picture, all of one normal image
 Goods = Mapping[str, Sequence[tuple[Path, str]]]  # path and SHA-256 of a product's normal images
-Writer = Callable[[Path, Path, Sequence[Record], Goods], Iterator[Record]]  # run, new folder, pairs, normal images -> lineage
+Writer = Callable[[Path, Path, Sequence[Group], Goods], Iterator[Record]]  # run, new folder, pictures, normal images -> lineage
 GOOD = "good"  # what MVTec AD calls a product without a defect
 VALIDATION = 5  # one source image in so many is for validation
 
@@ -67,23 +70,36 @@ def put(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
-    """One accepted pair as it is written."""
+class Picture:
+    """One accepted pair, or several on one normal image, as it is written."""
 
-    record: Record
-    key: tuple[str, str]
-    number: int  # within its defect type
+    records: Group
+    key: tuple[str, str]  # product, and defect type or `combined`
+    number: int  # among those of its key
     image_png: bytes
-    mask_png: bytes
+    mask_png: bytes  # of all its defects
+    labels: tuple[tuple[tuple[str, str], bytes], ...]  # the key and the mask of each
 
 
-def each(run: Path, pairs: Sequence[Record]) -> Iterator[Pair]:
+def each(run: Path, groups: Sequence[Group]) -> Iterator[Picture]:
+    """Every picture with its files, which must be those that were recorded; `groups` in the order of their keys."""
     number, last = 0, ("", "")
-    for record in pairs:
-        key = record[PRODUCT], record[DEFECT]
+    for records in groups:
+        key = key_of(records)
         number, last = (number + 1 if key == last else 0), key
-        image_png, mask_png = _pair_bytes(run, record)
-        yield Pair(record=record, key=key, number=number, image_png=image_png, mask_png=mask_png)
+        files = [_pair_bytes(run, record) for record in records]
+        labels = tuple(((record[PRODUCT], record[DEFECT]), mask_png) for record, (_, mask_png) in zip(records, files, strict=True))
+        image_png, mask_png = files[0]
+        if len(records) > 1:
+            image_png = encode_png(added(run, records))
+            mask_png = encode_png(np.any([decode_png(mask) > 0 for _, mask in files], axis=0))
+        yield Picture(records=records, key=key, number=number, image_png=image_png, mask_png=mask_png, labels=labels)
+
+
+def lineage(picture: Picture, **exported: str) -> Iterator[Record]:
+    """A line for each pair in a picture: its files as they were written, `image` for `exported_image`, and the manifest's record."""
+    for record in picture.records:
+        yield {**{f"exported_{name}": path for name, path in exported.items()}, "record": record}
 
 
 def normals_of(goods: Goods) -> Iterator[tuple[str, int, str, bytes]]:
@@ -94,9 +110,9 @@ def normals_of(goods: Goods) -> Iterator[tuple[str, int, str, bytes]]:
             yield name, index, sha256, _as_png(path, _read(path, sha256, remedy))
 
 
-def kinds(pairs: Sequence[Record]) -> list[tuple[str, str]]:
+def kinds(groups: Sequence[Group]) -> list[tuple[str, str]]:
     """Product and defect of all pairs, each once, in order."""
-    return sorted({(record[PRODUCT], record[DEFECT]) for record in pairs})
+    return sorted({(record[PRODUCT], record[DEFECT]) for records in groups for record in records})
 
 
 def source_of(record: Record) -> str:
@@ -110,10 +126,10 @@ def _share(sources: set[str]) -> set[str]:
     return set(ordered[: max(1, len(ordered) // VALIDATION)]) if len(ordered) > 1 else set()
 
 
-def validation(pairs: Sequence[Record], goods: Goods) -> set[str]:
+def validation(groups: Sequence[Group], goods: Goods) -> set[str]:
     """The source (normal) images that are for validation, by SHA-256; what comes from one of them goes there with it.
 
     Chosen among those with pairs and those without apart, so that pairs of two or more sources are never all on one side.
     """
-    drawn_on = {source_of(record) for record in pairs}
+    drawn_on = {source_of(record) for records in groups for record in records}
     return _share(drawn_on) | _share({sha256 for files in goods.values() for _, sha256 in files} - drawn_on)

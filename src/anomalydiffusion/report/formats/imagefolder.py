@@ -23,7 +23,20 @@ from anomalydiffusion.core.manifest import (
     VERSION,
 )
 from anomalydiffusion.core.pixels import decode_png, encode_png
-from anomalydiffusion.report.formats.common import GOOD, Goods, Record, each, kinds, normals_of, put, source_of, validation
+from anomalydiffusion.report.formats.common import (
+    COMBINED,
+    GOOD,
+    Goods,
+    Group,
+    Record,
+    each,
+    kinds,
+    lineage,
+    normals_of,
+    put,
+    source_of,
+    validation,
+)  # fmt: skip
 
 __all__ = ["write"]
 
@@ -53,9 +66,9 @@ on real ones.
 ## Columns
 
 - `image`, `mask`: of one size; a mask is 0 or 255, all 0 for a normal image
-- `product`, `defect`: `{good}` = none
+- `product`, `defect`: `{good}` = none, `{combined}` = of several types, which are in `defects`
 - `generated`: false for a normal image, which is real
-- `seed`, `severity`: of the drawing; {nothing} where nothing was drawn, or nothing recorded
+- `seed`, `severity`: of the drawing; {nothing} where nothing was drawn, nothing recorded, or each of several defects has its own
 - `normal_sha256`: the normal image's file; `mask_origin`, `prior_digest`, `adapter_digest`, `version`: what drew it, empty for a
   normal image
 
@@ -82,13 +95,13 @@ def _head(title: str, splits: Sequence[str]) -> str:
     return f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}# license: yours to choose\n---\n\n"
 
 
-def _row(record: Record, source: str) -> dict[str, Any]:
+def _row(record: Record, types: Sequence[str], source: str) -> dict[str, Any]:
     """What a line says besides its files; each value of one type in every line."""
     generated = SEED in record
     seed, severity = (NOTHING if record.get(name) is None else record[name] for name in (SEED, SEVERITY))
     return {
-        PRODUCT: record[PRODUCT], DEFECT: record[DEFECT], "generated": generated, SEED: int(seed), SEVERITY: float(severity),
-        NORMAL_SHA256: source,
+        PRODUCT: record[PRODUCT], DEFECT: record[DEFECT], "defects": list(types), "generated": generated,
+        SEED: int(seed), SEVERITY: float(severity), NORMAL_SHA256: source,
         **{name: str(record.get(name) or "") for name in (MASK_ORIGIN, PRIOR_DIGEST, ADAPTER_DIGEST, VERSION)},
     }  # fmt: skip
 
@@ -97,42 +110,48 @@ def _listed(pairs: Sequence[Record], field: str) -> str:
     return ", ".join(f"`{value}`" for value in sorted({str(pair.get(field) or "not recorded") for pair in pairs}))
 
 
-def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Iterator[Record]:
     """Write `train/` and `validation/` (`images/`, `masks/`, `metadata.jsonl`) and the card `README.md`; yields the lineage.
 
     `file_name` and `mask_file_name` become the image columns `image` and `mask`. Names are numbers alone, since `datasets` takes
     folders with names such as "test" for splits, wherever they are. Normal images are lines of defect `good` with an empty mask.
     """
-    held = validation(pairs, goods)
+    held = validation(groups, goods)
     rows: dict[str, list[Record]] = {}
 
-    def add(record: Record, source: str, image_png: bytes, mask_png: bytes) -> Record:
+    def add(record: Record, types: Sequence[str], source: str, image_png: bytes, mask_png: bytes) -> dict[str, str]:
         split = HELD if source in held else TRAIN
         own = rows.setdefault(split, [])
         names = {name: f"{folder}/{len(own):06d}.png" for name, folder in (("file_name", "images"), ("mask_file_name", "masks"))}
         put(part / split / names["file_name"], image_png)
         put(part / split / names["mask_file_name"], mask_png)
-        own.append({**names, **_row(record, source)})
-        return {"exported_image": f"{split}/{names['file_name']}", "exported_mask": f"{split}/{names['mask_file_name']}"}
+        own.append({**names, **_row(record, types, source)})
+        return {"image": f"{split}/{names['file_name']}", "mask": f"{split}/{names['mask_file_name']}"}
 
-    for pair in each(run, pairs):
-        yield {**add(pair.record, source_of(pair.record), pair.image_png, pair.mask_png), "record": pair.record}
+    for picture in each(run, groups):
+        record = {**picture.records[0], DEFECT: picture.key[1]}
+        if len(picture.records) > 1:  # each has its own
+            record |= {SEED: None, SEVERITY: None}
+        types = sorted({key[1] for key, _ in picture.labels})
+        yield from lineage(picture, **add(record, types, source_of(record), picture.image_png, picture.mask_png))
     for product, _, sha256, png in normals_of(goods):
         empty = encode_png(np.zeros(decode_png(png).shape[:2], bool))
-        yield add({PRODUCT: product, DEFECT: GOOD}, sha256, png, empty)
+        own = add({PRODUCT: product, DEFECT: GOOD}, [GOOD], sha256, png, empty)
+        yield {f"exported_{name}": path for name, path in own.items()}
     splits = [name for name in (TRAIN, HELD) if name in rows]
     for split in splits:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
         put(part / split / "metadata.jsonl", lines.encode())
         yield {"exported_file": f"{split}/metadata.jsonl"}
-    title = "Generated defects: " + ", ".join(sorted({product for product, _ in kinds(pairs)}))
+    title = "Generated defects: " + ", ".join(sorted({product for product, _ in kinds(groups)}))
     sums = {split: Counter(row["generated"] for row in rows[split]) for split in splits}
+    pairs = [record for records in groups for record in records]
     number = Counter((pair[PRODUCT], pair[DEFECT]) for pair in pairs)
     card = CARD.format(
         title=title, table="\n".join(f"| {split} | {sums[split][True]} | {sums[split][False]} |" for split in splits),
-        counts="\n".join(f"- `{'/'.join(key)}`: {number[key]}" for key in kinds(pairs)),
+        counts="\n".join(f"- `{'/'.join(key)}`: {number[key]}" for key in kinds(groups)),
         versions=_listed(pairs, VERSION), priors=_listed(pairs, PRIOR_DIGEST), adapters=_listed(pairs, ADAPTER_DIGEST),
-        good=GOOD, nothing=NOTHING,
+        good=GOOD, combined=COMBINED, nothing=NOTHING,
     )  # fmt: skip
     put(part / "README.md", (_head(title, splits) + card).encode())
     yield {"exported_file": "README.md"}

@@ -9,11 +9,9 @@ from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
-import numpy as np
-
 from anomalydiffusion.core.manifest import DEFECT, NORMAL_SHA256, PRODUCT, SEED, VERSION
 from anomalydiffusion.core.pixels import decode_png
-from anomalydiffusion.report.formats.common import GOOD, Goods, Pair, Record, each, kinds, normals_of, put
+from anomalydiffusion.report.formats.common import GOOD, Goods, Group, Picture, Record, each, kinds, lineage, normals_of, put
 from anomalydiffusion.report.formats.parts import outline, parts
 
 __all__ = ["write"]
@@ -36,24 +34,24 @@ of pixels; a hole in a label is filled. The masks themselves are in the run, and
 """
 
 
-def _polygons(pair: Pair, first: int) -> list[dict[str, Any]]:
+def _polygons(picture: Picture, first: int) -> list[dict[str, Any]]:
     """Each connected part as a region; corners in percent of width and height."""
-    marks: np.ndarray = decode_png(pair.mask_png) > 0
-    height, width = marks.shape
+    height, width = decode_png(picture.mask_png).shape
+    found = [(key, own) for key, mask_png in picture.labels for own in parts(decode_png(mask_png) > 0)]
     return [
         {
             "id": f"part-{first + index:06d}", "type": "polygonlabels", "from_name": "label", "to_name": "image",
             "original_width": width, "original_height": height, "image_rotation": 0,
             "value": {
                 "points": [[100 * x / width, 100 * y / height] for x, y in outline(own)], "closed": True,
-                "polygonlabels": ["/".join(pair.key)],
+                "polygonlabels": ["/".join(key)],
             },
         }
-        for index, own in enumerate(parts(marks))
+        for index, (key, own) in enumerate(found)
     ]  # fmt: skip
 
 
-def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Iterator[Record]:
     """Write `tasks.json`, `labels.xml` (the labeling interface), `README.md` and `images/`; yields the lineage.
 
     A label is `product/defect`. Pictures are named by their place below this export, which Label Studio must be told to serve, so
@@ -67,19 +65,19 @@ def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Itera
         about = {"image": SERVED + quote(name), PRODUCT: product, DEFECT: defect, **more}
         tasks.append({"data": about, "predictions": predictions})
 
-    for pair in each(run, pairs):
-        name = f"images/{pair.key[0]}/{pair.key[1]}/{pair.number:06d}.png"
-        regions = _polygons(pair, count)
+    for picture in each(run, groups):
+        name = f"images/{picture.key[0]}/{picture.key[1]}/{picture.number:06d}.png"
+        regions, first = _polygons(picture, count), picture.records[0]
         count += len(regions)
-        model = f"anomalydiffusion {pair.record.get(VERSION) or ''}".rstrip()
-        more = {field: pair.record.get(field) for field in (SEED, NORMAL_SHA256)}
-        add(name, pair.image_png, *pair.key, more, [{"model_version": model, "result": regions}])
-        yield {"exported_image": name, "record": pair.record}
+        model = f"anomalydiffusion {first.get(VERSION) or ''}".rstrip()
+        more = {SEED: first.get(SEED) if len(picture.records) == 1 else None, NORMAL_SHA256: first.get(NORMAL_SHA256)}
+        add(name, picture.image_png, *picture.key, more, [{"model_version": model, "result": regions}])
+        yield from lineage(picture, image=name)
     for product, index, sha256, png in normals_of(goods):
         name = f"images/{product}/{GOOD}/{index:06d}.png"
         add(name, png, product, GOOD, {SEED: None, NORMAL_SHA256: sha256}, [])
         yield {"exported_image": name}
-    labels = "".join(f"    <Label value={quoteattr('/'.join(key))}/>\n" for key in kinds(pairs))
+    labels = "".join(f"    <Label value={quoteattr('/'.join(key))}/>\n" for key in kinds(groups))
     interface = f"""\
 <View>
   <Image name="image" value="$image" zoom="true"/>

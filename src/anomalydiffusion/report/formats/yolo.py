@@ -7,37 +7,37 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from anomalydiffusion.core.pixels import decode_png
-from anomalydiffusion.report.formats.common import Goods, Record, each, kinds, normals_of, put, source_of, validation
+from anomalydiffusion.report.formats.common import Goods, Group, Record, each, kinds, lineage, normals_of, put, source_of, validation
 from anomalydiffusion.report.formats.parts import outline, parts
 
 __all__ = ["write"]
 
 
-def write(run: Path, part: Path, pairs: Sequence[Record], goods: Goods) -> Iterator[Record]:
+def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Iterator[Record]:
     """Write `data.yaml`, `images/` and `labels/` for segmentation, divided into train and val; yields the lineage.
 
     A line is a connected part: class and corners along its pixels' edges, in shares of width and height; holes are filled.
     All pictures from one normal image, and it itself, are on one side. Normal images have an empty label file.
     """
-    keys, held = kinds(pairs), validation(pairs, goods)
+    keys, held = kinds(groups), validation(groups, goods)
 
-    def add(stem: str, source: str, png: bytes, lines: Sequence[str]) -> Record:
+    def add(stem: str, source: str, png: bytes, lines: Sequence[str]) -> dict[str, str]:
         side = "val" if source in held else "train"
         image, label = f"images/{side}/{stem}.png", f"labels/{side}/{stem}.txt"
         put(part / image, png)
         put(part / label, "".join(line + "\n" for line in lines).encode())
-        return {"exported_image": image, "exported_label": label}
+        return {"image": image, "label": label}
 
-    for pair in each(run, pairs):
-        marks = decode_png(pair.mask_png) > 0
-        height, width = marks.shape
+    for picture in each(run, groups):
+        height, width = decode_png(picture.mask_png).shape
         lines = [
-            f"{keys.index(pair.key)} " + " ".join(f"{x / width:.7f} {y / height:.7f}" for x, y in outline(own)) for own in parts(marks)
-        ]
-        stem = f"{pair.key[0]}/{pair.key[1]}/{pair.number:06d}"
-        yield {**add(stem, source_of(pair.record), pair.image_png, lines), "record": pair.record}
+            f"{keys.index(key)} " + " ".join(f"{x / width:.7f} {y / height:.7f}" for x, y in outline(own))
+            for key, mask_png in picture.labels for own in parts(decode_png(mask_png) > 0)
+        ]  # fmt: skip
+        stem = f"{picture.key[0]}/{picture.key[1]}/{picture.number:06d}"
+        yield from lineage(picture, **add(stem, source_of(picture.records[0]), picture.image_png, lines))
     for product, index, sha256, png in normals_of(goods):
-        yield add(f"{product}/good/{index:06d}", sha256, png, [])
+        yield {f"exported_{name}": path for name, path in add(f"{product}/good/{index:06d}", sha256, png, []).items()}
     names = "".join(f"  {index}: {json.dumps('/'.join(key), ensure_ascii=False)}\n" for index, key in enumerate(keys))
     sides = "".join(f"{side}: images/{side}\n" for side in ("train", "val") if (part / "images" / side).is_dir())
     put(part / "data.yaml", f"path: .\n{sides}names:\n{names}".encode())

@@ -22,11 +22,11 @@ from pathlib import Path
 
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.generation.shards import Shard, Slot, files_of, next_batch, open_slots, plan, put_in_order
+from anomalydiffusion.generation.shards import Shard, Slot, files_of, next_batch, open_slots, plan, put_in_order, records_of
 from downstream import RESULTS, hardware
 
 KEYS = [(f"product{number:03d}", defect) for number in range(100) for defect in ("crack", "hole")]
-PARTS = ("plan", "share out", "write", "claim", "put in order", "resume")
+PARTS = ("plan", "share out", "write", "claim", "put in order", "resume", "hand out")
 KEPT = 1000  # lines that are appended one by one, synced to the disk each; the rest is written at once
 
 
@@ -52,20 +52,18 @@ def timed(num: int, folder: Path) -> dict[str, float]:
     shares = [Shard(number=number, count=64).of(slots) for number in range(1, 65)]
     mixed = [slot for share in shares for slot in share]  # the order in which shards' lines come in
     marks.append(time.perf_counter())
-    data = b"".join(json.dumps(line(slot)).encode() + b"\n" for slot in mixed[:-KEPT])
-    write_atomic(run.manifest, data)
-    del data
+    write_atomic(run.manifest, (json.dumps(line(slot)).encode() + b"\n" for slot in mixed[:-KEPT]))
     for slot in mixed[-KEPT:]:
         manifest.append(line(slot))
     marks.append(time.perf_counter())
-    records = manifest.records()
     missing = [*slots, *(Slot(key=key, index=num) for key in KEYS)]
-    assert len(next_batch(open_slots(missing, records, 5), 8, 0)) == 8
+    assert len(next_batch(open_slots(missing, manifest.each_pair(), 5), 8, 0)) == 8
     marks.append(time.perf_counter())
-    del records
     put_in_order(run)
     marks.append(time.perf_counter())
-    assert open_slots(slots, Manifest(Run.open(folder).manifest).records(), 5) == []
+    assert open_slots(slots, Manifest(Run.open(folder).manifest).each_pair(), 5) == []
+    marks.append(time.perf_counter())
+    assert len(records_of(run, slots)) == num  # as `generate` returns them
     marks.append(time.perf_counter())
     shutil.rmtree(folder)
     return dict(zip(PARTS, (after - before for before, after in pairwise(marks)), strict=True))

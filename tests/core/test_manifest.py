@@ -180,6 +180,34 @@ def test_odd_values_anywhere_are_faults_or_harmless() -> None:
             assert isinstance(said, str) and len(said) < 1000
 
 
+def test_lines_are_arranged_as_they_are_and_the_last_of_equals_stays(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
+    def order(record: dict) -> tuple:
+        return record["defect"], record["attempt"]
+
+    lines = [
+        json.dumps(PAIR | {"defect": defect, "attempt": attempt, "seed": seed}).replace(": ", ":  ").encode()
+        for seed, (defect, attempt) in enumerate([("hole", 1), ("hole", 0), ("crack", 0), ("hole", 1), ("crack", 2)])
+    ]
+    manifest.arrange(order)
+    assert not manifest.path.exists(), "of no manifest none is made"
+    manifest.path.parent.mkdir()
+    manifest.path.write_bytes(b"\n".join([lines[0], lines[1], b"{half", *lines[2:]]))
+    with caplog.at_level(logging.WARNING):
+        manifest.arrange(order)
+    assert manifest.path.read_bytes() == b"".join(lines[row] + b"\n" for row in (2, 4, 1, 3))
+    [kept] = map(json.loads, manifest.path.with_name("manifest.rejected.jsonl").read_text().splitlines())
+    assert kept == {"line": 3, "wrong": "not a JSON record", "text": "{half"} and "1 damaged lines are moved" in caplog.text
+    before = manifest.path.stat()
+    manifest.arrange(order)
+    assert manifest.path.stat().st_ino == before.st_ino, "what is in order is not written again"
+
+
+def test_what_many_records_say_is_in_memory_once(manifest: Manifest) -> None:
+    manifest.rewrite([PAIR | {"normal": "/normals/" + "0" * 64}] * 2)
+    first, second = manifest.pairs()
+    assert first["normal"] is second["normal"] and next(iter(first)) is next(iter(second))
+
+
 def test_rewriting_puts_damaged_lines_aside(manifest: Manifest, caplog: pytest.LogCaptureFixture) -> None:
     manifest.append({"seed": 1})
     with manifest.path.open("ab") as file:

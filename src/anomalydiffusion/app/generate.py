@@ -23,7 +23,7 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.crew import Crew, ProcessCrew, fill_together
 from anomalydiffusion.generation.rayed import RayCrew
-from anomalydiffusion.generation.shards import Shard, Slot, discard, fill, open_slots, plan, put_in_order, slot_of
+from anomalydiffusion.generation.shards import Shard, Slot, discard, fill, open_slots, plan, put_in_order, records_of, slot_of
 
 __all__ = ["generate"]
 
@@ -135,13 +135,13 @@ def _filled(
     """Fill the slots, by this process or by others; the manifest's records of them."""
     write_atomic(run.folder / "settings" / f"{digest(order.drawing)}.toml", to_toml(order.drawing).encode())
     config, seed, wanted = order.settings.generate, order.settings.seed, set(slots)
-    records = Manifest(run.manifest).pairs()
-    if not anew and not open_slots(slots, records, config.attempts):  # then nothing has to be loaded
+    manifest = Manifest(run.manifest)
+    if not anew and not open_slots(slots, manifest.each_pair(), config.attempts):  # then nothing has to be loaded
         once_ready()
         if alone:
             put_in_order(run)
-        return [record for record in Manifest(run.manifest).pairs() if slot_of(record) in wanted]
-    kept = {slot for record in accepted(records) if (slot := slot_of(record)) in wanted}
+        return records_of(run, slots)
+    kept = {slot for record in manifest.each_pair() if record["accepted"] and (slot := slot_of(record)) in wanted}
     with bar("generate", len(slots), quiet=quiet) as shown:
 
         def progress(record: dict[str, Any]) -> None:
@@ -168,7 +168,7 @@ def _refuse_beside_like(**told: Any) -> None:
 def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
     """Pairs of one defect type share their settings: other ones would be ignored by what is already made."""
     wanted = digest(drawing)
-    for record in Manifest(run.manifest).pairs():
+    for record in Manifest(run.manifest).each_pair():
         if PARKED in record["reasons"]:
             raise RunError(
                 f"{run.folder}: its pairs were being judged when that was cut short; run 'anomalydiffusion curate {run.folder}' first"

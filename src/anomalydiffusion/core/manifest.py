@@ -8,11 +8,13 @@ import math
 import os
 import re
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from io import FileIO
+from itertools import pairwise, zip_longest
 from pathlib import Path, PurePath
-from typing import Any
+from sys import intern
+from typing import IO, Any
 
 import numpy as np
 
@@ -53,6 +55,9 @@ KINDS: dict[str, type] = {
     PRODUCT: str, DEFECT: str, SEED: int, ATTEMPT: int, IMAGE: str, MASK: str, REQUESTED_MASK: str, NORMAL: str, NORMAL_SHA256: str,
     MASK_ORIGIN: str, TOUCHED_BOX: list, CONFIG_DIGEST: str, ACCEPTED: bool, REASONS: list,
 }  # fmt: skip
+SHARED = frozenset({
+    PRODUCT, DEFECT, NORMAL, NORMAL_SHA256, MASK_ORIGIN, PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST, VERSION, REFERENCE,
+})  # fmt: skip
 NUMBERED = re.compile(r"[^/]+(/[^/]+)*/\d{1,9}(-\d{1,9})?\.\w+")  # what the image of a pair is called
 
 
@@ -111,7 +116,12 @@ def _parse(line: bytes) -> dict[str, Any] | None:
         return None
     if line.count(b"[") + line.count(b"{") > DEEPEST and _depth(value) > DEEPEST:
         return None  # it could be read, but not written again
-    return value if isinstance(value, dict) else None
+    return {intern(name): _shared(name, each) for name, each in value.items()} if isinstance(value, dict) else None
+
+
+def _shared(name: str, value: Any) -> Any:
+    """What many records of a run say stays once in memory, which halves what a record takes."""
+    return intern(value) if name in SHARED and isinstance(value, str) else value
 
 
 def _depth(value: Any) -> int:
@@ -120,6 +130,12 @@ def _depth(value: Any) -> int:
     while level := [each for each in level if isinstance(each, dict | list)]:
         depth, level = depth + 1, [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
     return depth
+
+
+def _copied(file: IO[bytes], start: int, stop: int) -> bytes:
+    """A line of an open file, which ends with a newline also where it is the last one."""
+    file.seek(start)
+    return file.read(stop - start).rstrip(b"\n") + b"\n"
 
 
 def _tail(file: FileIO, size: int) -> bytes:
@@ -198,47 +214,80 @@ class Manifest:
 
     def pairs(self) -> list[dict[str, Any]]:
         """Read every record that is one of a run's pair, in order; any other line is skipped with a warning, as `records` does."""
-        return [record for _, record in self._read(pairs=True)]
+        return list(self.each_pair())
+
+    def each_pair(self) -> Iterator[dict[str, Any]]:
+        """The same one by one, for what need not hold a million of them."""
+        return (record for _, record in self._read(pairs=True))
 
     def records(self) -> list[dict[str, Any]]:
         """Read every record in order; none when the file does not exist. A damaged line is skipped with a warning."""
         return [record for _, record in self._read(pairs=False)]
 
-    def _lines(self) -> list[bytes]:
+    def _lines(self) -> Iterator[tuple[int, bytes]]:
+        """Every line and where in the file it begins."""
+        begin = 0
         try:
-            return self.path.read_bytes().split(b"\n")
+            with self.path.open("rb") as file:
+                for line in file:
+                    yield begin, line
+                    begin += len(line)
         except FileNotFoundError:
-            return []
+            return
         except OSError as error:
             raise RunError(f"{self.path}: cannot be read ({error.strerror}); check its permissions") from error
 
-    def _read(self, *, pairs: bool, damaged: list[dict[str, Any]] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Line numbers and records; lines that are none are named in a warning, or collected in `damaged`."""
-        for number, line in enumerate(self._lines(), 1):
+    def _read(self, *, pairs: bool, damaged: list[dict[str, Any]] | None = None) -> Iterator[tuple[slice, dict[str, Any]]]:
+        """Records, and which bytes of the file each is; lines that are none are named in a warning, or collected in `damaged`."""
+        for number, (begin, line) in enumerate(self._lines(), 1):
             if not line.strip():
                 continue
             record = _parse(line)
             wrong = "not a JSON record" if record is None else fault(record) if pairs else ""
             if record is not None and not wrong:
-                yield number, record
+                yield slice(begin, begin + len(line)), record
             elif damaged is None:
                 log.warning("%s, line %d: %s; skipped", self.path, number, wrong)
             else:
-                damaged.append({"line": number, "wrong": wrong, "text": line.decode("utf-8", "backslashreplace")})
+                damaged.append({"line": number, "wrong": wrong, "text": line.decode("utf-8", "backslashreplace").rstrip("\n")})
 
     def rewrite(self, records: Iterable[Mapping[str, Any]], *, pairs: bool = False) -> None:
         """Put `records` in the place of all lines, whole or not at all. What others append between `records` and this is lost.
 
         Lines that `records`, or with `pairs` that method, skips are first moved to `manifest.rejected.jsonl`, with a warning.
         """
-        data = b"".join(_line(record) for record in records)
+        lines = [_line(record) for record in records]
         damaged: list[dict[str, Any]] = []
         try:
             with self._locked():
                 deque(self._read(pairs=pairs, damaged=damaged), maxlen=0)
-                if damaged:
-                    aside = self._put_aside(damaged)
-                    log.warning("%s: %d damaged lines are moved to %s", self.path, len(damaged), aside.name)
-                write_atomic(self.path, data)
+                self._replace(lines, damaged)
         except OSError as error:
             raise RunError(f"{self.path}: cannot be written ({error.strerror}); check free space and permissions") from error
+
+    def arrange(self, order: Callable[[dict[str, Any]], Any]) -> None:
+        """Put the lines of pairs in the order of what `order` says of each; of those that it says the same of, the last one stays.
+
+        Whole or not at all; other lines are moved aside as by `rewrite`, but nothing is written where all is in order. Lines are copied as
+        they are, and what is held in memory of each is its place in the file and in the order.
+        """
+        if not self.path.exists():
+            return
+        damaged: list[dict[str, Any]] = []
+        try:
+            with self._locked(), self.path.open("rb") as file:
+                found = [(order(record), place.start, place.stop) for place, record in self._read(pairs=True, damaged=damaged)]
+                if all(before[0] < after[0] for before, after in pairwise(found)):
+                    return
+                found.sort()  # those of the same order by their places
+                last = (each for each, after in zip_longest(found, found[1:]) if after is None or after[0] != each[0])
+                self._replace((_copied(file, start, stop) for _, start, stop in last), damaged)
+        except OSError as error:
+            raise RunError(f"{self.path}: cannot be written ({error.strerror}); check free space and permissions") from error
+
+    def _replace(self, lines: Iterable[bytes], damaged: list[dict[str, Any]]) -> None:
+        """Put lines in the place of all lines, after what is damaged was moved aside; to be called with the lock."""
+        if damaged:
+            aside = self._put_aside(damaged)
+            log.warning("%s: %d damaged lines are moved to %s", self.path, len(damaged), aside.name)
+        write_atomic(self.path, lines)

@@ -20,7 +20,7 @@ import torch
 from anomalydiffusion.core.errors import GenerationError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.generation.shards import Slot, Task, next_batch, open_slots, put_in_order, slot_of, sweep
+from anomalydiffusion.generation.shards import Slot, Task, next_batch, open_slots, put_in_order, records_of, slot_of, sweep
 
 __all__ = ["Crew", "Draw", "ProcessCrew", "fill_together"]
 
@@ -227,8 +227,7 @@ def fill_together(
         if once_ready:
             once_ready()
         sweep(run)
-        records = manifest.pairs()
-        work.queue.extend(open_slots(slots, records, attempts))
+        work.queue.extend(open_slots(slots, manifest.each_pair(), attempts))
         while work.queue or work.suspects or work.running:
             work.hand_out(batch_size, seed)
             gone = list[tuple[int, BaseException]]()
@@ -238,7 +237,6 @@ def fill_together(
                     work.idle_losses = 0
                     for record in future.result():
                         manifest.append(record)
-                        records.append(record)
                         if not record["accepted"] and int(record["attempt"]) + 1 < attempts:
                             work.queue.append((slot_of(record), int(record["attempt"]) + 1))
                         if progress:
@@ -252,8 +250,7 @@ def fill_together(
         crew.close()
         put_in_order(run)
         _note(run, work.left_out)
-    wanted = set(slots)
-    return [record for record in Manifest(run.manifest).pairs() if slot_of(record) in wanted]
+    return records_of(run, slots)
 
 
 def _cause(error: BaseException) -> BaseException:

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -21,8 +21,8 @@ from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Verdict
 
 __all__ = [
-    "Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "slot_of", "sweep",
-    "write_pair",
+    "Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "records_of", "slot_of",
+    "sweep", "write_pair",
 ]  # fmt: skip
 
 Key = tuple[str, str]
@@ -90,7 +90,7 @@ def slot_of(record: dict[str, Any]) -> Slot:
     return Slot(key=(str(record["product"]), str(record["defect"])), index=int(index))
 
 
-def open_slots(slots: Sequence[Slot], records: Sequence[dict[str, Any]], attempts: int) -> list[tuple[Slot, int]]:
+def open_slots(slots: Sequence[Slot], records: Iterable[dict[str, Any]], attempts: int) -> list[tuple[Slot, int]]:
     """The slots that have neither an accepted pair nor used up their attempts, each with its next attempt."""
     tried: dict[Slot, int] = {}
     done = set()
@@ -149,7 +149,7 @@ def sweep(run: Run) -> None:
 def discard(run: Run, keys: Sequence[Key]) -> None:
     """Throw away every pair of these defect types: first their lines, then their files."""
     manifest = Manifest(run.manifest)
-    if kept := [record for record in manifest.pairs() if (record["product"], record["defect"]) not in keys]:
+    if kept := [record for record in manifest.each_pair() if (record["product"], record["defect"]) not in keys]:
         manifest.rewrite(kept, pairs=True)
     elif manifest.path.exists():
         manifest.rewrite([], pairs=True)  # damaged lines are no pairs to throw away
@@ -172,8 +172,7 @@ def fill(
     if alone:
         sweep(run)
     manifest = Manifest(run.manifest)
-    records = manifest.pairs()
-    queue = deque(open_slots(slots, records, attempts))
+    queue = deque(open_slots(slots, manifest.each_pair(), attempts))
     while queue:
         batch = next_batch([queue.popleft() for _ in range(min(batch_size, len(queue)))], batch_size, seed)
         began = time.monotonic()
@@ -184,24 +183,24 @@ def fill(
         for task, pair in zip(batch, pairs, strict=True):
             record = write_pair(run, task, pair, judge(pair), seconds, settings_digest)
             manifest.append(record)  # last of all
-            records.append(record)
             if not record["accepted"] and task.attempt + 1 < attempts:
                 queue.append((task.slot, task.attempt + 1))
             if progress:
                 progress(record)
     if alone:
         put_in_order(run)
+    return sorted(records_of(run, slots), key=_order)
+
+
+def records_of(run: Run, slots: Sequence[Slot]) -> list[dict[str, Any]]:
+    """The manifest's records of these slots."""
     wanted = set(slots)
-    return [record for record in sorted(records, key=_order) if slot_of(record) in wanted]
+    return [record for record in Manifest(run.manifest).each_pair() if slot_of(record) in wanted]
 
 
 def put_in_order(run: Run) -> None:
     """Sort the manifest by product, defect, number and attempt; an attempt that two commands made at once stays once."""
-    manifest = Manifest(run.manifest)
-    found = manifest.pairs()
-    ordered = list({_order(record): record for record in sorted(found, key=_order)}.values())
-    if ordered != found:
-        manifest.rewrite(ordered, pairs=True)
+    Manifest(run.manifest).arrange(_order)
 
 
 def _order(record: dict[str, Any]) -> tuple[Key, int, int]:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
+from anomalydiffusion.core.errors import ConfigError, GenerationError, MaskError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
-from anomalydiffusion.generation.shards import Shard, Task, discard, fill, next_batch, open_slots, plan, put_in_order
+from anomalydiffusion.generation.shards import FAILURES, Shard, Task, discard, fill, next_batch, open_slots, plan, put_in_order
 
 KEYS = [("tile", "crack"), ("tile", "hole")]
 
@@ -105,6 +105,41 @@ def test_a_seed_depends_on_slot_and_attempt_alone() -> None:
 def test_a_maker_that_loses_pairs_is_found_out(tmp_path: Path) -> None:
     with pytest.raises(GenerationError, match="4 pairs were asked for, 3 came"):
         _run(tmp_path, make=lambda batch: _make(batch)[1:])
+
+
+def _without(*bad: tuple[str, int]):
+    """A maker that cannot make some slots, given by defect and index."""
+
+    def make(batch: Sequence[Task]) -> list[Pair]:
+        for task in batch:
+            if (task.slot.key[1], task.slot.index) in bad:
+                raise MaskError(f"no mask fits {task.slot.index}")
+        return _make(batch)
+
+    return make
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+def test_what_cannot_be_made_is_left_out_and_named_and_all_else_is_made(tmp_path: Path, batch: int) -> None:
+    whole = _run(tmp_path / "whole", batch=batch)
+    _run(tmp_path / "part", batch=batch, make=_without(("crack", 2), ("hole", 0)))
+    gone = {"generated/tile/crack/images/000002.png", "generated/tile/hole/images/000000.png"}
+    assert {record["image"] for record in whole if record["accepted"]} - {
+        record["image"] for record in _lines(tmp_path / "part") if record["accepted"]
+    } == gone
+    named = [json.loads(line) for line in (tmp_path / "part/left_out.jsonl").read_text().splitlines()]
+    assert [(each["defect"], each["index"], each["error"]) for each in named] == [
+        ("crack", 2, "no mask fits 2"),
+        ("hole", 0, "no mask fits 0"),
+    ]
+    _run(tmp_path / "part", batch=batch)
+    assert _lines(tmp_path / "part") == _lines(tmp_path / "whole") and not (tmp_path / "part/left_out.jsonl").exists()
+
+
+def test_a_defect_type_of_which_nothing_can_be_made_ends_the_command(tmp_path: Path) -> None:
+    with pytest.raises(MaskError, match=f"no mask fits {FAILURES - 1}"):
+        _run(tmp_path, num=40, make=_without(*(("crack", index) for index in range(40))))
+    assert len(_lines(tmp_path)) == 0
 
 
 def _part(folder: Path, shard: Shard, num: int = 6, **over) -> list[dict]:

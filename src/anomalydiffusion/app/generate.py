@@ -187,6 +187,8 @@ def _shortfall(slots: Sequence[Slot], records: Sequence[dict[str, Any]], attempt
         made = len(accepted(own))
         reasons = [reason for r in own for reason in r["reasons"]]
         often = max(set(reasons), key=reasons.count) if reasons else ""
+        if not own:
+            raise GenerationError(f"{'/'.join(key)}: nothing could be drawn; left_out.jsonl in the run says why")
         if made == 0:
             raise GenerationError(
                 f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly '{often}'; train longer into another folder, "

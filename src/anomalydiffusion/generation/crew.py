@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing
 import os
@@ -19,7 +18,8 @@ import torch
 
 from anomalydiffusion.core.errors import GenerationError
 from anomalydiffusion.core.manifest import Manifest
-from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.runs import Run
+from anomalydiffusion.generation.leftout import LeftOut
 from anomalydiffusion.generation.shards import Slot, Task, next_batch, open_slots, put_in_order, records_of, slot_of, sweep
 
 __all__ = ["Crew", "Draw", "ProcessCrew", "fill_together"]
@@ -125,7 +125,7 @@ class _Work:
     coming: dict[Future[Records], int] = field(default_factory=dict)  # workers that do not have their model yet
     ready: list[int] = field(default_factory=list)
     idle_losses: int = 0  # workers that were lost since the last pair
-    left_out: list[dict[str, Any]] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     def begin(self) -> None:
         """Let every worker make its model; returns when one has it, and the others are on their way."""
@@ -204,9 +204,7 @@ class _Work:
             self.suspects.append(item)
             return
         slot, attempt = item
-        log.warning("%s, number %d: left out, it failed %d times: %s", "/".join(slot.key), slot.index, PATIENCE, _cause(error))
-        where = {"product": slot.key[0], "defect": slot.key[1], "index": slot.index, "attempt": attempt}
-        self.left_out.append({**where, "error": str(_cause(error))})
+        self.left_out.add(slot.key, slot.index, attempt, _cause(error), times=PATIENCE)
 
 
 def fill_together(
@@ -249,7 +247,7 @@ def fill_together(
     finally:
         crew.close()
         put_in_order(run)
-        _note(run, work.left_out)
+        work.left_out.write(run)
     return records_of(run, slots)
 
 
@@ -257,13 +255,3 @@ def _cause(error: BaseException) -> BaseException:
     """What went wrong in a worker, without what its messenger says."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error
-
-
-def _note(run: Run, left_out: Sequence[dict[str, Any]]) -> None:
-    """Name what was left out; no file where nothing was."""
-    path = run.folder / "left_out.jsonl"
-    if left_out:
-        ordered = sorted(left_out, key=lambda each: (each["product"], each["defect"], each["index"]))
-        write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in ordered).encode())
-    else:
-        path.unlink(missing_ok=True)

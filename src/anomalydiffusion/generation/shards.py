@@ -5,27 +5,29 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from anomalydiffusion.core.errors import ConfigError, GenerationError
+from anomalydiffusion.core.errors import ConfigError, DataError, GenerationError
 from anomalydiffusion.core.imprint import Imprint
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import Run, hold, write_atomic
 from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.core.types import Pair, Verdict
+from anomalydiffusion.generation.leftout import LeftOut
 
 __all__ = [
-    "Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "records_of", "slot_of",
-    "sweep", "write_pair",
+    "FAILURES", "Shard", "Slot", "Task", "discard", "files_of", "fill", "next_batch", "open_slots", "plan", "put_in_order", "records_of",
+    "slot_of", "sweep", "write_pair",
 ]  # fmt: skip
 
 Key = tuple[str, str]
+FAILURES = 5  # items of a defect type that may fail, one after the other, before it is given up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,18 +167,33 @@ def fill(
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make pairs until every slot is filled or has used up its attempts; returns the manifest's records of these slots.
 
-    A rejected attempt is recorded and drawn again with another seed. When all is done the manifest is `put_in_order`, so that an
+    A rejected attempt is recorded and drawn again with another seed. An item that cannot be made of what there is, a `DataError`, is left
+    out and, where this command is `alone`, named in RUN/left_out.jsonl; the error is raised when `FAILURES` of one defect type fail in a
+    row. When all is done the manifest is `put_in_order`, so that an
     interrupted run ends with the same lines as an undisturbed one; not where others fill other slots at the same time (`alone`
     False). `settings_digest`: of what the pairs are drawn with, for their pictures to say.
     """
     if alone:
         sweep(run)
-    manifest = Manifest(run.manifest)
-    queue = deque(open_slots(slots, manifest.each_pair(), attempts))
-    while queue:
-        batch = next_batch([queue.popleft() for _ in range(min(batch_size, len(queue)))], batch_size, seed)
+    manifest, left_out, in_a_row = Manifest(run.manifest), LeftOut(), Counter[Key]()
+    queue, suspects = deque(open_slots(slots, manifest.each_pair(), attempts)), deque[tuple[Slot, int]]()
+    while queue or suspects:
+        items = [suspects.popleft()] if suspects else [queue.popleft() for _ in range(min(batch_size, len(queue)))]
+        batch = next_batch(items, batch_size, seed)
         began = time.monotonic()
-        pairs = make(batch)
+        try:
+            pairs = make(batch)
+        except DataError as error:  # what one of them is made of; each is tried by itself
+            if len(items) > 1:
+                suspects.extend(items)
+                continue
+            slot, attempt = items[0]
+            in_a_row[slot.key] += 1
+            if in_a_row[slot.key] >= FAILURES:
+                raise
+            left_out.add(slot.key, slot.index, attempt, error)
+            continue
+        in_a_row -= Counter({slot.key: in_a_row[slot.key] for slot, _ in items})
         if len(pairs) != len(batch):
             raise GenerationError(f"{len(batch)} pairs were asked for, {len(pairs)} came")
         seconds = (time.monotonic() - began) / len(batch)
@@ -188,6 +205,7 @@ def fill(
             if progress:
                 progress(record)
     if alone:
+        left_out.write(run)
         put_in_order(run)
     return sorted(records_of(run, slots), key=_order)
 

@@ -128,10 +128,8 @@ def test_what_cannot_be_made_is_left_out_and_named_and_all_else_is_made(tmp_path
         record["image"] for record in _lines(tmp_path / "part") if record["accepted"]
     } == gone
     named = [json.loads(line) for line in (tmp_path / "part/left_out.jsonl").read_text().splitlines()]
-    assert [(each["defect"], each["index"], each["error"]) for each in named] == [
-        ("crack", 2, "no mask fits 2"),
-        ("hole", 0, "no mask fits 0"),
-    ]
+    said = [(each["defect"], each["index"], each["error"]) for each in named]
+    assert said == [("crack", 2, "no mask fits 2"), ("hole", 0, "no mask fits 0")]
     _run(tmp_path / "part", batch=batch)
     assert _lines(tmp_path / "part") == _lines(tmp_path / "whole") and not (tmp_path / "part/left_out.jsonl").exists()
 

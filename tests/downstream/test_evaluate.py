@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.downstream.comparison import Ledger
 from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.downstream.evaluate import METRICS, Comparison, compare
 from anomalydiffusion.downstream.samples import Generated
@@ -59,6 +61,26 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     other = replace(comparison, detector=replace(QUICK, steps=3), baselines=False, controls=False, seeds=(0,))
     compare(split, pairs, plates, other)
     assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 36  # other settings: nothing is taken up
+
+
+def test_a_baseline_counts_again_where_no_other_region_was_drawn(
+    split: Split, pairs: list[Generated], plates: Path, tmp_path: Path
+) -> None:
+    def known() -> set[str]:
+        return {arm for _, arm, _ in Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs).known}
+
+    comparison = Comparison(detector=QUICK, folder=tmp_path, seeds=(0,))
+    ledger, every = Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs), {"real-only", "poisson", "ours", "more-real"}
+    for arm in every:
+        ledger.add("plate", arm, 0, {})
+    assert known() == every
+    region = plates / "plate" / "roi.png"
+    try:
+        Image.fromarray(np.full((96, 128), 255, np.uint8)).save(region)
+        assert known() == every - {"poisson"}
+    finally:
+        region.unlink()
+    assert known() == every
 
 
 def _without_hours(scores: dict) -> dict:

@@ -72,7 +72,7 @@ def compare_classes(split: Split, generated: Sequence[Generated], root: Path, co
     materials = gather(kept, pairs)
     order = class_arms(baselines=comparison.baselines, controls=comparison.controls)
     stages = {material.product: ClassStage(material, comparison) for material in materials}
-    ledger = Ledger(comparison.folder / "arms.jsonl", CLASSIFICATION, comparison, split.digest, pairs)
+    ledger = Ledger(comparison.folder / "arms.jsonl", CLASSIFICATION, comparison, split, pairs)
     found = run_arms(materials, order, comparison, ledger, lambda material: stages[material.product], "validation_accuracy")
     return {
         **_figures(found, order, stages, comparison),

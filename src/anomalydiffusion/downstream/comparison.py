@@ -17,6 +17,7 @@ from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.downstream.arms import BEST, MORE, OURS, REAL
 from anomalydiffusion.downstream.baselines import BASELINES
 from anomalydiffusion.downstream.samples import Generated, Material
@@ -80,14 +81,15 @@ class Ledger:
     """One line a finished training; those of another task, of other settings or data do not count, nor those of other pairs.
 
     An arm counts again with other pairs where it does not depend on them: one of real images alone on none of them, a baseline
-    only on how many there are of each type.
+    only on how many there are of each type, and on the regions that a user drew.
     """
 
-    def __init__(self, path: Path, task: str, comparison: Comparison, split_digest: str, generated: Sequence[Generated]) -> None:
+    def __init__(self, path: Path, task: str, comparison: Comparison, split: Split, generated: Sequence[Generated]) -> None:
         self.lines = Manifest(path)
         self.files = sorted((pair.product, pair.defect, digest_file(pair.image), digest_file(pair.mask)) for pair in generated)
+        self.regions = digest_of(regions_of(split))
         self.facts = {
-            "task": task, "chosen": CHOSEN, "detector": digest(comparison.detector), "split": split_digest,
+            "task": task, "chosen": CHOSEN, "detector": digest(comparison.detector), "split": split.digest,
             "controls": comparison.controls, "redecoded": comparison.redecode is not None,
         }  # fmt: skip
         self.known = {
@@ -101,7 +103,10 @@ class Ledger:
         """A digest of what `arm` depends on in the generated pairs; "" = nothing."""
         if arm in (REAL, MORE):
             return ""
-        depends: Any = Counter("/".join(file[:2]) for file in self.files) if arm in BASELINES else self.files
+        depends: Any = self.files
+        if arm in BASELINES:
+            depends = Counter("/".join(file[:2]) for file in self.files)
+            depends = [depends, self.regions] if self.regions else depends
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
 
     def get(self, product: str, arm: str, seed: int) -> Record | None:

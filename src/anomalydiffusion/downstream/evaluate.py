@@ -60,7 +60,7 @@ def compare(split: Split, generated: Sequence[Generated], root: Path, comparison
     guard(split, generated, root)
     materials = gather(split, generated)
     order = arms(baselines=comparison.baselines, controls=comparison.controls)
-    ledger = Ledger(comparison.folder / "arms.jsonl", LOCALIZATION, comparison, split.digest, generated)
+    ledger = Ledger(comparison.folder / "arms.jsonl", LOCALIZATION, comparison, split, generated)
     found = run_arms(materials, order, comparison, ledger, partial(Stage, comparison=comparison), "validation_ap")
     return _result(found, materials, order, split, comparison)
 

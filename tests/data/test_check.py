@@ -143,6 +143,8 @@ FAULTS: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ("no test normals", lambda r: shutil.rmtree(r / "tile/test/good"), "note", "tile/test/good", "no normal image to test"),
     ("no defects", lambda r: (shutil.rmtree(r / "tile/test/crack"), shutil.rmtree(r / "tile/ground_truth")), "warning", "tile",
      "nothing to learn"),
+    ("slip of the pen", lambda r: save(r / MASK, np.pad(np.full((1, 3), 255, np.uint8), ((0, SIZE - 1), (0, SIZE - 3)))), "note", MASK,
+     "marks 3 pixels, masks of crack usually 400: a slip"),
     ("turned", turned, "warning", IMAGE, "EXIF"),
     ("table without columns", table("a;b\n"), "error", "tile/groups.csv", "no column file and group"),
     ("table names nothing", wrong_name, "warning", "tile/groups.csv", "names nope.png"),

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
@@ -34,6 +35,7 @@ __all__ = ["Problem", "ProductSummary", "Report", "check"]
 
 LEAST_SIDE = 8  # below this there is no picture to learn from
 PADDED_SIDE = 128  # below this an image is smaller than one crop, and is padded by reflection
+SLIP, SLIPS = 16, 100  # pixels of a mask that look like a slip, where others have so many times as many
 LARGE = 50_000_000  # pixels; slow, and more memory than most machines have to spare
 FEW_SHOTS = 3
 READ_BY_OTHERS = ("", ".txt", ".csv", ".json", ".xml", ".md", ".db", ".ini")  # may lie beside the images
@@ -112,6 +114,16 @@ def _check_mask(path: Path, seen: Seen, image: Path, image_seen: Seen, say: Say)
         say("error", path, f"{w} x {h} pixels, but {image.name} is {image_w} x {image_h}", "draw the mask at the image's size")
 
 
+def _check_slips(masks: Mapping[Path, Seen], defect: str, say: Say) -> None:
+    """Masks that mark next to nothing where others of their type mark a lot: their few pixels would be learned as a defect."""
+    areas = {path: round(seen.marked * seen.size[0] * seen.size[1]) for path, seen in masks.items() if not seen.fault and seen.marked}
+    usual = int(np.median([*areas.values()])) if areas else 0
+    for path, area in areas.items():
+        if area < SLIP and SLIPS * area < usual:
+            said = f"marks {area} pixel{'s' * (area > 1)}, masks of {defect} usually {usual}: a slip of the pen?"
+            say("note", path, said, "draw the whole defect, or remove the mask and its image")
+
+
 def _check_strays(folder: Path, flat: bool, say: Say) -> None:
     """What lies in a folder of images and is not read."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -135,6 +147,7 @@ def _check_defect(folder: Path, defect: str, seen: dict[Path, Seen], say: Say) -
         else:
             used[mask] = image
             _check_mask(mask, seen[mask], image, seen[image], say)
+    _check_slips({mask: seen[mask] for mask in used}, defect, say)
     for mask in images_in(place):
         if mask not in used:
             say("warning", mask, f"no image in test/{defect} goes with this mask", "add the image, or remove the mask")

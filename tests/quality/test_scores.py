@@ -1,12 +1,14 @@
 """Known answers."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from skimage.color import rgb2lab
 from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, isc_features_to_metric
 from torchmetrics.image.kid import poly_mmd
 
@@ -18,6 +20,7 @@ from anomalydiffusion.quality.scores import (
     intra_cluster_distance,
     kid,
     mask_agreement,
+    mask_evenness,
     masked_features,
     masked_similarity,
     masked_spread,
@@ -228,7 +231,37 @@ def test_a_mask_beside_its_change_agrees_by_what_they_share(shift: int, wanted: 
     assert mask_agreement(image, normal, _mask(100, 200, np.s_[30:70, 30:70])) == pytest.approx(wanted, abs=0.02)
 
 
-def test_a_mask_of_another_size_is_refused() -> None:
+@pytest.mark.parametrize("by", [0, 3, 50])
+def test_a_mask_that_shows_alike_everywhere_is_even(by: int) -> None:
+    mask = _mask(100, 200, np.s_[30:70, 20:180])
+    assert mask_evenness(*_changed(mask, by), mask) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("drawn", [np.s_[30:70, 20:100], np.s_[50:70, 20:180], np.s_[30:50, :]])
+def test_a_half_that_does_not_show_is_uneven(drawn: Any) -> None:
+    """The rest of the half near the drawn one shows a little, by smoothing; the whole of it is nearly nothing."""
+    mask = _mask(100, 200, np.s_[30:70, 20:180])
+    part = Mask(pixels_HW=mask.pixels_HW & _mask(100, 200, drawn).pixels_HW, origin="user")
+    assert mask_evenness(*_changed(part, 50), mask) < -4
+
+
+def test_halves_of_another_strength_are_compared_as_they_are_seen() -> None:
+    left, right = _mask(100, 200, np.s_[30:70, 20:100]), _mask(100, 200, np.s_[30:70, 100:180])
+    image, normal = _changed(left, 60)
+    other, _ = _changed(right, 30)
+    both = np.where(right.pixels_HW[..., None], other, image)
+    whole = Mask(pixels_HW=left.pixels_HW | right.pixels_HW, origin="user")
+    lab = [float(np.linalg.norm(rgb2lab(np.full((1, 1, 3), level, np.uint8)) - rgb2lab(normal[:1, :1]))) for level in (130 - 60, 130 - 30)]
+    assert mask_evenness(both, normal, whole) == pytest.approx(np.log2(lab[1] / lab[0]), abs=0.1)
+
+
+def test_a_pixel_has_no_halves() -> None:
+    mask = _mask(20, 20, np.s_[4:5, 4:5])
+    assert mask_evenness(*_changed(mask, 50), mask) == 0
+
+
+@pytest.mark.parametrize("measured", [mask_agreement, mask_evenness])
+def test_a_mask_of_another_size_is_refused(measured: Any) -> None:
     image = np.zeros((20, 20, 3), np.uint8)
     with pytest.raises(MaskError, match="one size"):
-        mask_agreement(image, image, _mask(20, 21, np.s_[:4, :4]))
+        measured(image, image, _mask(20, 21, np.s_[:4, :4]))

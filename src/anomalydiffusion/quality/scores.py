@@ -18,10 +18,11 @@ from anomalydiffusion.core.shapes import Shape
 from anomalydiffusion.core.types import Mask
 
 __all__ = [
-    "inception_score", "intra_cluster_distance", "kid", "mask_agreement", "masked_features", "masked_similarity", "masked_spread",
-    "perceptual_distance", "shape_distances",
+    "inception_score", "intra_cluster_distance", "kid", "mask_agreement", "mask_evenness", "masked_features", "masked_similarity",
+    "masked_spread", "perceptual_distance", "shape_distances",
 ]  # fmt: skip
 
+WAYS = 8  # directions across which a mask is halved
 FAINT = 1.5  # Lab units: a smoothed change below it is not seen; the gate asks for as much
 
 
@@ -183,16 +184,40 @@ def mask_agreement(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) ->
     do not meet. Both are looked at in the mask's box widened by half its longer side (at least 8 pixels): Otsu needs
     normal surface to tell from, and a change beyond is not seen. Raises `MaskError` where sizes differ.
     """
+    x0, y0, x1, y1 = mask.box
+    change, marks = _changed(image_HWC, normal_HWC, mask, max(8, max(x1 - x0, y1 - y0) // 2))
+    soft = ndimage.gaussian_filter(marks.astype(np.float64), 1.0)
+    changed, marked = change > max(_halfway(change), FAINT), soft > min(_halfway(soft), 0.5)
+    return float((changed & marked).sum() / (changed | marked).sum())
+
+
+def _changed(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Length of the Lab difference, smoothed by one pixel, and the mask, in the mask's box widened by `pad` pixels."""
     if image_HWC.shape != normal_HWC.shape or image_HWC.shape[:2] != mask.pixels_HW.shape:
         raise MaskError(f"a mask of {mask.pixels_HW.shape} for images of {image_HWC.shape} and {normal_HWC.shape}; one size is needed")
     x0, y0, x1, y1 = mask.box
-    pad = max(8, max(x1 - x0, y1 - y0) // 2)
     view = np.s_[max(0, y0 - pad) : y1 + pad, max(0, x0 - pad) : x1 + pad]
     difference = rgb2lab(image_HWC[view]) - rgb2lab(normal_HWC[view])
-    change = np.linalg.norm(ndimage.gaussian_filter(difference, (1.0, 1.0, 0.0)), axis=2)
-    soft = ndimage.gaussian_filter(mask.pixels_HW[view].astype(np.float64), 1.0)
-    changed, marked = change > max(_halfway(change), FAINT), soft > min(_halfway(soft), 0.5)
-    return float((changed & marked).sum() / (changed | marked).sum())
+    return np.linalg.norm(ndimage.gaussian_filter(difference, (1.0, 1.0, 0.0)), axis=2), mask.pixels_HW[view]
+
+
+def mask_evenness(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) -> float:
+    """Measure how evenly a defect shows over its mask: how much fainter its fainter half is, in doublings; 0 = both alike, below worse.
+
+    The mask is halved at the median across each of `WAYS` directions; of each half the mean change is taken (uint8 RGB, smoothed Lab as in
+    `mask_agreement`), and the least of log2((weaker + c) / (stronger + c)) over the directions is returned, c = `FAINT` / 6, so that two
+    halves that do not show are alike. Where a part of a defect was not drawn, the mask still fits what is seen to some degree, but one
+    half of it shows next to nothing. Raises `MaskError` where sizes differ.
+    """
+    change, marks = _changed(image_HWC, normal_HWC, mask, 6)
+    places, seen, found = np.argwhere(marks), change[marks], [0.0]
+    for angle in np.linspace(0, np.pi, WAYS, endpoint=False):
+        along = places @ np.array([np.sin(angle), np.cos(angle)])
+        near = along <= np.median(along)
+        if 0 < near.sum() < len(near):
+            means = sorted((float(seen[near].mean()), float(seen[~near].mean())))
+            found.append(float(np.log2((means[0] + FAINT / 6) / (means[1] + FAINT / 6))))
+    return min(found)
 
 
 def shape_distances(some: Sequence[Shape], real: Sequence[Shape]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
+from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.quality.places import surroundings, unit_vectors
 
 KEY = ("plate", "hole")
@@ -63,8 +64,30 @@ def _task(index: int = 0, key: tuple[str, str] = KEY) -> Task:
     return Task(slot=Slot(key=key, index=index), attempt=0, seed=100 + index)
 
 
-def test_an_item_follows_from_its_seed_alone(split: Split) -> None:
-    first, second = Source(split, Settings(), None, None), Source(split, Settings(), None, None)
+def test_a_matched_item_carries_its_own_shot_s_defect_and_is_found_again_on_its_normal_image(split: Split) -> None:
+    matched = replace(Settings(), masks=MaskConfig(source="matched"))
+    source, one = Source(split, matched, None, None), replace(matched, masks=replace(matched.masks, matched=MatchedConfig(images=1)))
+    shots, number = source.shots[KEY], {path: row for row, path in enumerate(source.names[KEY])}
+    assert {source.item(_task(i)).normal for i in range(8)} != {Source(split, one, None, None).item(_task(0)).normal}
+    for index in range(4):
+        item = source.item(_task(index))
+        assert item.mask.origin == "matched" and item.mask.reference == number[item.reference] == source.target(_task(index))
+        assert item.shot is not None and item.shot[0] is shots[item.mask.reference][0]
+        again = Source(split, matched, None, None).item_on(_task(index), item.normal_sha256)
+        assert (again.mask.pixels_HW == item.mask.pixels_HW).all() and again.start_HWC is not None and item.start_HWC is not None
+        assert (again.start_HWC == item.start_HWC).all()
+
+
+def test_the_gate_of_matched_masks_measures_by_matched_ones(split: Split) -> None:
+    source = Source(split, replace(Settings(), masks=MaskConfig(source="matched")), None, None)
+    carried = source._carried(KEY, 0)
+    assert carried is not None and carried.mask.origin == "matched"
+
+
+@pytest.mark.parametrize("masks", ["warped", "matched"])
+def test_an_item_follows_from_its_seed_alone(split: Split, masks: str) -> None:
+    own = replace(Settings(), masks=MaskConfig(source=masks))
+    first, second = Source(split, own, None, None), Source(split, own, None, None)
     backwards = [second.item(_task(i)) for i in (2, 1, 0)][::-1]
     for one, other in zip([first.item(_task(i)) for i in range(3)], backwards, strict=True):
         assert one.normal == other.normal and (one.mask.pixels_HW == other.mask.pixels_HW).all()

@@ -124,7 +124,9 @@ def train(
 @app.command()
 def masks(
     run: Run, num: Annotated[int, typer.Option("--num", help="Proposals per defect type.")] = 8,
-    source: Annotated[str | None, typer.Option("--source", help="warped: real masks, changed; learned: drawn by the prior.")] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="warped: real masks, changed; matched: put where they fit; learned: drawn by the prior."),
+    ] = None,
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
     config: Config = None, seed: Seed = None, device: Device = None, dtype: Dtype = None, quiet: Quiet = False, debug: Debug = False,

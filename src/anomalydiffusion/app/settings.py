@@ -20,6 +20,7 @@ from anomalydiffusion.downstream.detectors import PRESETS as DETECTORS
 from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.masks.learned import LearnedConfig
+from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.masks.warped import WarpedConfig
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
@@ -66,11 +67,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskConfig:
-    """Where masks come from: real ones, warped; or the prior, which `train` teaches the shots' masks first."""
+    """Where masks come from: real ones, warped, or put where they fit; or the prior, which `train` teaches the shots' masks first."""
 
-    source: Literal["warped", "learned"] = "warped"
+    source: Literal["warped", "matched", "learned"] = "warped"
     alike: int | None = None  # of so many normal images and so many places on it those that are most like a shot's; None = the first
     warped: WarpedConfig = field(default_factory=WarpedConfig)
+    matched: MatchedConfig | None = None  # None = its defaults
     learned: LearnedConfig = field(default_factory=LearnedConfig)
     train: TrainConfig = field(
         default_factory=lambda: TrainConfig(
@@ -83,8 +85,8 @@ class MaskConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.source not in ("warped", "learned"):
-            raise ConfigError(f"mask source '{self.source}' is not known; known: warped, learned")
+        if self.source not in ("warped", "matched", "learned"):
+            raise ConfigError(f"mask source '{self.source}' is not known; known: warped, matched, learned")
         if self.alike is not None and not 1 <= self.alike <= 1000:
             raise ConfigError(f"masks: alike = {self.alike}: expected 1..1000, or leave it away")
         if self.train.masked or self.train.adapter.spatial_tokens:

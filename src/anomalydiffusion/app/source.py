@@ -24,7 +24,7 @@ from anomalydiffusion.data.regions import Region, ground_of, grounds_of, region_
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
-from anomalydiffusion.masks import learned, warped
+from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.gate import Carried, Exemplar, Gate
 from anomalydiffusion.quality.places import Places
@@ -98,6 +98,7 @@ class Source:
         self, split: Split, settings: Settings, normals: Path | None, given_masks: Path | None, mask_adapter: Adapter | None = None
     ) -> None:
         self.settings, self.mask_adapter = settings, mask_adapter
+        self.matched = settings.masks.matched or matched.MatchedConfig()
         self.shots = shots_of(split)
         self.regions = regions_of(split)
         self.grounds = {key: grounds_of(self.regions[key[0]], key[1], items) for key, items in self.shots.items()}
@@ -139,20 +140,29 @@ class Source:
         warped masks on it the one whose surroundings are most like that shot's defect's. A normal image that cannot be used is named
         once and passed over. Raises the last error when `TRIES` in a row fail.
         """
-        given = self._given(task)
+        return self._on(task, *self._chosen(task, self._given(task)))
+
+    def _chosen(self, task: Task, given: Mask | None) -> tuple[Path, str, np.ndarray, Mask]:
+        """A normal image and the mask on it: the first that can be used, or of several the one where a matched mask fits best."""
         problem: Exception = DataError(f"{task.slot.key[0]}: no normal image can be used")
+        searched = self.matched.images if given is None and self.settings.masks.source == "matched" else 1
+        found: list[tuple[float, tuple[Path, str, np.ndarray, Mask]]] = []
         for _, (path, sha256) in zip(range(TRIES), self._likeliest(task, given), strict=False):
             try:
                 image = self.image(path, sha256)
-                mask = given or self._proposed(task, path, sha256)
+                mask, misfit = (given, 0.0) if given else self._proposed(task, path, sha256)
             except (DataError, MaskError, OSError) as error:
                 problem = error
                 if path not in self.named:
                     log.warning("%s; another normal image is taken", error)
                 self.named.add(path)
                 continue
-            return self._on(task, path, sha256, image, mask)
-        raise problem
+            found.append((misfit, (path, sha256, image, mask)))
+            if len(found) == searched:
+                break
+        if not found:
+            raise problem
+        return min(found, key=lambda each: each[0])[1]
 
     def region(self, key: Key) -> Region | None:
         """Where the user allows defects of a type; None where nothing is drawn."""
@@ -166,7 +176,7 @@ class Source:
                 f"no normal image of {task.slot.key[0]} has the SHA-256 {sha256[:16]}..; give the one that was drawn on: --normals"
             )
         image = self.image(path, sha256)
-        return self._on(task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256))
+        return self._on(task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256)[0])
 
     def _on(self, task: Task, path: Path, sha256: str, image: np.ndarray, mask: Mask) -> Item:
         """One pair to be made, of a normal image and a mask."""
@@ -198,6 +208,12 @@ class Source:
     def _carried(self, key: Key, index: int) -> Carried | None:
         """A shot's defect under a warped mask of a normal image; None where no mask fits the images that were tried."""
         task = Task(slot=Slot(key=key, index=index), attempt=0, seed=derive(self.settings.seed, "gate", *key, index))
+        if self.settings.masks.source == "matched":
+            with suppress(DataError, MaskError, OSError):
+                _, _, image, mask = self._chosen(task, None)
+                laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)
+                return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
+            return None
         for _, (path, sha256) in zip(range(TRIES), self._candidates(task, None), strict=False):
             try:
                 image = self.image(path, sha256)
@@ -258,13 +274,27 @@ class Source:
             raise MaskError(f"{path}: marks no pixel; draw the defect or take the file away")
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
 
-    def _proposed(self, task: Task, normal: Path, sha256: str) -> Mask:
+    def _proposed(self, task: Task, normal: Path, sha256: str) -> tuple[Mask, float]:
+        """A mask, and how far its surroundings are from those of its shot, as far as that is known."""
+        if self.settings.masks.source == "matched":
+            return self._matched(task, normal, sha256)
         if self.mask_adapter is None:
-            return self._placed(task, normal, sha256)
+            return self._placed(task, normal, sha256), 0.0
         try:
-            return learned.propose(
+            drawn = learned.propose(
                 self.mask_adapter, task.slot.key, [mask for _, mask in self.shots[task.slot.key]], self.image(normal, sha256),
                 seed=task.seed, image=sha256, config=self.settings.masks.learned, foreground_HW=self.ground(task.slot.key, normal, sha256),
+            )  # fmt: skip
+        except MaskError as error:
+            raise MaskError(f"{normal}: {error}") from error
+        return drawn, 0.0
+
+    def _matched(self, task: Task, normal: Path, sha256: str) -> tuple[Mask, float]:
+        key, number = task.slot.key, self.target(task)
+        try:
+            return matched.propose(
+                *self.shots[key][number], self.image(normal, sha256), seed=task.seed, config=self.matched, reference=number,
+                ground_HW=self.ground(key, normal, sha256), own_ground_HW=self.grounds[key][number],
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error

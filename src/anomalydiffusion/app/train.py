@@ -99,7 +99,7 @@ def train(
         settings = replace(settings, prior=str(run.prior.resolve())) if adapts else replace(settings, adapt=None)
         if resume and begun:
             refuse_another(run, settings, split, extends)
-            if run.adapter.exists() and (settings.masks.source == "warped" or run.mask_adapter.exists()):
+            if run.adapter.exists() and (settings.masks.source != "learned" or run.mask_adapter.exists()):
                 say(f"{output}: already trained", quiet=quiet)
                 return run
         shots = shots_of(split)

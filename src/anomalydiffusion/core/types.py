@@ -22,7 +22,7 @@ def _check_image(image_HWC: np.ndarray, what: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Mask:
-    """Where a defect is: bool H x W, never empty. `origin` says who drew it ("real", "warped", "user", "file").
+    """Where a defect is: bool H x W, never empty. `origin` says who drew it ("real", "warped", "matched", "user", "file").
 
     A mask that was warped from another one may know from which: number `reference`, and for each of its N marked pixels, in reading
     order, where that was in it: `trace`, 2 x N rows and columns.

@@ -1,0 +1,194 @@
+"""Propose masks where a normal image looks as a shot does around its defect: a chip of a rim goes to a rim, a break of a track to a track.
+
+Axes: 0 = y, 1 = x. A place of a template is that of its top left pixel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+from scipy.signal import fftconvolve
+
+from anomalydiffusion.core.errors import ConfigError, MaskError
+from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.types import Mask
+
+__all__ = ["MatchedConfig", "propose"]
+
+AROUND = 8  # least pixels around a defect's box that are compared, or half the box's longer side
+HALO = 2  # pixels around a mask that may still show the defect
+SEARCHED = 384  # pixels of an image's longer side that are searched; places found there are made exact on the image itself
+ON = 0.98  # share of a mask that must lie on the object, unless less of the shot's own does
+APART = 6  # pixels between two places
+LEAST = 16  # pixels around a defect to compare by
+
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MatchedConfig:
+    """How masks are matched."""
+
+    images: int = 4  # normal images that are searched, of which the one with the best place is drawn on
+    places: int = 5  # best places in an image, of which one is taken at random
+    scale: tuple[float, float] = (0.85, 1.2)  # of lengths
+    turn: bool = False  # also by quarter turns: for surfaces without a direction of their own
+    flip: bool = True  # also mirrored
+
+    def __post_init__(self) -> None:
+        if not (1 <= self.images <= 8 and 1 <= self.places <= 1000):
+            raise ConfigError(f"matched masks: images = {self.images}, places = {self.places}; expected 1..8 and 1..1000")
+        if len(self.scale) != 2 or not 0.2 <= self.scale[0] <= self.scale[1] <= 5:
+            raise ConfigError(f"matched masks: scale = {self.scale}, expected (low, high) with 0.2 <= low <= high <= 5")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Template:
+    """A shot's defect with its surroundings, turned, mirrored and scaled: grey h x w, its marks, and where each pixel was in the shot."""
+
+    grey_hw: np.ndarray
+    marks_hw: np.ndarray
+    at_2hw: np.ndarray
+    touch: tuple[tuple[bool, bool], tuple[bool, bool]]  # by axis: does the defect touch the image's side there
+
+    @property
+    def weights_hw(self) -> np.ndarray:
+        """1 where the surroundings are compared, 0 on the defect and its halo."""
+        clear = ~ndimage.binary_dilation(self.marks_hw, iterations=HALO)
+        return (clear if clear.sum() >= LEAST else ~self.marks_hw).astype(np.float64)
+
+
+def _grey(image_HWC: np.ndarray) -> np.ndarray:
+    return image_HWC.astype(np.float64).mean(2)
+
+
+def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: float, config: MatchedConfig) -> Iterator[_Template]:
+    """Every way in which a shot's defect may lie in an image of `shape`; none where it is too large."""
+    grey, sizes = _grey(shot_HWC), own.pixels_HW.shape
+    x0, y0, x1, y1 = own.box
+    boxes = ((y0, y1), (x0, x1))
+    touch = [(start == 0, stop == size) for (start, stop), size in zip(boxes, sizes, strict=True)]
+    pad = max(AROUND, max(y1 - y0, x1 - x0) // 2)
+    flips = (1, -1) if config.flip else (1,)
+    for turned, down, across in itertools.product((False, True) if config.turn else (False,), flips, flips):
+        axes = (1, 0) if turned else (0, 1)
+        ways = []
+        for axis, step, size in zip(axes, (down, across), shape, strict=True):
+            (start, stop), whole = boxes[axis], sizes[axis]
+            factor = size / whole if all(touch[axis]) else scale  # what reaches from side to side does so again
+            room = math.floor(size / factor)
+            wide = min(pad, max(0, (room - (stop - start)) // 2))
+            start, stop = max(0, start - wide), min(whole, stop + wide)
+            count = min(size, round((stop - start) * factor)) if not all(touch[axis]) else size
+            ways.append((start + (np.arange(max(1, count)) + 0.5) / factor - 0.5)[::step].clip(0, whole - 1))
+        at = np.stack(np.meshgrid(*ways, indexing="ij"))
+        at = at[::-1] if turned else at
+        marks = own.pixels_HW[tuple(np.rint(at).astype(int))]
+        sides = [touch[axis] if step == 1 else touch[axis][::-1] for axis, step in zip(axes, (down, across), strict=True)]
+        if marks.any() and not marks.all():
+            seen = ndimage.map_coordinates(grey, at, order=1, mode="nearest")
+            yield _Template(grey_hw=seen, marks_hw=marks, at_2hw=at, touch=(sides[0], sides[1]))
+
+
+def _sums(image_HW: np.ndarray, weights_hw: np.ndarray) -> np.ndarray:
+    """The weighted sum under a template at each of its places."""
+    return np.asarray(fftconvolve(image_HW, weights_hw[::-1, ::-1], mode="valid"))
+
+
+def _misfit(grey_HW: np.ndarray, template: np.ndarray, weights_hw: np.ndarray) -> np.ndarray:
+    """Mean squared difference of the surroundings at each place."""
+    squares = _sums(grey_HW**2, weights_hw) - 2 * _sums(grey_HW, weights_hw * template) + float((weights_hw * template**2).sum())
+    return np.maximum(squares, 0) / weights_hw.sum()
+
+
+def _flush(touch: tuple[bool, bool], count: int) -> np.ndarray:
+    """Which of `count` places along an axis are at the image's side where the shot's defect is."""
+    low, high = touch
+    number = np.arange(count)
+    return ~((low and not high) & (number > 0)) & ~((high and not low) & (number < count - 1))
+
+
+def _allowed(template: _Template, marks_hw: np.ndarray, ground_HW: np.ndarray, least: float) -> np.ndarray:
+    """The places where enough of the mask lies on the object, and at the image's sides where the shot's does."""
+    inside = _sums(ground_HW.astype(np.float64), marks_hw.astype(np.float64)) >= (least - 1e-6) * marks_hw.sum()
+    rows, columns = (_flush(touch, count) for touch, count in zip(template.touch, inside.shape, strict=True))
+    return inside & rows[:, None] & columns
+
+
+def _smaller(array: np.ndarray, step: int) -> np.ndarray:
+    """Means of `step` x `step` pixels; what is left over at the end is left away."""
+    height, width = (size // step * step for size in array.shape)
+    return array[:height, :width].astype(np.float64).reshape(height // step, step, width // step, step).mean((1, 3))
+
+
+def _places(template: _Template, grey_HW: np.ndarray, ground_HW: np.ndarray, least: float, count: int) -> list[tuple[float, Place]]:
+    """The best places of a template, those of a large image searched for in a smaller one first; the least misfit comes first."""
+    step = max(1, min(-(-max(grey_HW.shape) // SEARCHED), min(template.grey_hw.shape) // AROUND))
+    if step > 1:
+        coarse = [_smaller(each, step) for each in (grey_HW, template.grey_hw, template.weights_hw, template.marks_hw, ground_HW)]
+        cost = _misfit(coarse[0], coarse[1], coarse[2])
+        cost[~_allowed(template, coarse[3], coarse[4], least - 0.02)] = np.inf
+    else:
+        cost = _misfit(grey_HW, template.grey_hw, template.weights_hw)
+        cost[~_allowed(template, template.marks_hw, ground_HW, least)] = np.inf
+    lowest = np.argwhere((cost == ndimage.minimum_filter(cost, -(-APART // step) * 2 + 1, mode="nearest")) & np.isfinite(cost))
+    best = sorted((float(cost[y, x]), (int(y), int(x))) for y, x in lowest)[:count]
+    if step == 1:
+        return best
+    return [exact for _, (y, x) in best if (exact := _exact(template, grey_HW, ground_HW, least, (y * step, x * step), step))]
+
+
+def _exact(
+    template: _Template, grey_HW: np.ndarray, ground_HW: np.ndarray, least: float, near: Place, step: int
+) -> tuple[float, Place] | None:  # fmt: skip
+    """The best place within `step` pixels of one that was found in a smaller image."""
+    height, width = template.grey_hw.shape
+    last = grey_HW.shape[0] - height, grey_HW.shape[1] - width
+    (top, bottom), (left, right) = ((min(max(0, at - step), end), min(at + step, end)) for at, end in zip(near, last, strict=True))
+    window = np.s_[top : bottom + height, left : right + width]
+    cost = _misfit(grey_HW[window], template.grey_hw, template.weights_hw)
+    on = _sums(ground_HW[window].astype(np.float64), template.marks_hw.astype(np.float64)) / template.marks_hw.sum()
+    rows, columns = (_flush(touch, end + 1) for touch, end in zip(template.touch, last, strict=True))
+    cost[(on < least - 1e-6) | ~(rows[top : bottom + 1, None] & columns[left : right + 1])] = np.inf
+    y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
+    return (float(cost[y, x]), (top + int(y), left + int(x))) if np.isfinite(cost[y, x]) else None
+
+
+def propose(
+    shot_HWC: np.ndarray, own: Mask, normal_HWC: np.ndarray, *, seed: int, config: MatchedConfig | None = None,
+    ground_HW: np.ndarray | None = None, own_ground_HW: np.ndarray | None = None, reference: int = -1,
+) -> tuple[Mask, float]:  # fmt: skip
+    """Put a shot's mask where the normal image looks as the shot does around its defect; the mask, and how far from alike it is there.
+
+    The shot's surroundings, scaled at random, mirrored and as `config` says turned, are laid on every place of the image; what is compared
+    is the mean square of what their grey levels differ by, off the defect and its halo, over the image's variance: 0 = alike, 1 = as
+    unlike as a flat grey. Of the `places` with the least, local minima all, one is taken at random. The mask lies on the object
+    `ground_HW` (bool; None = everywhere) with 98 % of its area, or with the share that the shot's own has on `own_ground_HW`; what
+    touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its trace in it, so that what
+    is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is no such place.
+    """
+    config = config or MatchedConfig()
+    random, shape = rng(seed, "mask", "matched"), normal_HWC.shape[:2]
+    ground = np.ones(shape, bool) if ground_HW is None else ground_HW
+    if own.pixels_HW.shape != shot_HWC.shape[:2] or ground.shape != shape:
+        raise MaskError(f"matched masks: mask {own.pixels_HW.shape} of shot {shot_HWC.shape[:2]}, object {ground.shape} of image {shape}")
+    least = ON if own_ground_HW is None else min(ON, float(own_ground_HW[own.pixels_HW].mean()) - 0.02)
+    scale = math.exp(random.uniform(*np.log(config.scale)))
+    grey = _grey(normal_HWC)
+    found: list[tuple[float, Place, _Template]] = []
+    for template in _templates(shot_HWC, own, (shape[0], shape[1]), scale, config):
+        found += [(cost, place, template) for cost, place in _places(template, grey, ground, least, config.places)]
+    if not found:
+        raise MaskError(f"no place of this {shape[1]} x {shape[0]} image takes a shot's mask; give other normal images or wider regions")
+    best = sorted(found, key=lambda each: each[:2])[: config.places]
+    cost, (y, x), template = best[int(random.integers(len(best)))]
+    pixels = np.zeros(shape, bool)
+    height, width = template.marks_hw.shape
+    pixels[y : y + height, x : x + width] = template.marks_hw
+    mask = Mask(pixels_HW=pixels, origin="matched", seed=seed, reference=reference, trace=template.at_2hw[:, template.marks_hw])
+    return mask, cost / max(float(grey.var()), 1.0)

@@ -110,6 +110,7 @@ def train(
     report_to: Annotated[str | None, typer.Option("--report-to", "--report_to", help="tensorboard, wandb, mlflow, trackio, none.")] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
     adapt_prior: Annotated[bool, typer.Option("--adapt-prior", help="First teach the prior your normal images.")] = False,
+    preview_steps: Annotated[int | None, typer.Option("--preview-steps", help="Steps between sheets of defects: RUN/previews.")] = None,
     device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -117,8 +118,8 @@ def train(
     from anomalydiffusion.app.train import train as call
 
     call(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed, rotation=rotation,
-         max_train_steps=max_train_steps, report_to=report_to, extend=extend, adapt_prior=adapt_prior, device=device, dtype=dtype,
-         resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
+         max_train_steps=max_train_steps, report_to=report_to, extend=extend, adapt_prior=adapt_prior,
+         preview_steps=preview_steps, device=device, dtype=dtype, resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
 
 
 @app.command()

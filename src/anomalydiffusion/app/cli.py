@@ -188,13 +188,15 @@ def curate(
     similarity: Annotated[float | None, typer.Option("--similarity", help="Least likeness to a shot of the type.")] = None,
     margin: Annotated[float | None, typer.Option("--margin", help="Least likeness to the type above that to others.")] = None,
     from_shots: Annotated[bool, typer.Option("--from-shots", help="Forget limits that were given: they are the shots' again.")] = False,
+    from_verdicts: Annotated[bool, typer.Option("--from-verdicts", help="--visible, --strict as pairs judged by hand ask.")] = False,
     config: Config = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Judge a run's pairs anew with other limits; nothing is deleted, and generate draws others for what is no longer kept."""
     from anomalydiffusion.app.curate import curate as call
 
     figures = call(run, refit=refit, visible=visible, change=change, copy=copy, strict=strict, agreement=agreement,
-                   similarity=similarity, margin=margin, from_shots=from_shots, config=config, dry_run=dry_run, quiet=quiet)  # fmt: skip
+                   similarity=similarity, margin=margin, from_shots=from_shots, from_verdicts=from_verdicts, config=config,
+                   dry_run=dry_run, quiet=quiet)  # fmt: skip
     if as_json:
         print_json(figures)
     elif not quiet:

@@ -35,16 +35,16 @@ def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
     rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
-    adapt_prior: bool = False, preview_steps: int | None = None, device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False,
-    quiet: bool = False,
+    adapt_prior: bool = False, preview_steps: int | None = None, device: str | None = None, dtype: str | None = None, resume: bool = True,
+    dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
     `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
     vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. `report_to`: a
     tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". `preview_steps`: every so many
-    steps one defect of each type is drawn, RUN/previews (`app.preview`); what is learned stays the same. Raises
-    `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
+    steps one defect of each type is drawn, RUN/previews (`app.preview`); what is learned stays the same. Raises `SplitError`,
+    `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
     overwritten. `adapt_prior`: the prior first learns what the run's normal images look like, none of those held out
     (`training.adapt`): RUN/prior, what that changed in run.json and prior.png; everything else is learned on it.
 

@@ -15,6 +15,7 @@ from anomalydiffusion.app.tabs.data import data_tab
 from anomalydiffusion.app.tabs.draw import draw_tab
 from anomalydiffusion.app.tabs.export import export_tab
 from anomalydiffusion.app.tabs.learn import learn_tab
+from anomalydiffusion.app.tabs.looks import CSS, KEYS, THEME
 from anomalydiffusion.app.tabs.parts import Live, gr, told
 from anomalydiffusion.app.tabs.proof import proof_tab
 from anomalydiffusion.app.tabs.review import review_tab
@@ -24,20 +25,6 @@ from anomalydiffusion.core.runs import hold
 __all__ = ["build", "close", "studio"]
 
 UPLOAD = "64mb"
-FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "sans-serif"]  # of the machine: none is fetched
-CSS = """
-.gradio-container {max-width: 1240px !important; width: 100% !important; min-width: 0 !important; margin: 0 auto !important}
-"""
-KEYS = """
-<script>
-document.addEventListener('keydown', event => {
-  if (event.target.closest('input, textarea, [contenteditable]') || event.ctrlKey || event.metaKey || event.altKey) return;
-  const button = {a: 'review-keep', r: 'review-reject', n: 'review-next', p: 'review-previous', d: 'review-redraw'}[event.key];
-  const found = button && document.getElementById(button);
-  if (found && found.offsetParent) found.click();
-});
-</script>
-"""
 
 
 def build(desk: Desk, *, movable: bool = True) -> Any:
@@ -104,7 +91,7 @@ def studio(
         _, address, _ = page.queue(default_concurrency_limit=1).launch(
             server_name=host, server_port=port, auth=tuple(auth.split(":", 1)) if auth else None, quiet=True, prevent_thread_lock=True,
             share=False, inbrowser=False, show_error=True, max_file_size=UPLOAD, footer_links=[], ssr_mode=False, css=CSS, head=KEYS,
-            theme=gr.themes.Default(font=FONT, font_mono=["ui-monospace", "Consolas", "monospace"]),
+            theme=THEME,
         )  # fmt: skip
         say(f"studio: {address}")
         if wait:

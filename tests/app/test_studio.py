@@ -342,7 +342,10 @@ def test_what_waits_is_done_in_its_order_also_after_the_studio_was_opened_again(
     assert first.line().held is False
     again = Jobs(tmp_path)
     again.add(["--help"])
+    assert again.line().waiting[-1] == ("--help",)
     with again.tended():
+        assert again.line().held, "a folder that was handed over begins nothing by itself"
+        again.go_on()
         until = time.monotonic() + 120
         while time.monotonic() < until and not ((now := again.state()) and now.words == ("--help",) and now.code == 0):
             time.sleep(0.2)

@@ -180,24 +180,6 @@ class Desk:
         found = max(Run(self.folder, {}).previews.glob("step-*.png"), default=None)
         return (str(found), found.stat().st_mtime_ns) if found else None
 
-    def says(self) -> str:
-        """What is being done, and how many wait, in a line."""
-        now, line = self.jobs.state(), self.jobs.line()
-        more = f"; {len(line.waiting)} in line{', held until you press Go on' if line.held else ''}" if line.waiting else ""
-        return f"{now.says if now else 'nothing runs'}{more}"
-
-    def output(self) -> str:
-        """The last of what the command prints, or printed."""
-        now = self.jobs.state()
-        return "\n".join(now.lines) if now else ""
-
-    def queue(self) -> list[list[str]]:
-        """(state, command) of what has ended, runs and waits, in this order."""
-        now, line = self.jobs.state(), self.jobs.line()
-        word = "held" if line.held else "waits"
-        states = [*line.past, *([now.says] if now else []), *(f"{word}: {' '.join(words)}" for words in line.waiting)]
-        return [[state, words.replace(f" {self.folder}", "")] for state, _, words in (each.partition(": ") for each in states)]
-
     def counts(self) -> list[list[Any]]:
         """(defect, kept, drawn) of each type that has pairs."""
         path = Run(self.folder, {}).manifest

@@ -118,9 +118,32 @@ class Jobs:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return Line()
 
+    def says(self) -> str:
+        """What is being done, and how many wait, in a line."""
+        now, line = self.state(), self.line()
+        more = f"; {len(line.waiting)} in line{', held until you press Go on' if line.held else ''}" if line.waiting else ""
+        return f"{now.says if now else 'nothing runs'}{more}"
+
+    def prints(self) -> str:
+        """The last of what the command prints, or printed."""
+        return "\n".join(now.lines) if (now := self.state()) else ""
+
+    def rows(self) -> list[list[str]]:
+        """(state, command) of what has ended, runs and waits, in this order."""
+        now, line = self.state(), self.line()
+        word = "held" if line.held else "waits"
+        states = [*line.past, *([now.says] if now else []), *(f"{word}: {' '.join(words)}" for words in line.waiting)]
+        return [list(each.partition(": ")[::2]) for each in states]
+
     @contextmanager
     def tended(self) -> Iterator[None]:
-        """While this lasts, the next in line begins when a command has ended, whether a page is open or not."""
+        """While this lasts, the next in line begins when a command has ended, whether a page is open or not.
+
+        What waits already is held until somebody says `go_on`: the folder may be another's, and its line too.
+        """
+        with self.one:
+            if (line := self.line()).waiting:
+                self._write(Line(held=True, waiting=line.waiting, past=line.past))
         over = threading.Event()
 
         def tend() -> None:

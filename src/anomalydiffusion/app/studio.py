@@ -41,7 +41,7 @@ def build(desk: Desk, *, movable: bool = True) -> Any:
             export_tab(desk, movable)
         state = gr.Textbox(label="Work", interactive=False, elem_id="job-state")
         lines = gr.Textbox(label="What it says", lines=3, max_lines=12, interactive=False, elem_id="job-lines")
-        live += [Live(part=state, read=desk.says), Live(part=lines, read=desk.output)]
+        live += [Live(part=state, read=desk.jobs.says), Live(part=lines, read=desk.jobs.prints)]
         shown = gr.State([])  # by this page
 
         @told

@@ -35,6 +35,6 @@ def batch_tab(desk: Desk) -> list[Live]:
         clear.click(told(desk.jobs.clear), None, None)
         chosen.focus(told(lambda: gr.Dropdown(desk.defects())), None, chosen)
     return [
-        Live(part=line, read=desk.queue, show=lambda rows: pd.DataFrame(rows, columns=["state", "what"])),
+        Live(part=line, read=desk.jobs.rows, show=lambda rows: pd.DataFrame(rows, columns=["state", "what"])),
         Live(part=counts, read=desk.counts, show=lambda rows: pd.DataFrame(rows, columns=["defect", "kept", "drawn"])),
     ]

@@ -1,12 +1,15 @@
 """What a manifest names is moved and deleted by verdicts, so it must lie in the run."""
 
 import json
+import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 
+import anomalydiffusion as ad
 from anomalydiffusion.app.curate import decide
-from anomalydiffusion.core.errors import AnomalyDiffusionError
+from anomalydiffusion.core.errors import AnomalyDiffusionError, DataError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import Run
@@ -48,3 +51,33 @@ def test_a_record_that_leads_out_of_the_run_deletes_and_writes_nothing(tmp_path:
     assert (tmp_path / "victim.png").read_bytes() == b"precious"
     assert sorted(path for path in tmp_path.rglob("*") if path.name not in (".lock",)) == before
     assert json.loads(run.manifest.read_text())["seed"] == 0
+
+
+def test_limits_follow_verdicts_by_hand(made: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made / "run", tmp_path / "run")
+    ad.generate(run, 3, quiet=True)
+    with pytest.raises(DataError, match="0 kept and 0 rejected by hand; limits are drawn from 3 of each"):
+        ad.curate(run, from_verdicts=True, quiet=True)
+    lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
+    for row, line in enumerate(lines):
+        line["measures"] |= {"change": 10.0 if row % 2 else 5.1, "variation": 4.0}
+    (run / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    decide(run, {line["image"]: bool(row % 2) for row, line in enumerate(lines)})
+
+    def visible() -> float:
+        return float(tomllib.loads((run / "config.toml").read_text())["gate"]["visible"])
+
+    ad.curate(run, from_verdicts=True, dry_run=True, quiet=True)
+    assert visible() == 0.0
+    ad.curate(run, from_verdicts=True, visible=0.5, quiet=True)
+    assert visible() == 0.5, "what is given wins"
+    before = [line["measures"] for line in map(json.loads, (run / "manifest.jsonl").read_text().splitlines())]
+    assert all(each["change"] not in (5.1, 10.0) for each in before), "all are measured anew"
+    fresh = shutil.copytree(made / "run", tmp_path / "fresh")
+    ad.generate(fresh, 3, quiet=True)
+    (fresh / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    decide(fresh, {line["image"]: bool(row % 2) for row, line in enumerate(lines)})
+    ad.curate(fresh, from_verdicts=True, quiet=True)
+    assert tomllib.loads((fresh / "config.toml").read_text())["gate"]["visible"] == 1.3, "5.1 / 4 no longer passes, 10 / 4 does"
+    records = [json.loads(line) for line in (fresh / "manifest.jsonl").read_text().splitlines()]
+    assert sorted(record["reasons"][0] for record in records) == ["kept by hand"] * 3 + ["rejected by hand"] * 3

@@ -17,9 +17,10 @@ from playwright.sync_api import Page, sync_playwright
 
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.desk import Desk
-from anomalydiffusion.app.jobs import Jobs
+from anomalydiffusion.app.jobs import Jobs, Line
 from anomalydiffusion.app.studio import close, studio
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from tests.app.looks import nameless, pale, wide
 from tests.conftest import build_prior_folder
 from tests.flows.test_flow import _data
 
@@ -117,7 +118,12 @@ def _fill(page: Page, field: str, text: str) -> None:
 
 
 def _open(page: Page, tab: str) -> None:
-    page.get_by_role("tab", name=tab).click()
+    """Open a tab, which a narrow page keeps in a menu."""
+    button = page.get_by_role("tab", name=tab)
+    if not button.is_visible():
+        page.locator(".overflow-menu > button").click()
+        button = page.locator(".overflow-dropdown").get_by_text(tab, exact=True)
+    button.click()
 
 
 def test_data_are_shown_and_a_mask_is_mended(page: Page, base: Path) -> None:
@@ -163,6 +169,18 @@ def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: P
     records = [json.loads(line) for line in (base / "run" / "manifest.jsonl").read_text().splitlines()]
     (gone,) = [record for record in records if record["reasons"] == ["rejected by hand"]]
     assert not gone["accepted"] and (base / "run" / gone["image"]).is_file() and "/rejected/" in gone["image"]
+    page.locator("#review-verdict").get_by_text("rejected").click()
+    _says(page, "#review-about", "rejected by hand")
+    page.click("#review-reason input")
+    page.get_by_role("option", name="rejected by hand (1)").click()
+    _says(page, "#review-about", "1 of 1")
+    page.click("#review-judge > button")
+    page.click("#review-suggest")
+    _says(page, "body", "0 kept and 1 rejected by hand; limits are drawn from 3 of each")
+    page.locator("#review-verdict").get_by_text("kept").click()
+    _open(page, "Batch")
+    _says(page, "#batch-counts", "plate/hole")
+    _says(page, "#batch-line", "done")
     _open(page, "Export")
     _fill(page, "#export-folder textarea, #export-folder input", "handed")
     page.click("#export-start")
@@ -193,6 +211,28 @@ def test_a_pair_is_drawn_again_in_its_place(page: Page, base: Path) -> None:
         Desk(base / "run").redraw(old["image"])
     with pytest.raises(RunError, match="was judged meanwhile"):
         Desk(base / "run").redraw("generated/gone.png")
+
+
+def test_what_is_learned_by_now_is_shown_beside_the_loss(page: Page, base: Path) -> None:
+    _open(page, "Learn")
+    assert Desk(base / "run").preview() is None
+    sheet = base / "run" / "previews" / "step-000004.png"
+    sheet.parent.mkdir()
+    Image.new("RGB", (40, 30), "red").save(sheet)
+    page.wait_for_selector("#learn-preview img")
+    assert "drawn with what is learned" in str(page.get_attribute("#learn-preview img", "alt"))
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_every_control_has_a_name_every_text_can_be_read_and_nothing_is_cut(page: Page, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 900})
+    try:
+        for tab in ("Data", "Learn", "Draw", "Batch", "Review", "Proof", "Export"):
+            _open(page, tab)
+            page.wait_for_timeout(1000)  # what the tab is given when it opens is there
+            assert (tab, nameless(page), pale(page), wide(page)) == (tab, [], [], [])
+    finally:
+        page.set_viewport_size({"width": 1280, "height": 900})
 
 
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:
@@ -280,11 +320,40 @@ def test_a_job_is_seen_by_another_page_and_stopped(tmp_path: Path, base: Path) -
     until = time.monotonic() + 120
     while not (tmp_path / "run" / "train_log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.2)
-    stopped = other.stop(60)
-    assert stopped is not None and not stopped.running and jobs.process is not None
-    assert jobs.process.wait(60) == 130
+    with pytest.raises(RunError, match="is running already"):
+        other.add(words)
+    for _ in range(2):  # twice the same waits once
+        other.add(["--version"])
+    other.pause(60)
+    assert jobs.process is not None and jobs.process.wait(60) == 130
     now = jobs.state()
     assert now is not None and now.says.startswith("stopped; start it again to go on: train")
+    assert jobs.line() == Line(held=True, waiting=(tuple(words), ("--version",)))
+    jobs.clear()
+    assert jobs.line() == Line()
+
+
+def test_what_waits_is_done_in_its_order_also_after_the_studio_was_opened_again(tmp_path: Path) -> None:
+    first = Jobs(tmp_path)
+    first.pause()  # nothing runs
+    assert first.line() == Line(held=True) and first.state() is None
+    first.add(["check", str(tmp_path / "nowhere")])
+    first.add(["--version"])
+    assert first.line().held is False
+    again = Jobs(tmp_path)
+    again.add(["--help"])
+    assert again.line().waiting[-1] == ("--help",)
+    with again.tended():
+        assert again.line().held, "a folder that was handed over begins nothing by itself"
+        again.go_on()
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not ((now := again.state()) and now.words == ("--help",) and now.code == 0):
+            time.sleep(0.2)
+    line, now = again.line(), again.state()
+    assert now is not None and now.says == "done: --help" and not line.waiting
+    failed, done = line.past
+    assert "check" in failed and done == "done: --version"
+    assert failed.startswith(("failed (exit 1): check", "ended: check"))  # who did not start it cannot know
 
 
 def test_who_may_reach_it(base: Path, tmp_path: Path) -> None:

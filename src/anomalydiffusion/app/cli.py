@@ -110,6 +110,7 @@ def train(
     report_to: Annotated[str | None, typer.Option("--report-to", "--report_to", help="tensorboard, wandb, mlflow, trackio, none.")] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
     adapt_prior: Annotated[bool, typer.Option("--adapt-prior", help="First teach the prior your normal images.")] = False,
+    preview_steps: Annotated[int | None, typer.Option("--preview-steps", help="Steps between sheets of defects: RUN/previews.")] = None,
     device: Device = None, dtype: Dtype = None, resume: Resume = True, dry_run: DryRun = False, quiet: Quiet = False,
     debug: Debug = False,
 ) -> None:  # fmt: skip
@@ -117,8 +118,8 @@ def train(
     from anomalydiffusion.app.train import train as call
 
     call(data, output, product=product, defect=defect, prior=prior, preset=preset, config=config, seed=seed, rotation=rotation,
-         max_train_steps=max_train_steps, report_to=report_to, extend=extend, adapt_prior=adapt_prior, device=device, dtype=dtype,
-         resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
+         max_train_steps=max_train_steps, report_to=report_to, extend=extend, adapt_prior=adapt_prior,
+         preview_steps=preview_steps, device=device, dtype=dtype, resume=resume, dry_run=dry_run, quiet=quiet)  # fmt: skip
 
 
 @app.command()
@@ -189,13 +190,15 @@ def curate(
     similarity: Annotated[float | None, typer.Option("--similarity", help="Least likeness to a shot of the type.")] = None,
     margin: Annotated[float | None, typer.Option("--margin", help="Least likeness to the type above that to others.")] = None,
     from_shots: Annotated[bool, typer.Option("--from-shots", help="Forget limits that were given: they are the shots' again.")] = False,
+    from_verdicts: Annotated[bool, typer.Option("--from-verdicts", help="--visible, --strict as pairs judged by hand ask.")] = False,
     config: Config = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Judge a run's pairs anew with other limits; nothing is deleted, and generate draws others for what is no longer kept."""
     from anomalydiffusion.app.curate import curate as call
 
     figures = call(run, refit=refit, visible=visible, change=change, copy=copy, strict=strict, agreement=agreement,
-                   similarity=similarity, margin=margin, from_shots=from_shots, config=config, dry_run=dry_run, quiet=quiet)  # fmt: skip
+                   similarity=similarity, margin=margin, from_shots=from_shots, from_verdicts=from_verdicts, config=config,
+                   dry_run=dry_run, quiet=quiet)  # fmt: skip
     if as_json:
         print_json(figures)
     elif not quiet:

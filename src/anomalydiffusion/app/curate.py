@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.app.opened import run_settings, run_split, typed
-from anomalydiffusion.app.progress import bar
+from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, to_toml
 from anomalydiffusion.app.source import Source, limits_json
+from anomalydiffusion.app.verdicts import KEPT, REFUSED, agreed
 from anomalydiffusion.core.config import digest, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest
@@ -28,7 +29,6 @@ __all__ = ["curate", "decide"]
 Record = dict[str, Any]
 FILES = ("image", "mask", "requested_mask")
 OTHER = "another attempt is kept"
-KEPT, REFUSED = "kept by hand", "rejected by hand"  # reasons that no gate overrules
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,16 +44,17 @@ class _Judged:
 def curate(
     run: Path | str, *, refit: bool | None = None, visible: float | None = None, change: float | None = None, copy: float | None = None,
     strict: float | None = None, agreement: float | None = None, similarity: float | None = None, margin: float | None = None,
-    from_shots: bool = False, config: Path | None = None, dry_run: bool = False, quiet: bool = False,
+    from_shots: bool = False, from_verdicts: bool = False, config: Path | None = None, dry_run: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge every pair of a run anew, kept and rejected ones, with other settings of the gate; they become the run's.
 
     `refit` fits each label to what is seen of the defect (`quality.refit`); the mask that was asked for is kept beside it. The
-    other settings are those of `GateConfig`; with `from_shots`, limits that were given earlier are the shots' again. Verdicts go
-    to the manifest, nothing is deleted; a pair that is no longer kept moves to `rejected/`, and `generate` draws another in its
-    place. With `dry_run` nothing is written. What `decide` said stays. Returns, by defect type, how many were drawn, were and are
-    kept, the reasons, and the limits. Raises `RunError` where there is nothing to judge, or a file that the manifest names is
-    gone or changed.
+    other settings are those of `GateConfig`; with `from_shots`, limits that were given earlier are the shots' again; with
+    `from_verdicts`, `visible` and `strict`, unless given, are what agrees best with the pairs judged by hand (`quality.verdicts`).
+    Verdicts go to the manifest, nothing is deleted; a pair that is no longer kept moves to `rejected/`, and `generate` draws another
+    in its place. With `dry_run` nothing is written. What `decide` said stays. Returns, by defect type, how many were drawn, were and
+    are kept, the reasons, and the limits. Raises `RunError` where there is nothing to judge, or a file that the manifest names is
+    gone or changed; `DataError` where too few pairs were judged by hand.
     """
     opened = Run.open(Path(run))
     given = {"refit": refit, "visible": visible, "change": change, "copy": copy, "strict": strict}
@@ -66,6 +67,11 @@ def curate(
         if not (records := manifest.pairs()):
             raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
         gate = Source(run_split(opened), settings, None, None).gate()
+        if from_verdicts:
+            found = agreed(records, gate, [name for name in ("visible", "strict") if given[name] is not None])
+            say(f"limits from verdicts by hand: {found.says}", quiet=quiet)
+            settings = replace(settings, gate=replace(settings.gate, visible=found.visible, strict=found.strict))
+            gate = gate.asking(settings.gate)
         drawings = {name: _drawing(opened, name, settings.gate) for name in {str(record["config_digest"]) for record in records}}
         judged: list[_Judged] = []
         kept = {slot_of(record) for record in records if KEPT in record["reasons"]}

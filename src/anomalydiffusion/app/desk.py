@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from anomalydiffusion.app.jobs import Job, Jobs
 from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
 from anomalydiffusion.app.redraw import chosen, redraw
+from anomalydiffusion.app.settings import resolve
+from anomalydiffusion.app.verdicts import suggest
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
@@ -25,6 +28,7 @@ from anomalydiffusion.core.types import Mask, Shot
 from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import GOOD, folders_in, read_folder
 from anomalydiffusion.quality.gate import GateConfig
+from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.sheets import Row, cells
 
 __all__ = ["Desk"]
@@ -32,6 +36,7 @@ __all__ = ["Desk"]
 Record = dict[str, Any]
 VERDICTS = ("kept", "rejected", "all")
 POINTS = 500  # of the training's curve
+SHEETS = 10  # previews of one training
 
 
 def _point(line: bytes) -> tuple[int, float] | None:
@@ -43,6 +48,11 @@ def _point(line: bytes) -> tuple[int, float] | None:
         return None
 
 
+def _kind(reason: str) -> str:
+    """A reason without the name of the shot that a pair is a copy of."""
+    return "near copy" if reason.startswith("near copy of ") else reason
+
+
 class Desk:
     """One run and its data set. A run that is not there yet is made by `learn`."""
 
@@ -52,6 +62,7 @@ class Desk:
         self.jobs = Jobs(run / "studio")
         self.pipe: tuple[str, AnomalyDiffusionPipeline] | None = None
         self.seen: tuple[int, list[tuple[int, float]]] = (0, [])  # bytes of the training's log, and what they say
+        self.drawn: tuple[tuple[int, int], list[list[Any]]] = ((0, 0), [])  # size and time of the manifest, and what it counts
 
     # Data ------------------------------------------------------------------------------------------------------------
 
@@ -133,23 +144,25 @@ class Desk:
 
     # Learn, draw many, prove: commands that take long ------------------------------------------------------------------------
 
-    def learn(self, defects: Sequence[str], steps: int | None, preset: str) -> Job:
-        """Start `train`, or go on with it as it began; `defects` are words "product/defect", none = all."""
+    def learn(self, defects: Sequence[str], steps: int | None, preset: str) -> None:
+        """Put `train` in line, or go on with it as it began; `defects` are words "product/defect", none = all."""
         begun = Run(self.folder, {}).config
         told = ["--config", str(begun)] if begun.is_file() else [] if preset == "default" else ["--preset", preset]
         length = [] if steps is None else ["--max-train-steps", str(steps)]
-        return self.jobs.start(["train", str(self.data), "--output", str(self.folder), *told, *length, *chosen(defects)])
+        planned = resolve(None, begun).train if begun.is_file() else resolve(preset).train
+        every = ["--preview-steps", str(max(1, -(-(steps or planned.loop.steps) // SHEETS)))]
+        self.jobs.add(["train", str(self.data), "--output", str(self.folder), *told, *length, *every, *chosen(defects)])
 
-    def draw_many(self, num: int, defects: Sequence[str], severity: str) -> Job:
-        """Start `generate`, or go on with it."""
-        return self.jobs.start(["generate", str(self.folder), "--num", str(num), "--severity", severity, *chosen(defects)])
+    def draw_many(self, num: int, defects: Sequence[str], severity: str) -> None:
+        """Put `generate` in line, or go on with it."""
+        self.jobs.add(["generate", str(self.folder), "--num", str(num), "--severity", severity, *chosen(defects)])
 
-    def prove(self, task: str, seeds: int, baselines: bool) -> Job:
-        """Start `evaluate`, or go on with it."""
+    def prove(self, task: str, seeds: int, baselines: bool) -> None:
+        """Put `evaluate` in line, or go on with it."""
         words = ["evaluate", str(self.folder), "--task", task]
         if task != "quality":
             words += ["--seeds", str(seeds), *(["--baselines"] if baselines else [])]
-        return self.jobs.start(words)
+        self.jobs.add(words)
 
     def losses(self) -> list[tuple[int, float]]:
         """(step, loss) of the training so far, at most `POINTS` of them."""
@@ -161,6 +174,26 @@ class Desk:
             records = [record for line in lines[::every] if (record := _point(line)) is not None]
             self.seen = size, records
         return self.seen[1]
+
+    def preview(self) -> tuple[str, int] | None:
+        """The newest sheet of what was drawn while it learned, and when it was written; None before there is one."""
+        found = max(Run(self.folder, {}).previews.glob("step-*.png"), default=None)
+        return (str(found), found.stat().st_mtime_ns) if found else None
+
+    def counts(self) -> list[list[Any]]:
+        """(defect, kept, drawn) of each type that has pairs."""
+        path = Run(self.folder, {}).manifest
+        known = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else (0, 0)
+        if known != self.drawn[0]:
+            records = Manifest(path).pairs() if known[0] else []
+            words = sorted({f"{record['product']}/{record['defect']}" for record in records})
+            self.drawn = known, [[word, *self._count(records, word)] for word in words]
+        return self.drawn[1]
+
+    @staticmethod
+    def _count(records: Sequence[Record], word: str) -> tuple[int, int]:
+        own = [record for record in records if word == f"{record['product']}/{record['defect']}"]
+        return sum(bool(record["accepted"]) for record in own), len(own)
 
     # Draw one --------------------------------------------------------------------------------------------------------------
 
@@ -191,15 +224,21 @@ class Desk:
 
     # Review ----------------------------------------------------------------------------------------------------------------
 
-    def pairs(self, word: str, verdict: str) -> list[Record]:
-        """The manifest's records of one defect type ("" = all) that are kept, rejected, or both."""
+    def pairs(self, word: str, verdict: str, reason: str = "") -> list[Record]:
+        """The manifest's records of one defect type ("" = all) that are kept, rejected, or both, and have a reason ("" = any, or none)."""
         if verdict not in VERDICTS:
             raise ConfigError(f"'{verdict}': known are {', '.join(VERDICTS)}")
         return [
             record
             for record in Manifest(Run(self.folder, {}).manifest).pairs()
-            if word in ("", f"{record['product']}/{record['defect']}") and (verdict == "all" or record["accepted"] is (verdict == "kept"))
+            if word in ("", f"{record['product']}/{record['defect']}")
+            and (verdict == "all" or record["accepted"] is (verdict == "kept"))
+            and (not reason or reason in map(_kind, record["reasons"]))
         ]
+
+    def reasons(self, word: str, verdict: str) -> dict[str, int]:
+        """How many of these records have each reason, the most frequent one first."""
+        return dict(Counter(reason for record in self.pairs(word, verdict) for reason in {*map(_kind, record["reasons"])}).most_common())
 
     def show(self, record: Record) -> list[tuple[np.ndarray, str]]:
         """A pair's pictures with captions: whole, normal, result, label, difference."""
@@ -233,6 +272,10 @@ class Desk:
         known = self.gate()
         return curate(self.folder, visible=visible, agreement=agreement, similarity=known.similarity, margin=known.margin, strict=strict,
                       refit=refit, from_shots=True, quiet=True)  # fmt: skip
+
+    def suggest(self) -> Agreed:
+        """The gate's limits as the verdicts by hand ask for them; `judge` makes them the run's."""
+        return suggest(self.folder)
 
     # Proof and export --------------------------------------------------------------------------------------------------------
 

@@ -1,24 +1,30 @@
-"""One long command at a time in a process of its own, which outlives the page that started it."""
+"""Long commands, one at a time and the others in line, each in a process of its own that outlives the page."""
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anomalydiffusion.core.errors import RunError
 from anomalydiffusion.core.runs import write_atomic
 
-__all__ = ["Job", "Jobs"]
+__all__ = ["Job", "Jobs", "Line"]
+
+log = logging.getLogger(__name__)
 
 TAIL = 12  # lines of a command's output that are shown
+PAST = 8  # commands that have ended and are still shown
+EVERY = 1.0  # seconds between looks at whether the next one can begin
 # In a script's background an interrupt is ignored, and children inherit that: a command must hear it, to save its state.
 BEGIN = (
     "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
@@ -44,11 +50,20 @@ class Job:
         return f"{ended}: {' '.join(self.words)}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """Commands that wait in their order, and what those before the present one came to; while it is `held`, none begins."""
+
+    held: bool = False
+    waiting: tuple[tuple[str, ...], ...] = ()
+    past: tuple[str, ...] = ()
+
+
 class Jobs:
-    """The commands of one folder; what runs and what it prints is noted there, so that another page sees it too."""
+    """The commands of one folder; what runs, what it prints and what waits is noted there, so that another page sees it too."""
 
     def __init__(self, folder: Path) -> None:
-        self.note, self.log = folder / "job.json", folder / "job.log"
+        self.note, self.log, self.file = folder / "job.json", folder / "job.log", folder / "line.json"
         self.process: subprocess.Popen[bytes] | None = None
         self.one = threading.Lock()
 
@@ -57,6 +72,108 @@ class Jobs:
         with self.one:
             return self._start(words)
 
+    def add(self, words: Sequence[str]) -> None:
+        """Put `anomalydiffusion WORDS` at the end of the line, where it does not stand there yet, and let the line go on.
+
+        Raises `RunError` where just this is running.
+        """
+        with self.one:
+            if (now := self.state()) is not None and now.running and now.words == tuple(words):
+                raise RunError(f"'{' '.join(words)}' is running already")
+            line = self.line()
+            new = () if tuple(words) in line.waiting else (tuple(words),)
+            self._write(Line(waiting=(*line.waiting, *new), past=line.past))
+            self._turn()
+
+    def pause(self, patience: float = 20.0) -> None:
+        """Interrupt the running command as `stop` does; it stays first in line, and none begins until `go_on` or `add`."""
+        with self.one:
+            now, line = self.state(), self.line()
+            again = (now.words,) if now is not None and now.running else ()
+            self._write(Line(held=True, waiting=(*again, *line.waiting), past=line.past))
+        after = self.stop(patience)
+        if again and after is not None and after.code == 0:  # it came to its end
+            with self.one:
+                line = self.line()
+                self._write(Line(held=line.held, waiting=line.waiting[1:] if line.waiting[:1] == again else line.waiting, past=line.past))
+
+    def go_on(self) -> None:
+        """Let the line go on after `pause` or `stop`."""
+        with self.one:
+            line = self.line()
+            self._write(Line(waiting=line.waiting, past=line.past))
+            self._turn()
+
+    def clear(self) -> None:
+        """Take out of the line what waits; what runs goes on."""
+        with self.one:
+            self._write(Line(past=self.line().past))
+
+    def line(self) -> Line:
+        """What waits; an empty line where nothing was noted, or nothing readable."""
+        try:
+            noted = json.loads(self.file.read_text(encoding="utf-8"))
+            waiting = tuple(tuple(map(str, words)) for words in noted["waiting"] if isinstance(words, list))
+            return Line(held=bool(noted["held"]), waiting=waiting, past=tuple(map(str, noted["past"])))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return Line()
+
+    def says(self) -> str:
+        """What is being done, and how many wait, in a line."""
+        now, line = self.state(), self.line()
+        more = f"; {len(line.waiting)} in line{', held until you press Go on' if line.held else ''}" if line.waiting else ""
+        return f"{now.says if now else 'nothing runs'}{more}"
+
+    def prints(self) -> str:
+        """The last of what the command prints, or printed."""
+        return "\n".join(now.lines) if (now := self.state()) else ""
+
+    def rows(self) -> list[list[str]]:
+        """(state, command) of what has ended, runs and waits, in this order."""
+        now, line = self.state(), self.line()
+        word = "held" if line.held else "waits"
+        states = [*line.past, *([now.says] if now else []), *(f"{word}: {' '.join(words)}" for words in line.waiting)]
+        return [list(each.partition(": ")[::2]) for each in states]
+
+    @contextmanager
+    def tended(self) -> Iterator[None]:
+        """While this lasts, the next in line begins when a command has ended, whether a page is open or not.
+
+        What waits already is held until somebody says `go_on`: the folder may be another's, and its line too.
+        """
+        with self.one:
+            if (line := self.line()).waiting:
+                self._write(Line(held=True, waiting=line.waiting, past=line.past))
+        over = threading.Event()
+
+        def tend() -> None:
+            while not over.wait(EVERY):
+                try:
+                    with self.one:
+                        self._turn()
+                except (OSError, RunError) as error:
+                    log.warning("%s; the next in line waits", error)
+
+        thread = threading.Thread(target=tend, name="line of jobs", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _turn(self) -> None:
+        """Begin the first in line where nothing runs."""
+        line = self.line()
+        if line.held or not line.waiting or ((now := self.state()) is not None and now.running):
+            return
+        self._start(line.waiting[0])
+        line = self.line()
+        self._write(Line(waiting=line.waiting[1:], past=line.past))  # killed in between, it runs again and finds all done
+
+    def _write(self, line: Line) -> None:
+        write_atomic(self.file, json.dumps(asdict(line)).encode())
+
     def refuse(self) -> None:
         """Raises `RunError` while a command runs."""
         if (now := self.state()) is not None and now.running:
@@ -64,10 +181,13 @@ class Jobs:
 
     def _start(self, words: Sequence[str]) -> Job:
         self.refuse()
+        if (before := self.state()) is not None:
+            line, last = self.line(), before.lines[-1:] if before.code not in (0, None, 130) else ()
+            self._write(Line(held=line.held, waiting=line.waiting, past=(*line.past, ": ".join((before.says, *last)))[-PAST:]))
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-c", BEGIN, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
+                [sys.executable, "-P", "-c", BEGIN, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True,
             )  # fmt: skip
         write_atomic(self.note, json.dumps({"pid": self.process.pid, "words": list(words), "began": _began(self.process.pid)}).encode())
@@ -87,12 +207,15 @@ class Jobs:
         return Job(words=words, running=running, code=code, lines=tuple(lines))
 
     def stop(self, patience: float = 20.0) -> Job | None:
-        """Interrupt the running command, which then saves its state, and wait for its end.
+        """Interrupt the running command, which then saves its state, and wait for its end; what waits is held until `go_on` or `add`.
 
         Raises `RunError` where it has not ended after `patience` seconds.
         """
         if (now := self.state()) is None or not now.running:
             return now
+        with self.one:
+            if (line := self.line()).waiting:
+                self._write(Line(held=True, waiting=line.waiting, past=line.past))
         pid = int(json.loads(self.note.read_text(encoding="utf-8"))["pid"])
         os.kill(pid, signal.SIGINT)
         until = time.monotonic() + patience

@@ -23,7 +23,7 @@ from anomalydiffusion.core.types import Normal, Shot, Split
 from anomalydiffusion.masks.learned import pictures
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import latest_checkpoint
-from anomalydiffusion.training.recipes import Shots, TrainConfig, measures, train_adapter
+from anomalydiffusion.training.recipes import Shots, TrainConfig, Watch, measures, train_adapter
 
 __all__ = ["Beginning", "learn", "learn_masks", "learn_prior", "load_masks", "refuse_another", "take_over", "take_released"]
 
@@ -99,7 +99,7 @@ def _step(record: dict[str, Any]) -> float:
 
 def learn(
     run: Run, config: TrainConfig, settings: Settings, split_digest: str, shots: Shots, loaded: LatentPrior, quiet: bool, *,
-    masks: bool = False, start: Adapter | None = None,
+    masks: bool = False, start: Adapter | None = None, watch: Watch | None = None,
 ) -> Adapter:  # fmt: skip
     """Learn one of a run's adapters, its defects or with `masks` what their masks look like: all of them, or what `start` does not know."""
     checkpoints, log_file = (run.mask_checkpoints, run.mask_log) if masks else (run.checkpoints, run.train_log)
@@ -117,6 +117,9 @@ def learn(
     if leads:
         lines = [json.dumps(record) for record in Manifest(log_file).records() if _step(record) <= last]
         write_atomic(log_file, "".join(line + "\n" for line in lines).encode())
+        for sheet in run.previews.glob("step-*.png") if not masks else ():
+            if int(sheet.stem.removeprefix("step-")) > last:
+                sheet.unlink()
     with (
         bar("encode the masks" if masks else "encode the shots", config.pool.crops, quiet=quiet) as pool_bar,
         bar("learn masks" if masks else "train", config.loop.steps, quiet=quiet) as train_bar,
@@ -130,7 +133,7 @@ def learn(
         adapter = train_adapter(
             loaded, shots, config, checkpoints, seed=settings.seed, split_digest=split_digest,
             progress=progress, pool_progress=pool_bar.at, accelerator=accelerator, name="masks" if masks else "default",
-            from_nothing=masks, start=start,
+            from_nothing=masks, start=start, watch=watch,
         )  # fmt: skip
     accelerator.end_training()
     if leads:

@@ -104,6 +104,7 @@ class Settings:
     device: str = "cpu"
     dtype: str = "float32"  # of the prior's networks; what is learned is always float32
     report_to: Tracker = "tensorboard"  # where a training's loss goes, beside train_log.jsonl
+    preview_steps: int | None = None  # training steps between sheets of what is drawn so far, RUN/previews; None = none
     adapt: AdaptConfig | None = None  # how the prior learns the run's own normal images before anything else; None = it does not
     train: TrainConfig = field(default_factory=TrainConfig)
     masks: MaskConfig = field(default_factory=MaskConfig)
@@ -111,6 +112,10 @@ class Settings:
     gate: GateConfig = field(default_factory=GateConfig)
     detector: DetectorConfig = field(default_factory=DetectorConfig)
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+
+    def __post_init__(self) -> None:
+        if self.preview_steps is not None and self.preview_steps < 1:
+            raise ConfigError(f"preview_steps = {self.preview_steps}: expected at least 1, or leave it away")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,7 +15,8 @@ from anomalydiffusion.app.tabs.data import data_tab
 from anomalydiffusion.app.tabs.draw import draw_tab
 from anomalydiffusion.app.tabs.export import export_tab
 from anomalydiffusion.app.tabs.learn import learn_tab
-from anomalydiffusion.app.tabs.parts import gr, pd, told
+from anomalydiffusion.app.tabs.looks import CSS, KEYS, THEME
+from anomalydiffusion.app.tabs.parts import Live, gr, told
 from anomalydiffusion.app.tabs.proof import proof_tab
 from anomalydiffusion.app.tabs.review import review_tab
 from anomalydiffusion.core.errors import ConfigError, RunError
@@ -24,20 +25,6 @@ from anomalydiffusion.core.runs import hold
 __all__ = ["build", "close", "studio"]
 
 UPLOAD = "64mb"
-FONT = ["system-ui", "Segoe UI", "Roboto", "Helvetica", "sans-serif"]  # of the machine: none is fetched
-CSS = """
-.gradio-container {max-width: 1240px !important; width: 100% !important; min-width: 0 !important; margin: 0 auto !important}
-"""
-KEYS = """
-<script>
-document.addEventListener('keydown', event => {
-  if (event.target.closest('input, textarea, [contenteditable]') || event.ctrlKey || event.metaKey || event.altKey) return;
-  const button = {a: 'review-keep', r: 'review-reject', n: 'review-next', p: 'review-previous', d: 'review-redraw'}[event.key];
-  const found = button && document.getElementById(button);
-  if (found && found.offsetParent) found.click();
-});
-</script>
-"""
 
 
 def build(desk: Desk, *, movable: bool = True) -> Any:
@@ -46,26 +33,25 @@ def build(desk: Desk, *, movable: bool = True) -> Any:
         gr.Markdown(f"# anomalydiffusion studio\n`{desk.folder.name}`")
         with gr.Tabs():
             data_tab(desk, movable)
-            (curve,) = learn_tab(desk)
+            live = learn_tab(desk)
             draw_tab(desk)
-            batch_tab(desk)
+            live += batch_tab(desk)
             review_tab(desk)
             proof_tab(desk)
             export_tab(desk, movable)
         state = gr.Textbox(label="Work", interactive=False, elem_id="job-state")
         lines = gr.Textbox(label="What it says", lines=3, max_lines=12, interactive=False, elem_id="job-lines")
+        live += [Live(part=state, read=desk.jobs.says), Live(part=lines, read=desk.jobs.prints)]
+        shown = gr.State([])  # by this page
 
         @told
-        def tick() -> tuple[Any, ...]:
-            job = desk.jobs.state()
-            return (
-                job.says if job else "nothing runs",
-                "\n".join(job.lines) if job else "",
-                pd.DataFrame(desk.losses(), columns=["step", "loss"]),
-            )
+        def tick(before: list[Any]) -> tuple[Any, ...]:
+            now = [each.read() for each in live]
+            old = before or [None] * len(live)
+            return now, *(gr.skip() if was == new and before else each.show(new) for each, was, new in zip(live, old, now, strict=True))
 
-        gr.Timer(2.0).tick(tick, None, [state, lines, curve], show_progress="hidden")
-        page.load(tick, None, [state, lines, curve])
+        gr.Timer(2.0).tick(tick, shown, [shown, *(each.part for each in live)], show_progress="hidden")
+        page.load(tick, shown, [shown, *(each.part for each in live)])
     return page
 
 
@@ -101,10 +87,11 @@ def studio(
     page = build(desk, movable=_loopback(host) and auth is None)
     with ExitStack() as held:
         held.enter_context(hold(run / "studio" / ".lock", f"{run}: another studio is open on this run; use that, or close it"))
+        held.enter_context(desk.jobs.tended())
         _, address, _ = page.queue(default_concurrency_limit=1).launch(
             server_name=host, server_port=port, auth=tuple(auth.split(":", 1)) if auth else None, quiet=True, prevent_thread_lock=True,
             share=False, inbrowser=False, show_error=True, max_file_size=UPLOAD, footer_links=[], ssr_mode=False, css=CSS, head=KEYS,
-            theme=gr.themes.Default(font=FONT, font_mono=["ui-monospace", "Consolas", "monospace"]),
+            theme=THEME,
         )  # fmt: skip
         say(f"studio: {address}")
         if wait:

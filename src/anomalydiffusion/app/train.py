@@ -13,6 +13,7 @@ from typing import Any
 from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.learning import learn, learn_masks, learn_prior, refuse_another, take_over, take_released
 from anomalydiffusion.app.opened import chosen, library_versions, typed
+from anomalydiffusion.app.preview import Preview
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.app.settings import prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
@@ -34,15 +35,16 @@ def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
     prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
     rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
-    adapt_prior: bool = False, device: str | None = None, dtype: str | None = None, resume: bool = True, dry_run: bool = False,
-    quiet: bool = False,
+    adapt_prior: bool = False, preview_steps: int | None = None, device: str | None = None, dtype: str | None = None, resume: bool = True,
+    dry_run: bool = False, quiet: bool = False,
 ) -> Run:  # fmt: skip
     """Learn every defect of DATA (or the chosen ones) from its few shots; a killed training goes on from its checkpoint.
 
     `extend`: an earlier run whose settings and adapter are taken over; only the defects that it does not know are learned, by
     vectors of their own, and the others stay as they are. Or a folder of the files that the paper's authors released. `report_to`: a
-    tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". Raises
-    `SplitError`, `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
+    tracker for the loss: "tensorboard" (RUN/logs, the default), "wandb", "mlflow", "trackio", "none". `preview_steps`: every so many
+    steps one defect of each type is drawn, RUN/previews (`app.preview`); what is learned stays the same. Raises `SplitError`,
+    `DataError`, `RunError` in one line each. A run that was trained with other settings or other data is not
     overwritten. `adapt_prior`: the prior first learns what the run's normal images look like, none of those held out
     (`training.adapt`): RUN/prior, what that changed in run.json and prior.png; everything else is learned on it.
 
@@ -58,6 +60,7 @@ def train(
         "device": device,
         "dtype": dtype,
         "report_to": report_to,
+        "preview_steps": preview_steps,
         "adapt": {} if adapt_prior else None,
         "train": {"loop": {"steps": max_train_steps}},
     }
@@ -114,7 +117,7 @@ def train(
         launched.meet(cpu=cpu)  # nobody looks at what was there any more
         if launched.leads:
             if not resume:  # only now, when nothing that was typed can be wrong any more
-                for old in (run.checkpoints, run.adapter.parent):
+                for old in (run.checkpoints, run.adapter.parent, run.previews):
                     shutil.rmtree(old, ignore_errors=True)
                 for log in (run.train_log, run.mask_log):
                     log.unlink(missing_ok=True)
@@ -128,7 +131,9 @@ def train(
             )  # fmt: skip
         launched.meet(cpu=cpu)
         if not run.adapter.exists():
-            learn(run, settings.train, settings, split.digest, shots, loaded, quiet, start=begin.adapter if begin else None)
+            start = begin.adapter if begin else None
+            watch = Preview(run, settings, split, shots, loaded, start) if settings.preview_steps else None
+            learn(run, settings.train, settings, split.digest, shots, loaded, quiet, start=start, watch=watch)
         launched.meet(cpu=cpu)
         if settings.masks.source == "learned":
             learn_masks(run, settings, split.digest, shots, loaded, quiet)

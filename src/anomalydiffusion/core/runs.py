@@ -166,6 +166,7 @@ class Run:
         self.manifest = folder / "manifest.jsonl"
         self.train_log = folder / "train_log.jsonl"
         self.mask_log = folder / "mask_log.jsonl"
+        self.previews = folder / "previews"  # what was drawn while it learned
         self.scores = folder / "scores.json"
         self.evaluation = folder / "evaluation"
         self.masks = folder / "masks"

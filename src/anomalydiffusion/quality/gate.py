@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 import torch
@@ -151,7 +152,8 @@ class Gate:
     - `margin`: that less the similarity to the nearest shot of any other type of the product.
 
     Types with fewer than 3 such figures have no limit of that kind; a figure in `GateConfig` takes its place.
-    `extractor` is only asked for features where there are such limits.
+    `extractor` is only asked for features where there are such limits. `real` holds, by type and name, mean and deviation of those
+    figures.
     """
 
     def __init__(
@@ -167,7 +169,23 @@ class Gate:
             )
             for key, own in shots.items()
         }
-        self.limits = {key: self._limits(key, [each.group for each in own], carried.get(key, ())) for key, own in shots.items()}
+        self.real = {key: self._real(key, [each.group for each in own], carried.get(key, ())) for key, own in shots.items()}
+        self.limits = {key: self._limits(key) for key in shots}
+
+    def asking(self, config: GateConfig) -> Gate:
+        """This gate with other settings, without a look at the shots again; it asks for no features where it asked for none before."""
+        other = copy.copy(self)
+        other.config, other.extractor = config, self.extractor if config.compares else None
+        other.limits = {key: other._limits(key) for key in self.limits}
+        return other
+
+    def depth(self, key: Key, measures: Mapping[str, float]) -> float:
+        """How many deviations the lowest of a pair's figures lies under the mean of real defects: the least `strict` that keeps it.
+
+        Below 0 where all lie above it, -inf where there is no figure to tell; those with a limit in `GateConfig` are left out.
+        """
+        real = {name: own for name, own in self.real.get(key, {}).items() if getattr(self.config, name) is None and name in measures}
+        return max(((mean - measures[name]) / deviation for name, (mean, deviation) in real.items()), default=-math.inf)
 
     def _features(self, defects: Sequence[tuple[np.ndarray, Mask]]) -> torch.Tensor | None:
         if self.extractor is None or not defects:
@@ -175,9 +193,10 @@ class Gate:
         views = [view(image, mask) for image, mask in defects]
         return masked_features(self.extractor.maps([each.image_HWC for each in views]), [each.mask for each in views])
 
-    def _limits(self, key: Key, groups: Sequence[str], carried: Sequence[Carried]) -> Limits:
+    def _real(self, key: Key, groups: Sequence[str], carried: Sequence[Carried]) -> dict[str, tuple[float, float]]:
+        """Mean and deviation of what a type's carried defects score, where enough of them do."""
         if self.extractor is None:
-            return Limits()
+            return {}
         scored: dict[str, list[float]] = {
             "agreement": [mask_agreement(each.image_HWC, each.normal_HWC, each.mask) for each in carried], "similarity": [], "margin": []
         }  # fmt: skip
@@ -190,13 +209,15 @@ class Gate:
             scored["similarity"].append(own)
             if others := [like for other in self._others(key) if (like := self._likeness(other, features)) is not None]:
                 scored["margin"].append(own - max(others))
-        given = {name: getattr(self.config, name) for name in scored}
-        return Limits(**{name: self._low(own) if given[name] is None else given[name] for name, own in scored.items()})
+        return {name: (float(np.mean(own)), max(SPREAD, float(np.std(own, ddof=1)))) for name, own in scored.items() if len(own) >= FEWEST}
 
-    def _low(self, values: Sequence[float]) -> float | None:
-        if len(values) < FEWEST or not self.config.strict:
-            return None
-        return float(np.mean(values) - self.config.strict * max(SPREAD, float(np.std(values, ddof=1))))
+    def _limits(self, key: Key) -> Limits:
+        if self.extractor is None:
+            return Limits()
+        real = self.real[key] if self.config.strict else {}
+        drawn = {name: mean - self.config.strict * deviation for name, (mean, deviation) in real.items()}
+        given = {each.name: getattr(self.config, each.name) for each in fields(Limits)}
+        return Limits(**{name: drawn.get(name) if value is None else value for name, value in given.items()})
 
     def _others(self, key: Key) -> list[Key]:
         return [other for other in self.known if other[0] == key[0] and other != key]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,9 +22,10 @@ from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
 from anomalydiffusion.training.loss import masked_loss
 from anomalydiffusion.training.shots import PoolConfig, build_pool
 
-__all__ = ["TrainConfig", "check_learnable", "grain_ratio", "measures", "train_adapter"]
+__all__ = ["TrainConfig", "Watch", "check_learnable", "grain_ratio", "measures", "train_adapter"]
 
 Shots = Mapping[tuple[str, str], Sequence[tuple[np.ndarray, Mask]]]
+Watch = Callable[[int, Adapter], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,18 +84,32 @@ def check_learnable(prior: LatentPrior, config: TrainConfig) -> None:
         raise ConfigError("backbone 'released' is read from its authors' files, not learned; give small or resnet50")
 
 
+@contextmanager
+def _at_rest(adapter: Adapter) -> Iterator[None]:
+    """Nothing is learned while this lasts, and no random number is taken from those that come after it."""
+    device = adapter.prior.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        adapter.eval()
+        try:
+            yield
+        finally:
+            adapter.train()
+
+
 def train_adapter(
     prior: LatentPrior, shots: Shots, config: TrainConfig, folder: Path, *, seed: int, split_digest: str = "",
     resume: bool = True, progress: Progress | None = None, pool_progress: Callable[[int], None] | None = None,
     accelerator: Accelerator | None = None, name: str = "default", from_nothing: bool = False,
-    start: Adapter | None = None,
+    start: Adapter | None = None, watch: Watch | None = None,
 ) -> Adapter:  # fmt: skip
     """Learn anomaly vectors, spatial encoder and LoRA on `shots` with the masked loss; checkpoints go to `folder`.
 
     The adapter takes the name `name` in the prior, beside those of other names. `from_nothing`: an inpainting prior is not
     told what surrounds the masks, as it will not be when it draws with no picture around. `start`: an adapter of this prior
     that is extended by the defects in `shots`; of it nothing is changed but what is added, and its own settings say what is
-    learned of each. Raises `TrainingError` when there is nothing to learn from.
+    learned of each. `watch(step, adapter)` may look at the adapter, and draw with it, after each `progress`; it changes nothing of what
+    is learned, and sees the weights as they are where an average of them is kept. Raises `TrainingError` when there is nothing to learn
+    from.
     """
     check_learnable(prior, config)
     if not shots or not all(shots.values()):
@@ -129,12 +144,19 @@ def train_adapter(
         loss = masked_loss(answer, target, counted, weight=prior.weight(t), outside=config.outside, normalise=config.normalise)
         return {"loss": loss}
 
+    def report(step: int, means: dict[str, float]) -> None:
+        if progress is not None:
+            progress(step, means)
+        if watch is not None:
+            with _at_rest(adapter):
+                watch(step, adapter)
+
     if config.gradient_checkpointing:
         prior.unet.enable_gradient_checkpointing()
     adapter.train()
     parts = adapter.trainable()
     with nullcontext() if adapter.config.lora_rank else adapter.unheard():
-        learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=progress, accelerator=accelerator)
+        learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=report, accelerator=accelerator)
     parts.load_state_dict(learned.state_dict())  # the average, where one is kept
     if config.gradient_checkpointing:
         prior.unet.disable_gradient_checkpointing()

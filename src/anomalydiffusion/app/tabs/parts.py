@@ -1,10 +1,11 @@
-"""What the tabs share: gradio itself, an editor to paint masks in, and errors that are said on the page."""
+"""What the tabs share: gradio itself, an editor to paint masks in, what follows the work, and errors that are said on the page."""
 
 from __future__ import annotations
 
 import functools
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ try:
 except ImportError as missing:
     raise ConfigError(f"the studio needs gradio ({missing}): pip install 'anomalydiffusion[studio]'") from missing
 
-__all__ = ["canvas_of", "editor_of", "gr", "marks_of", "pd", "told", "whole"]
+__all__ = ["Live", "canvas_of", "editor_of", "gr", "marks_of", "pd", "told", "whole"]
 
 BRUSH = "#ff2d55"
 
@@ -36,6 +37,19 @@ def told(call: Callable[..., Any]) -> Callable[..., Any]:
             raise gr.Error(str(error), print_exception=False) from error
 
     return wrapped
+
+
+def as_it_is(value: Any) -> Any:
+    return value
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Live:
+    """A part of the page that follows the work: what it shows is read again and again, and sent where it has changed."""
+
+    part: Any
+    read: Callable[[], Any]
+    show: Callable[[Any], Any] = as_it_is
 
 
 def whole(value: float | None, what: str) -> int:

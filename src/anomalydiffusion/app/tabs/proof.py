@@ -42,7 +42,7 @@ def proof_tab(desk: Desk) -> None:
             )
 
         start.click(
-            told(lambda task, seeds, baselines: desk.prove(task, whole(seeds, "seeds"), baselines) and None),
+            told(lambda task, seeds, baselines: desk.prove(task, whole(seeds, "seeds"), baselines)),
             [task, seeds, baselines],
             None,
         )

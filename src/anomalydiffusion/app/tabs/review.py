@@ -23,6 +23,7 @@ def review_tab(desk: Desk) -> None:
         with gr.Row():
             word = gr.Dropdown([("all", "")], value="", label="Defect", elem_id="review-defect")
             verdict = gr.Radio(list(VERDICTS), value="kept", label="Show", elem_id="review-verdict")
+            reason = gr.Dropdown([("any", "")], value="", label="Reason", elem_id="review-reason")
             sheet = gr.Number(1, label=f"Page, {MOST} pairs each", precision=0, minimum=1, elem_id="review-page")
         records, at = gr.State([]), gr.State(0)
         grid = gr.Gallery(label="Pairs", columns=6, format="png", object_fit="contain", allow_preview=False, height=360,
@@ -37,18 +38,25 @@ def review_tab(desk: Desk) -> None:
             after = gr.Button("Next", elem_id="review-next")
         with gr.Accordion("Judge all anew", open=False, elem_id="review-judge"):
             with gr.Row():
-                visible = gr.Slider(0, 5, value=1, step=0.1, label="Visible: change over the surface's own variation")
-                strict = gr.Slider(0, 5, value=3, step=0.5, label="Deviations below what real defects score (0 = not asked)")
+                visible = gr.Slider(0, 5, value=1, step=0.05, label="Visible: change over the surface's own variation",
+                                    elem_id="review-visible")  # fmt: skip
+                strict = gr.Slider(0, 10, value=3, step=0.1, label="Deviations below what real defects score (0 = not asked)",
+                                   elem_id="review-strict")  # fmt: skip
                 agreement = gr.Slider(0, 1, value=0, step=0.05, label="Label's overlap with what is seen (0 = from the shots)")
                 refit = gr.Checkbox(False, label="Fit labels to what is seen")
-            judge = gr.Button("Judge anew", elem_id="review-judge-start")
+            with gr.Row():
+                suggest = gr.Button("Set the first two as my verdicts ask", elem_id="review-suggest")
+                judge = gr.Button("Judge anew", variant="primary", elem_id="review-judge-start")
             judged = gr.Markdown(elem_id="review-judged")
 
-        def page(word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
-            first = (max(1, int(sheet or 1)) - 1) * MOST
-            found = desk.pairs(word, verdict)[first : first + MOST]
+        def page(word: str, verdict: str, reason: str, sheet: float) -> tuple[Any, ...]:
+            first, known = (max(1, int(sheet or 1)) - 1) * MOST, desk.reasons(word, verdict)
+            reason = reason if reason in known else ""
+            found = desk.pairs(word, verdict, reason)[first : first + MOST]
             words = [("all", ""), *((name, name) for name in desk.defects())]
-            return gr.Dropdown(words, value=word), found, [(desk.thumbnail(each), _caption(each)) for each in found]
+            reasons = [("any", ""), *((f"{name} ({count})", name) for name, count in known.items())]
+            shown = [(desk.thumbnail(each), _caption(each)) for each in found]
+            return gr.Dropdown(words, value=word), gr.Dropdown(reasons, value=reason), found, shown
 
         def pair(found: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
             if not found:
@@ -57,45 +65,52 @@ def review_tab(desk: Desk) -> None:
             return index, desk.show(found[index]), _details(found[index], index, len(found))
 
         @told
-        def on_open(word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
-            first, known = page(word, verdict, sheet), desk.gate()
-            return *first, *pair(first[1], 0), known.visible, known.strict, known.agreement or 0, known.refit
+        def on_open(word: str, verdict: str, reason: str, sheet: float) -> tuple[Any, ...]:
+            first, known = page(word, verdict, reason, sheet), desk.gate()
+            return *first, *pair(first[2], 0), known.visible, known.strict, known.agreement or 0, known.refit
 
         @told
         def on_select(found: list[dict[str, Any]], event: gr.SelectData) -> tuple[Any, ...]:
             return pair(found, int(event.index))
 
         @told
-        def on_decide(found: list[dict[str, Any]], index: int, word: str, verdict: str, sheet: float, kept: bool) -> tuple[Any, ...]:
+        def on_decide(found: list[dict[str, Any]], index: int, *given: Any) -> tuple[Any, ...]:
+            *asked, kept = given
             if not found:
                 raise ConfigError("there is no pair to judge")
             judged = desk.decide(found[index]["image"], kept)
-            first = page(word, verdict, sheet)
-            stays = any(each["seed"] == judged["seed"] for each in first[1])
-            return *first, *pair(first[1], index + stays)
+            first = page(*asked)
+            stays = any(each["seed"] == judged["seed"] for each in first[2])
+            return *first, *pair(first[2], index + stays)
 
         @told
-        def on_redraw(found: list[dict[str, Any]], index: int, word: str, verdict: str, sheet: float) -> tuple[Any, ...]:
+        def on_redraw(found: list[dict[str, Any]], index: int, *asked: Any) -> tuple[Any, ...]:
             if not found:
                 raise ConfigError("there is no pair to draw again")
             desk.redraw(found[index]["image"])
-            first = page(word, verdict, sheet)
-            return *first, *pair(first[1], index)
+            first = page(*asked)
+            return *first, *pair(first[2], index)
+
+        @told
+        def on_suggest() -> tuple[float, float, str]:
+            found = desk.suggest()
+            return found.visible, found.strict, f"{found.says}. Change them as you like; *Judge anew* makes them the run's."
 
         @told
         def on_judge(visible: float, strict: float, agreement: float, refit: bool) -> str:
             found = desk.judge(visible=visible, agreement=agreement or None, strict=strict, refit=refit)
             return "; ".join(f"{name}: {own['kept']} of {own['drawn']} kept, before {own['kept_before']}" for name, own in found.items())
 
-        shown, asked = [word, records, grid, at, pictures, about], [word, verdict, sheet]
+        shown, asked = [word, reason, records, grid, at, pictures, about], [word, verdict, reason, sheet]
         opened = [*shown, visible, strict, agreement, refit]
-        gr.on([tab.select, word.input, verdict.change, sheet.change], on_open, asked, opened)
+        gr.on([tab.select, word.input, reason.input, verdict.change, sheet.change], on_open, asked, opened)
         grid.select(on_select, records, [at, pictures, about])
         keep.click(lambda *given: on_decide(*given, True), [records, at, *asked], shown)
         reject.click(lambda *given: on_decide(*given, False), [records, at, *asked], shown)
         redraw.click(on_redraw, [records, at, *asked], shown)
         after.click(told(lambda found, index: pair(found, index + 1)), [records, at], [at, pictures, about])
         before.click(told(lambda found, index: pair(found, index - 1)), [records, at], [at, pictures, about])
+        suggest.click(on_suggest, None, [visible, strict, judged])
         judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, opened)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/gate.py DATA --product magnetic_tile
 
-Good pairs are held-out defects laid under warped masks of normal images. Each bad kind is made of a good pair: nothing drawn, the label
+Good pairs are held-out defects laid under warped masks of normal images, or with `--source matched` under matched ones. Each bad kind is made of a good pair: nothing drawn, the label
 elsewhere, half of the defect missing, another type's defect, a blurred background; and shots handed over as they are. Nothing is trained.
 Writes benchmarks/results/<date>-gate-<product>.md: one row a kind.
 """
@@ -14,6 +14,7 @@ import datetime
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.restoration import inpaint_biharmonic
 
-from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.app.settings import MaskConfig, Settings
 from anomalydiffusion.app.source import Source
 from anomalydiffusion.core.errors import MaskError
 from anomalydiffusion.core.seeds import derive, rng
@@ -31,6 +32,8 @@ from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.downstream.arms import misplaced
 from anomalydiffusion.downstream.samples import made_sample
 from anomalydiffusion.generation.transplant import transplant
+from anomalydiffusion.masks import matched
+from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.masks.warped import propose
 
 Key = tuple[str, str]
@@ -50,11 +53,14 @@ class Planter:
     """Good and bad pairs of one product."""
 
     def __init__(self, split: Split, source: Source, product: str) -> None:
+        self.matched = source.matched if source.settings.masks.source == "matched" else None
         self.held = {key: [load(shot) for shot in split.held_out if shot.key == key] for key in source.shots if key[0] == product}
         self.shots, self.normals = source.shots, [normal for normal in split.normals if normal.product == product]
 
     def good(self, key: Key, seed: int) -> Pair:
         """A held-out defect on a normal image of the training part."""
+        if self.matched is not None:
+            return self._matched(key, seed, self.matched)
         for attempt in range(20):
             own = derive(seed, "good", *key, attempt)
             normal = load_normal(self.normals[int(rng(own, "normal").integers(len(self.normals)))])
@@ -64,6 +70,22 @@ class Planter:
                 continue
             return pair_of(transplant(normal, mask, self.held[key], seed=own)[0], normal, mask, key)
         raise MaskError(f"{'/'.join(key)}: no mask fits any normal image that was tried")
+
+    def _matched(self, key: Key, seed: int, config: MatchedConfig) -> Pair:
+        """The same where one of a few normal images looks as the held-out one does around its defect."""
+        random, found = rng(seed, "good", *key), list[tuple[float, int, np.ndarray, Mask]]()
+        row = int(random.integers(len(self.held[key])))
+        for number in range(20):
+            normal = load_normal(self.normals[int(random.integers(len(self.normals)))])
+            with suppress(MaskError):
+                mask, misfit = matched.propose(*self.held[key][row], normal, seed=seed, config=config, reference=row)
+                found.append((misfit, number, normal, mask))
+            if len(found) == config.images:
+                break
+        if not found:
+            raise MaskError(f"{'/'.join(key)}: no place for a held-out defect on any normal image that was tried")
+        _, _, normal, mask = min(found, key=lambda each: each[:2])
+        return pair_of(transplant(normal, mask, self.held[key], seed=seed)[0], normal, mask, key)
 
     def nothing(self, key: Key, seed: int) -> Pair:
         """Grain under the mask, no defect."""
@@ -138,10 +160,11 @@ def main() -> int:
     parser.add_argument("--product", required=True)
     parser.add_argument("--num", type=int, default=40, help="pairs of each kind and type")
     parser.add_argument("--rotation", type=int, default=0)
+    parser.add_argument("--source", choices=["warped", "matched"], default="warped", help="how masks are placed")
     parser.add_argument("--strict", type=float, default=Settings().gate.strict)
     given = parser.parse_args()
     split = few_shot_split(read_folder(given.data), products=[given.product], rotation=given.rotation)
-    settings = Settings(gate=replace(Settings().gate, strict=given.strict))
+    settings = Settings(gate=replace(Settings().gate, strict=given.strict), masks=MaskConfig(source=given.source))
     source = Source(split, settings, None, None)
     gate, planter = source.gate(), Planter(split, source, given.product)
     keys = sorted(planter.held)
@@ -162,11 +185,11 @@ def main() -> int:
         named = ", ".join(f"{reason} {count}" for reason, count in reasons[kind].most_common())
         lines.append(f"| {kind} | {KINDS[kind][0]} | {np.mean(own):.1f} | " + " | ".join(f"{each:.0f}" for each in own) + f" | {named} |")
     lines += ["", "Limits that the shots set: " + "; ".join(
-        f"{key[1]} " + ", ".join(f"{name} {value:.2f}" for name in ("agreement", "similarity", "margin")
+        f"{key[1]} " + ", ".join(f"{name} {value:.2f}" for name in ("agreement", "similarity", "margin", "evenness")
                                  if (value := getattr(gate.limits[key], name)) is not None) for key in keys) + "."]  # fmt: skip
     results = Path(__file__).parent / "results"
     told = (("r", given.rotation, 0), ("strict", given.strict, Settings().gate.strict))
-    other = "".join(f"-{name}{value:g}" for name, value, usual in told if value != usual)
+    other = "".join(f"-{name}{value:g}" for name, value, usual in told if value != usual) + "-matched" * (given.source == "matched")
     results.mkdir(exist_ok=True)
     target = results / f"{datetime.date.today().isoformat()}-gate-{given.product}{other}.md"
     target.write_text("\n".join(lines) + "\n")

@@ -151,13 +151,13 @@ def test_limits_are_drawn_from_real_defects_and_a_given_figure_takes_their_place
     image, mask = _drawn("hole", 0, _normal(4))
     shots = {KEY: [Exemplar(image_HWC=image, mask=mask, name="a", group="one part")] * 4}
     carried = {KEY: [Carried(image_HWC=image, normal_HWC=_normal(4), mask=mask, group="one part")] * 4}
-    assert Gate(shots, carried, GateConfig(), lite).limits[KEY] == Limits(agreement=0.85), (
-        "one part says nothing of others; they agree whole"
-    )
+    drawn = Gate(shots, carried, GateConfig(), lite).limits[KEY]
+    assert drawn == Limits(agreement=0.85, evenness=drawn.evenness), "one part says nothing of others; they agree whole"
+    assert drawn.evenness is not None and -1.2 < drawn.evenness <= -1.05, "three of the least deviations below nearly even"
     assert Gate(shots, {}, GateConfig(margin=0.25), lite).limits[KEY] == Limits(margin=0.25)
     assert Gate(shots, carried, GateConfig(margin=0.25, strict=0), lite).limits[KEY] == Limits(margin=0.25)
     assert Gate(shots, carried, GateConfig(strict=0), lite).limits[KEY] == Limits()
-    for wrong in ({"strict": np.inf}, {"agreement": 5.0}, {"visible": np.nan}, {"copy": 0.0}, {"margin": -3.0}):
+    for wrong in ({"strict": np.inf}, {"agreement": 5.0}, {"visible": np.nan}, {"copy": 0.0}, {"margin": -3.0}, {"evenness": 1.0}):
         with pytest.raises(ConfigError, match=f"gate: {next(iter(wrong))} = "):
             GateConfig(**wrong)
 
@@ -181,6 +181,8 @@ def test_good_pairs_pass_and_each_kind_of_bad_one_is_refused_by_its_name(gate: G
     kept = {name: sum(verdict.keep for verdict in own) for name, own in verdicts.items()}
     assert kept["good"] >= 11 and kept == {**dict.fromkeys(kept, 0), "good": kept["good"]}
     assert all("label does not fit what is seen" in verdict.reasons for verdict in verdicts["faint half"])
+    assert all("a part of it does not show" in verdict.reasons for verdict in verdicts["faint half"])
+    assert not any("a part of it does not show" in verdict.reasons for verdict in verdicts["good"])
     assert all("looks like hole" in verdict.reasons for verdict in verdicts["other type"])
     assert all("unlike the shots" in verdict.reasons for verdict in verdicts["other thing"])
-    assert {"agreement", "similarity", "margin"} <= verdicts["good"][0].measures.keys()
+    assert {"agreement", "similarity", "margin", "evenness"} <= verdicts["good"][0].measures.keys()

@@ -189,6 +189,7 @@ def curate(
     agreement: Annotated[float | None, typer.Option("--agreement", help="Least overlap of the label with what changed.")] = None,
     similarity: Annotated[float | None, typer.Option("--similarity", help="Least likeness to a shot of the type.")] = None,
     margin: Annotated[float | None, typer.Option("--margin", help="Least likeness to the type above that to others.")] = None,
+    evenness: Annotated[float | None, typer.Option("--evenness", help="Least log2 of its fainter half over the other, -20..0.")] = None,
     from_shots: Annotated[bool, typer.Option("--from-shots", help="Forget limits that were given: they are the shots' again.")] = False,
     from_verdicts: Annotated[bool, typer.Option("--from-verdicts", help="--visible, --strict as pairs judged by hand ask.")] = False,
     config: Config = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
@@ -197,8 +198,8 @@ def curate(
     from anomalydiffusion.app.curate import curate as call
 
     figures = call(run, refit=refit, visible=visible, change=change, copy=copy, strict=strict, agreement=agreement,
-                   similarity=similarity, margin=margin, from_shots=from_shots, from_verdicts=from_verdicts, config=config,
-                   dry_run=dry_run, quiet=quiet)  # fmt: skip
+                   similarity=similarity, margin=margin, evenness=evenness, from_shots=from_shots, from_verdicts=from_verdicts,
+                   config=config, dry_run=dry_run, quiet=quiet)  # fmt: skip
     if as_json:
         print_json(figures)
     elif not quiet:

@@ -44,6 +44,7 @@ class _Judged:
 def curate(
     run: Path | str, *, refit: bool | None = None, visible: float | None = None, change: float | None = None, copy: float | None = None,
     strict: float | None = None, agreement: float | None = None, similarity: float | None = None, margin: float | None = None,
+    evenness: float | None = None,
     from_shots: bool = False, from_verdicts: bool = False, config: Path | None = None, dry_run: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge every pair of a run anew, kept and rejected ones, with other settings of the gate; they become the run's.
@@ -59,7 +60,7 @@ def curate(
     opened = Run.open(Path(run))
     given = {"refit": refit, "visible": visible, "change": change, "copy": copy, "strict": strict}
     settings = run_settings(opened, config=config, gate=given)
-    limits = {"agreement": agreement, "similarity": similarity, "margin": margin}
+    limits = {"agreement": agreement, "similarity": similarity, "margin": margin, "evenness": evenness}
     asked: dict[str, Any] = {name: value for name, value in limits.items() if from_shots or value is not None}
     settings = replace(settings, gate=replace(settings.gate, **asked))
     with opened.lock():

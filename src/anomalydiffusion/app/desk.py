@@ -270,8 +270,10 @@ class Desk:
     def judge(self, *, visible: float, agreement: float | None, strict: float, refit: bool) -> dict[str, Any]:
         """Judge all pairs anew with other limits; an agreement of None is the shots'."""
         known = self.gate()
-        return curate(self.folder, visible=visible, agreement=agreement, similarity=known.similarity, margin=known.margin, strict=strict,
-                      refit=refit, from_shots=True, quiet=True)  # fmt: skip
+        return curate(
+            self.folder, visible=visible, agreement=agreement, similarity=known.similarity, margin=known.margin, evenness=known.evenness,
+            strict=strict, refit=refit, from_shots=True, quiet=True,
+        )  # fmt: skip
 
     def suggest(self) -> Agreed:
         """The gate's limits as the verdicts by hand ask for them; `judge` makes them the run's."""

@@ -155,11 +155,12 @@ def figures_list(figures: Mapping[str, Any]) -> None:
 def yield_table(figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what the gate keeps of each defect type, and why it keeps no more."""
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-    heads = ("drawn", "kept\nbefore", "kept", "label\noverlap", "least\nagreement", "least\nsimilarity", "least\nmargin", "reasons")
+    limits = [f"least\n{name}" for name in ("agreement", "similarity", "margin", "evenness")]
+    heads = ("drawn", "kept\nbefore", "kept", "label\noverlap", *limits, "reasons")
     table = Table(Column("defect", no_wrap=True), *heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name, own in figures.items():
-        limits = ["-" if value is None else f"{value:.2f}" for value in own["limits"].values()]
+        drawn = ["-" if value is None else f"{value:.2f}" for value in own["limits"].values()]
         reasons = ", ".join(f"{reason} {count}" for reason, count in own["reasons"].items())
         counts = [str(own[each]) for each in ("drawn", "kept_before", "kept")]
-        table.add_row(name, *counts, f"{own['label_overlap']:.2f}", *(limits or ["-"] * 3), reasons)
+        table.add_row(name, *counts, f"{own['label_overlap']:.2f}", *(drawn or ["-"] * len(limits)), reasons)
     console.print(table)

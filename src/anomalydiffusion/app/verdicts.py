@@ -41,7 +41,7 @@ def _judged(record: dict[str, Any], gate: Gate) -> Judged | None:
     if not {"change", "variation"} <= measures.keys():
         return None
     config, change = gate.config, measures["change"]
-    limits = {name: limit for name in ("agreement", "similarity", "margin") if (limit := getattr(config, name)) is not None}
+    limits = {name: limit for name in ("agreement", "similarity", "margin", "evenness") if (limit := getattr(config, name)) is not None}
     refused = change < config.change or measures.get("likeness", 0.0) >= config.copy
     refused |= any(measures.get(name, limit) < limit for name, limit in limits.items())
     visible = change / measures["variation"] if measures["variation"] > 0 else math.inf

@@ -17,7 +17,7 @@ from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.types import Mask, Pair, Verdict
 from anomalydiffusion.quality.features import FeatureExtractor
 from anomalydiffusion.quality.measure import view
-from anomalydiffusion.quality.scores import FAINT, mask_agreement, masked_features, masked_similarity
+from anomalydiffusion.quality.scores import FAINT, mask_agreement, mask_evenness, masked_features, masked_similarity
 
 __all__ = ["Carried", "Exemplar", "Gate", "GateConfig", "Limits", "visibility"]
 
@@ -26,6 +26,7 @@ FLIPS = [np.s_[::down, ::across] for down in (1, -1) for across in (1, -1)]  # t
 REACH = 8  # pixels from the label beyond which nothing may be seen to change
 FEWEST = 3  # shots of a type, or carried ones, from which a limit is drawn
 SPREAD = 0.05  # least deviation that a limit is drawn with: a few shots that are much alike do not forbid all others
+SPREADS = {"evenness": 0.35}  # other ones, in their figure's own unit
 
 Key = tuple[str, str]
 
@@ -41,11 +42,12 @@ class GateConfig:
     agreement: float | None = None  # least overlap (IoU) of the label with what is seen to change; None = from the shots
     similarity: float | None = None  # least likeness to the nearest shot of the type, as features see it; None = from the shots
     margin: float | None = None  # least of that likeness less the likeness to any other type; None = from the shots
+    evenness: float | None = None  # least of how much its fainter half shows beside the other, in doublings; None = from the shots
     refit: bool = False  # labels are fitted to what is seen before they are judged
 
     def __post_init__(self) -> None:
         for name, least, most in (("visible", 0, math.inf), ("change", 0, math.inf), ("strict", 0, 100), ("copy", 0, 1),
-                                  ("agreement", 0, 1), ("similarity", -1, 1), ("margin", -2, 2)):  # fmt: skip
+                                  ("agreement", 0, 1), ("similarity", -1, 1), ("margin", -2, 2), ("evenness", -20, 0)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and least <= value <= most):
                 raise ConfigError(f"gate: {name} = {value}, expected {least}..{most}")
@@ -55,7 +57,7 @@ class GateConfig:
     @property
     def compares(self) -> bool:
         """Whether pairs are held against the shots by their features at all."""
-        return self.strict > 0 or not (self.agreement is None and self.similarity is None and self.margin is None)
+        return self.strict > 0 or any(each is not None for each in (self.agreement, self.similarity, self.margin, self.evenness))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,6 +87,7 @@ class Limits:
     agreement: float | None = None
     similarity: float | None = None
     margin: float | None = None
+    evenness: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -144,12 +147,13 @@ class Gate:
     """Judges pairs: visible, in its place, like the real defects of its type, and no copy of one.
 
     `shots` are the real defects of each type, `carried` some of them laid under masks on normal images, as good as pairs can be.
-    Besides the fixed thresholds of `GateConfig` there are limits that those set: `strict` deviations (of 0.05 at least) under the
-    mean of what the carried defects score in
+    Besides the fixed thresholds of `GateConfig` there are limits that those set: `strict` deviations (of 0.05 at least, of 0.35 for the
+    evenness) under the mean of what the carried defects score in
 
     - `agreement`: `scores.mask_agreement`;
     - `similarity`: `scores.masked_similarity` to the nearest shot of their type that shows another part;
-    - `margin`: that less the similarity to the nearest shot of any other type of the product.
+    - `margin`: that less the similarity to the nearest shot of any other type of the product;
+    - `evenness`: `scores.mask_evenness`.
 
     Types with fewer than 3 such figures have no limit of that kind; a figure in `GateConfig` takes its place.
     `extractor` is only asked for features where there are such limits. `real` holds, by type and name, mean and deviation of those
@@ -198,7 +202,8 @@ class Gate:
         if self.extractor is None:
             return {}
         scored: dict[str, list[float]] = {
-            "agreement": [mask_agreement(each.image_HWC, each.normal_HWC, each.mask) for each in carried], "similarity": [], "margin": []
+            "agreement": [mask_agreement(each.image_HWC, each.normal_HWC, each.mask) for each in carried], "similarity": [], "margin": [],
+            "evenness": [mask_evenness(each.image_HWC, each.normal_HWC, each.mask) for each in carried],
         }  # fmt: skip
         for each in carried:
             features = self._features([(each.image_HWC, each.mask)])
@@ -209,7 +214,10 @@ class Gate:
             scored["similarity"].append(own)
             if others := [like for other in self._others(key) if (like := self._likeness(other, features)) is not None]:
                 scored["margin"].append(own - max(others))
-        return {name: (float(np.mean(own)), max(SPREAD, float(np.std(own, ddof=1)))) for name, own in scored.items() if len(own) >= FEWEST}
+        return {
+            name: (float(np.mean(own)), max(SPREADS.get(name, SPREAD), float(np.std(own, ddof=1))))
+            for name, own in scored.items() if len(own) >= FEWEST
+        }  # fmt: skip
 
     def _limits(self, key: Key) -> Limits:
         if self.extractor is None:
@@ -249,6 +257,9 @@ class Gate:
             measures["agreement"] = mask_agreement(pair.image_HWC, pair.normal_HWC, pair.mask)
             if _below(measures["agreement"], limits.agreement):
                 reasons.append("label does not fit what is seen")
+            measures["evenness"] = mask_evenness(pair.image_HWC, pair.normal_HWC, pair.mask)
+            if _below(measures["evenness"], limits.evenness):
+                reasons.append("a part of it does not show")
             features = self._features([(pair.image_HWC, pair.mask)])
             assert features is not None
             reasons += self._unlike(key, features, limits, measures)

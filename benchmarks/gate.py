@@ -2,9 +2,9 @@
 
     python benchmarks/gate.py DATA --product magnetic_tile
 
-Good pairs are held-out defects laid under warped masks of normal images, or with `--source matched` under matched ones. Each bad kind is made of a good pair: nothing drawn, the label
-elsewhere, half of the defect missing, another type's defect, a blurred background; and shots handed over as they are. Nothing is trained.
-Writes benchmarks/results/<date>-gate-<product>.md: one row a kind.
+Good pairs are held-out defects laid under warped masks of normal images, or with `--source matched` under matched ones. Each bad kind is
+made of a good pair: nothing drawn, the label elsewhere, half of the defect missing, another type's defect, a blurred background; and shots
+handed over as they are. Nothing is trained. Writes benchmarks/results/<date>-gate-<product>.md: one row a kind.
 """
 
 from __future__ import annotations

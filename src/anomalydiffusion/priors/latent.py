@@ -11,7 +11,7 @@ from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.priors.attention import install
 from anomalydiffusion.priors.base import Context, Estimate, Gain, Graft
-from anomalydiffusion.priors.fit import inpaints
+from anomalydiffusion.priors.fit import cells_of, inpaints
 
 __all__ = ["LatentPrior"]
 
@@ -33,7 +33,7 @@ class LatentPrior:
         self._alphas = self.alphas.float().to(self.device)
         self.factor = _factor(vae)
         self.latent_channels = int(vae.config.latent_channels)
-        self.working_size = int(unet.config.sample_size) * self.factor
+        self.working_size = cells_of(unet.config.sample_size, len(unet.config.block_out_channels)) * self.factor
         self.token_width = int(text_encoder.get_input_embeddings().weight.shape[1])
         # a tokenizer may name 512 or 1e30; what the text encoder has positions for counts
         self.max_tokens = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))

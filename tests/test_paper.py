@@ -1,6 +1,7 @@
 """What docs/paper.md names exists: every object of the code, every setting, and the defaults it states."""
 
 import re
+import tomllib
 from dataclasses import fields, is_dataclass
 from functools import reduce
 from pathlib import Path
@@ -13,7 +14,8 @@ from anomalydiffusion.app.settings import Settings, resolve
 from anomalydiffusion.core.config import from_dict, merge, to_dict
 
 PAGE = (Path(__file__).parents[1] / "docs" / "paper.md").read_text(encoding="utf-8")
-OBJECTS = sorted(set(re.findall(r"`((?:core|priors|conditioning|training|generation)\.[\w.]+)`", PAGE)))
+TABLE = PAGE.split("## Values")[1].split("\n## ")[0]
+OBJECTS = sorted(set(re.findall(r"`((?:core|data|priors|conditioning|training|generation|downstream)\.[\w.]+)`", PAGE)))
 SETTINGS = sorted(set(re.findall(r"`\[([a-z.]+)\] (\w+)(?: = ([^`]+))?`", PAGE)))
 
 
@@ -28,12 +30,16 @@ def test_the_settings_it_names_can_be_set_so(section: str, name: str, value: str
     held = reduce(getattr, section.split("."), resolve())
     assert is_dataclass(held) and name in [each.name for each in fields(held)]
     if value:
-        import tomllib
-
         given: Any = tomllib.loads(f"[{section}]\n{name} = {value}\n")
         changed = reduce(getattr, [*section.split("."), name], from_dict(Settings, merge(to_dict(resolve()), given)))
         assert changed != getattr(held, name)  # the paper's value is not the default's, or the table need not say it
 
 
+@pytest.mark.parametrize(("section", "name", "value"), [each for each in SETTINGS if each[2]])
+def test_the_preset_sets_what_the_table_says_of_the_paper(section: str, name: str, value: str) -> None:
+    if f"`[{section}] {name} = {value}`" in TABLE:
+        assert reduce(getattr, [*section.split("."), name], resolve("paper")) == tomllib.loads(f"x = {value}")["x"]
+
+
 def test_the_page_names_enough_to_be_tested() -> None:
-    assert len(OBJECTS) > 10 and len(SETTINGS) > 12
+    assert len(OBJECTS) > 10 and len(SETTINGS) > 12 and TABLE.count(" = ") > 18

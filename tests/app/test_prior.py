@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from anomalydiffusion.app.cli import app
 from anomalydiffusion.app.prior import SAMPLES, prior_info
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.priors.load import load_prior
 
 
 def test_a_sheet_has_a_line_for_each_caption(small_folder: Path, tmp_path: Path) -> None:
@@ -34,3 +36,13 @@ def test_figures_are_printed_for_readers_and_as_json(small_folder: Path) -> None
     said = {name.strip(): value.strip() for name, value in (line.split("  ", 1) for line in lines)}
     assert said["working size"] == "64" and said["digest"] == figures["digest"]
     assert f"unet {figures['parameters']['unet']:,}" in said["parameters"]
+
+
+def test_memory_is_what_the_weights_take_once_loaded_in_each_format(small_folder: Path) -> None:
+    told = prior_info(str(small_folder))["megabytes"]
+    assert set(told) == {"float32", "bfloat16", "float16"}
+    for name, megabytes in told.items():
+        prior = load_prior(str(small_folder), dtype=getattr(torch, name))
+        held = sum(p.nbytes for part in (prior.vae, prior.unet, prior.text_encoder) for p in part.parameters())
+        assert megabytes == round(held / 1e6, 1)
+    assert told["bfloat16"] < told["float16"] < told["float32"]

@@ -27,9 +27,15 @@ def test_paper_is_the_paper() -> None:
     assert (masks.source, masks.train.adapter.anomaly_tokens, masks.train.adapter.lora_rank) == ("learned", 4, 0)
     assert not masks.train.masked and (masks.learned.guidance, masks.learned.steps, masks.learned.frame) == (5.0, 100, "image")
     assert masks.learned.area == (0, math.inf)
+    assert (masks.learned.threshold, masks.learned.border, masks.train.loop.steps) == (0.9, 1 / 3, 5000)
+    for pool in (paper.train.pool, masks.train.pool):
+        assert (pool.rotation, pool.flips, pool.light) == (20.0, True, 0.0)
+    assert paper.train.condition_noise == paper.generate.condition_noise == 0
     generate = paper.generate
     assert (generate.eta, generate.guidance, generate.strength, generate.reweight) == (1.0, 1.0, 1.0, "paper")
+    assert (generate.steps, generate.match, generate.grain, generate.graft) == (200, False, "off", None)
     assert (paper.detector.network, paper.detector.side, paper.classifier.network) == ("draem", 256, "resnet34")
+    assert (paper.detector.loss, paper.detector.rate, paper.detector.batch_size, paper.detector.cycle) == ("focal", 1e-4, 8, False)
 
 
 def test_masks_are_learned_without_a_mask() -> None:

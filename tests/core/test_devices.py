@@ -1,10 +1,12 @@
 """A device or a number format that does not work here is refused by name, before anything is loaded."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from anomalydiffusion.core import devices
-from anomalydiffusion.core.devices import find_device, find_dtype
+from anomalydiffusion.core.devices import find_device, find_dtype, scarce
 from anomalydiffusion.core.errors import ConfigError
 
 
@@ -31,6 +33,13 @@ def test_cuda_without_cuda_and_beyond_the_last_card(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert find_device("cuda") == torch.device("cuda") and not chosen
     assert find_device("cuda:1").index == 1 and chosen == [torch.device("cuda:1")]
+
+
+def test_memory_is_scarce_on_small_cards_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    for total, small in ((8e9, True), (24e9, False)):
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device, total=total: SimpleNamespace(total_memory=total))
+        assert scarce(torch.device("cuda", 0)) == small
+    assert not scarce(torch.device("cpu")) and not scarce(torch.device("mps"))
 
 
 @pytest.mark.parametrize("native", [True, False])

@@ -8,8 +8,10 @@ import torch
 from scipy import ndimage
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
+from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, GenerationError
-from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.pixels import to_latent_mask
+from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
 from anomalydiffusion.priors.latent import LatentPrior
@@ -63,6 +65,61 @@ def test_each_form_of_reweighting_draws_its_own_defect_and_one_pair_is_the_same_
     for form, alone in forms.items():
         together = make_pairs(*made, [other, item], replace(CONFIG, reweight=form, steps=6))[1].image_HWC.astype(int)
         assert np.abs(together - alone).max() <= 2, form
+
+
+def test_each_step_is_the_posterior_in_the_mask_and_the_noised_normal_image_around_it(
+    made: tuple[LatentPrior, Adapter], item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, adapter = made
+    encoded, encode, steps = [], prior.encode, []
+    monkeypatch.setattr(prior, "encode", lambda x: encoded.append(encode(x)) or encoded[-1])
+    config = replace(CONFIG, batch_size=1, reweight="off", condition_noise=0.0, ratio=(2.0, 2.0), steps=4)
+    make_pairs(prior, adapter, [item], config, lambda index, t, z: steps.append((t, z.clone())))
+    generator, normal = rng(item.seed, "crop"), encoded[0]
+    generator.uniform()  # the ratio
+    box = crop_box(item.mask.box, (90, 110), 2.0, 64, tuple(generator.uniform(0.2, 0.8) for _ in "yx"))
+    mask = torch.from_numpy(resize(extract(item.mask.pixels_HW, box), 64))[None, None].float()
+    cells = to_latent_mask(mask, 8)
+    assert 0 < cells.sum() < cells.numel() and cells.unique().tolist() == [0, 1]
+
+    def drawn(purpose: str, t: int) -> torch.Tensor:
+        return torch_noise(tuple(normal.shape[1:]), item.seed, purpose, t)[None]
+
+    z, marks = drawn("start", 0), cells.bool().expand_as(normal)
+    with torch.no_grad():
+        context = adapter.context([KEY], mask)
+        for (t, found), s in zip(steps, [*(t for t, _ in steps[1:]), -1], strict=True):
+            told = prior.estimate(z, adapter.predict(z, torch.tensor([t]), context), torch.tensor([t])).clean
+            a_t, a_s = float(prior.alphas[t]), float(prior.alphas[s]) if s >= 0 else 1.0
+            # q(x_s | x_t, x_0) of the noising chain itself [arXiv 2006.11239, section 2]
+            mean = a_s**0.5 * (1 - a_t / a_s) / (1 - a_t) * told + (a_t / a_s) ** 0.5 * (1 - a_s) / (1 - a_t) * z
+            step = mean + ((1 - a_s) / (1 - a_t) * (1 - a_t / a_s)) ** 0.5 * drawn("step", t)
+            around = a_s**0.5 * normal + (1 - a_s) ** 0.5 * drawn("background", s)
+            torch.testing.assert_close(found[marks], step[marks], atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(found[~marks], around[~marks], atol=1e-5, rtol=1e-5)
+            z = found
+    assert len(steps) == 4 and torch.equal(z[~marks], normal[~marks])
+
+
+def test_a_pair_alone_is_the_pair_among_eight_in_a_batch_of_one_or_of_eight(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    items = [replace(item, seed=seed) for seed in range(8)]
+    eight = make_pairs(*made, items, replace(CONFIG, batch_size=8))
+    for one, among in [(items[0], eight[0]), (items[5], eight[5])]:
+        (alone,) = make_pairs(*made, [one], replace(CONFIG, batch_size=1))
+        assert np.abs(alone.image_HWC.astype(int) - among.image_HWC).max() <= 1
+    assert (eight[0].image_HWC != eight[5].image_HWC).any()
+
+
+def test_where_memory_is_scarce_nothing_is_drawn_while_the_text_encoder_is_there(
+    made: tuple[LatentPrior, Adapter], item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, as_ever, events = made[0], _image(made, item, guidance=2.0), []
+    move = prior.text_encoder.to
+    monkeypatch.setattr(prior.text_encoder, "to", lambda place: events.append("away" if place == "cpu" else "there") or move(place))
+    monkeypatch.setattr(prior, "spares", True)
+    with prior.unet.register_forward_pre_hook(lambda *given: events.append("draws")):
+        assert (_image(made, item, guidance=2.0) == as_ever).all()
+    assert events.index("away") < events.index("draws") and "there" not in events[events.index("away") :]
 
 
 def test_severity_zero_is_what_the_prior_alone_draws(made: tuple[LatentPrior, Adapter], item: Item) -> None:

@@ -31,6 +31,23 @@ def test_the_paper_s_formula_is_the_softmax_of_the_reciprocal() -> None:
 
 
 @pytest.mark.parametrize("bound", [4.0, None])
+def test_gradients_against_an_explicit_softmax(bound: float | None) -> None:
+    torch.manual_seed(1)
+    d, mask = (torch.rand(2, 1, 4, 4, dtype=torch.float64) + 0.4).requires_grad_(), torch.zeros(2, 1, 4, 4)
+    mask[0, :, 1:3, :3] = mask[1, :, 0] = 1
+    wanted = torch.rand(2, 1, 4, 4, dtype=torch.float64)
+    explicit = torch.zeros((), dtype=torch.float64)
+    for row in range(2):
+        inside, weight = d[row][mask[row] > 0], wanted[row][mask[row] > 0]
+        ratio = 1 / inside if bound is None else (inside.mean() / inside).clamp_max(bound)
+        explicit = explicit + (weight * len(inside) * torch.softmax(ratio, 0)).sum()
+    (expected,) = torch.autograd.grad(explicit, d)
+    (found,) = torch.autograd.grad((attention_gain(d, mask, bound=bound) * wanted * (mask > 0)).sum(), d)
+    assert expected.abs().max() > 0.1 and (found[mask == 0] == 0).all()
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bound", [4.0, None])
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1e30, float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
 def test_no_input_breaks_it(value: float, dtype: torch.dtype, bound: float | None) -> None:

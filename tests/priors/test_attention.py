@@ -45,6 +45,19 @@ def test_a_gain_of_one_and_self_attention_change_nothing() -> None:
     torch.testing.assert_close(own(x, gain=torch.full((1, 1, 4, 4), 5.0), span=(0, 7)), own(x))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_all_weight_on_one_cell_stays_finite_in_half_precision(dtype: torch.dtype) -> None:
+    attn, gain = _layer(), torch.zeros(2, 1, 64, 64)
+    gain[:, :, 20, 33] = 64 * 64  # what the paper's softmax gives where one cell of the largest mask is nearest by far
+    gain[1] = 1
+    gain[1, :, 5, 5] = 0
+    x, c = torch.randn(2, 1024, 16), 3 * torch.randn(2, 7, 12)
+    want = attn(x.double(), encoder_hidden_states=c.double(), gain=gain, span=(2, 5))
+    got = attn.to(dtype)(x.to(dtype), encoder_hidden_states=c.to(dtype), gain=gain, span=(2, 5))
+    assert got.dtype == dtype and torch.isfinite(got).all()
+    assert (got.double() - want).abs().max() < 0.05 * want.abs().max()
+
+
 def test_the_gain_is_resized_with_its_mean_and_refused_when_it_cannot_fit() -> None:
     attn = _layer()
     c = torch.randn(1, 7, 12).double()

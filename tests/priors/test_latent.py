@@ -1,11 +1,15 @@
 """Splicing, parametrisations, schedules."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from diffusers import DDIMScheduler
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.priors.latent import LatentPrior
+from anomalydiffusion.priors.load import load_prior
+from tests.conftest import build_prior_folder
 
 
 def test_learned_tokens_stand_where_the_span_says(small_prior: LatentPrior) -> None:
@@ -33,6 +37,20 @@ def test_learned_tokens_stand_where_the_span_says(small_prior: LatentPrior) -> N
         plain = small_prior.text_encoder(torch.tensor([ids]))[0]
     torch.testing.assert_close(spliced, plain)
     assert not table._forward_hooks
+
+
+@pytest.mark.parametrize("family", ["sd", "ldm"])
+def test_words_are_encoded_as_each_family_s_pipeline_does_also_where_they_are_spliced(tmp_path: Path, family: str) -> None:
+    prior = load_prior(str(build_prior_folder(tmp_path / family, family)))
+    ids = prior.tokenizer("a photo of a crack", padding="max_length", max_length=32, return_tensors="pt").input_ids
+    learned = prior.word_embeddings(prior.tokenize("crack"))[None]
+    with torch.no_grad():
+        expected = prior.text_encoder(ids)[0]
+        whole = prior.embed((prior.tokenize("a photo of a crack"), []), torch.zeros(1, 0, prior.token_width))
+        spliced = prior.embed((prior.tokenize("a photo of a"), []), learned)
+    torch.testing.assert_close(whole.tokens_BND, expected)
+    torch.testing.assert_close(spliced.tokens_BND, expected)
+    assert spliced.span == (5, 5 + learned.shape[1])  # behind the start and four words
 
 
 def test_gradients_reach_the_learned_tokens_and_nothing_else(small_prior: LatentPrior) -> None:

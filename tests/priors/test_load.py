@@ -1,12 +1,14 @@
 """Any diffusers folder loads into the same Prior; damage is named."""
 
 import json
+import os
 import shutil
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from anomalydiffusion.core.config import from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError, PriorError
@@ -144,13 +146,136 @@ def test_models_that_take_more_than_a_latent_and_a_prompt_are_refused(
         load_prior(str(copy))
 
 
-def test_pickles_are_not_read(small_folder: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(small_folder, tmp_path / "pickle")
-    weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
-    torch.save(load_file(weights), copy / "unet" / "diffusion_pytorch_model.bin")
-    weights.unlink()
-    with pytest.raises(PriorError, match="unet"):
+WEIGHTS = {  # of each family: part -> its file
+    "sd": {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"},
+    "ldm": {"unet": "diffusion_pytorch_model", "vqvae": "diffusion_pytorch_model", "bert": "model"},
+}
+
+
+@pytest.fixture(scope="module", params=["sd", "ldm"])
+def written(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """A folder of one family, and the file of each part's weights below it."""
+    folder = build_prior_folder(tmp_path_factory.mktemp("written") / request.param, request.param)
+    return folder, {part: Path(part) / f"{file}.safetensors" for part, file in WEIGHTS[request.param].items()}
+
+
+def test_a_weight_that_is_missing_is_not_made_up_and_one_too_many_is_named(
+    written: tuple[Path, dict[str, Path]], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, files = written
+    for part, file in files.items():
+        copy = shutil.copytree(folder, tmp_path / part)
+        weights = {name: value.clone() for name, value in load_file(copy / file).items()}
+        lost = sorted(weights)[3]
+        save_file({**weights, "odd.weight": torch.zeros(1)}, copy / file, metadata={"format": "pt"})
         load_prior(str(copy))
+        assert f"{copy / part}: 1 weights have no place and are left out: odd.weight" in caplog.text
+        save_file({name: value for name, value in weights.items() if name != lost}, copy / file, metadata={"format": "pt"})
+        with pytest.raises(PriorError, match=rf"{part}: lacks 1 of \d+ weights \({lost}\); get the whole file"):
+            load_prior(str(copy))
+
+
+def test_names_that_older_libraries_wrote_are_read(small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    copy, old = shutil.copytree(small_folder, tmp_path / "old"), {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    text, vae = copy / "text_encoder" / "model.safetensors", copy / "vae" / "diffusion_pytorch_model.safetensors"
+    words = {f"text_model.{name.removeprefix('text_model.')}": value.clone() for name, value in load_file(text).items()}
+    save_file({**words, "text_model.embeddings.position_ids": torch.arange(32)[None]}, text, metadata={"format": "pt"})
+    seen = {name: value.clone() for name, value in load_file(vae).items()}
+    for ours, theirs in old.items():
+        seen = {name.replace(f".{ours}.", f".{theirs}.") if "attentions" in name else name: value for name, value in seen.items()}
+    assert "decoder.mid_block.attentions.0.proj_attn.weight" in seen
+    save_file(seen, vae, metadata={"format": "pt"})
+    one, two = load_prior(str(small_folder)), load_prior(str(copy))
+    for part in ("vae", "text_encoder"):
+        ours, theirs = getattr(one, part).state_dict(), getattr(two, part).state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert not caplog.records
+
+
+class _Evil:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.trace),)
+
+
+def test_a_folder_of_pickles_is_the_same_prior_and_nothing_in_them_is_run(written: tuple[Path, dict[str, Path]], tmp_path: Path) -> None:
+    folder, files = written
+    copy = shutil.copytree(folder, tmp_path / "pickles")
+    for file in files.values():
+        name = "pytorch_model.bin" if file.name == "model.safetensors" else "diffusion_pytorch_model.bin"
+        torch.save({name: value.clone() for name, value in load_file(copy / file).items()}, copy / file.with_name(name))
+        (copy / file).unlink()
+    one, two = load_prior(str(folder)), load_prior(str(copy))
+    for part in ("vae", "unet", "text_encoder"):
+        ours, theirs = getattr(one, part).state_dict(), getattr(two, part).state_dict()
+        assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+    denoiser, trace = copy / "unet" / "diffusion_pytorch_model.bin", tmp_path / "run"
+    weights = torch.load(denoiser, weights_only=True)
+    torch.save({name: value + 1 for name, value in weights.items()}, denoiser)
+    assert digest_folder(copy) != two.digest, "what is read tells one prior from another"
+    torch.save({**weights, "more": _Evil(trace)}, denoiser)
+    with pytest.raises(PriorError, match=r"diffusion_pytorch_model\.bin: refused, it wants .*mkdir"):
+        load_prior(str(copy))
+    assert not trace.exists()
+
+
+def test_pickles_beside_safetensors_are_not_looked_at(small_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(small_folder, tmp_path / "both")
+    (copy / "unet" / "diffusion_pytorch_model.bin").write_bytes(b"no pickle at all")
+    assert load_prior(str(copy)).digest == digest_folder(small_folder)
+
+
+@pytest.mark.parametrize(
+    ("said", "says"),
+    [([[8]], "expected"), ("x", "expected"), (None, "sample_size = None: expected how many latent cells"),
+     ([8, 16], r"sample_size = \[8, 16\]: expected"),
+     (9, "9 latent cells a side, which its 2 levels do not halve evenly; set sample_size in its configuration to a multiple of 2")],
+)  # fmt: skip
+def test_a_grid_that_is_not_said_or_cannot_be_halved_is_refused(small_folder: Path, tmp_path: Path, said: object, says: str) -> None:
+    copy = shutil.copytree(small_folder, tmp_path / "grid")
+    config = copy / "unet" / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": said}))
+    with pytest.raises(PriorError, match=f"grid: its denoiser's .*{says}"):
+        load_prior(str(copy))
+    config.write_text(json.dumps({**json.loads(config.read_text()), "sample_size": [10, 10]}))
+    assert load_prior(str(copy)).working_size == 80
+
+
+def test_what_the_hub_does_not_give_is_named_file_by_file(
+    written: tuple[Path, dict[str, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    folder, files = written
+    asked: list[list[str]] = []
+
+    def fetch(name: str, allow_patterns: list[str]) -> str:
+        """As the hub does: of a repository whose weights are pickles, what the patterns name."""
+        asked.append(allow_patterns)
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            own = path.relative_to(folder)
+            if own in files.values():
+                own = own.with_name("pytorch_model.bin" if own.name == "model.safetensors" else "diffusion_pytorch_model.bin")
+            if any(fnmatch(own.as_posix(), pattern) for pattern in allow_patterns):
+                (target := tmp_path / "cache" / own).parent.mkdir(parents=True, exist_ok=True)
+                torch.save(load_file(path), target) if own.suffix == ".bin" else shutil.copy(path, target)
+        return str(tmp_path / "cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    prior = load_prior("someone/model")
+    assert torch.equal(prior.unet.conv_in.weight, load_prior(str(folder)).unet.conv_in.weight)
+    assert len(asked) == 2 and not any(fnmatch("safety_checker/model.safetensors", pattern) for pattern in asked[0] + asked[1])
+
+    def fails(name: str, allow_patterns: list[str]) -> str:
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fails)
+    with pytest.raises(
+        PriorError, match=r"ConnectionError\); on a machine with internet run 'hf download someone/model --local-dir FOLDER'"
+    ):
+        load_prior("someone/model")
 
 
 @pytest.mark.parametrize(

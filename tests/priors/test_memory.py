@@ -1,15 +1,21 @@
-"""What the paper's full-size prior needs on a graphics card, counted tensor by tensor: on "meta" nothing is filled or computed."""
+"""What a prior holds, counted tensor by tensor: the paper's full-size one on "meta", where nothing is filled; and loading, on files."""
 
+import shutil
 import weakref
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
+from safetensors.torch import load_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalydiffusion.app.settings import resolve
 from anomalydiffusion.conditioning.spatial import SpatialEncoder
 from anomalydiffusion.priors.architectures import build
 from anomalydiffusion.priors.attention import install
+from anomalydiffusion.priors.load import load_prior
+from tests.priors.test_original import Models, write
 
 CARD = 8e9  # bytes
 
@@ -22,6 +28,9 @@ class _Counted(TorchDispatchMode):
         self.live: dict[int, int] = {}
         self.now = self.most = 0
 
+    def counts(self, storage: torch.UntypedStorage) -> bool:
+        return True
+
     def _gone(self, key: int) -> None:
         self.now -= self.live.pop(key, 0)
 
@@ -31,7 +40,7 @@ class _Counted(TorchDispatchMode):
             if isinstance(tensor, torch.Tensor):
                 storage = tensor.untyped_storage()
                 key = storage._cdata
-                if key not in self.live:
+                if key not in self.live and self.counts(storage):
                     self.live[key] = storage.nbytes()
                     self.now += storage.nbytes()
                     weakref.finalize(storage, self._gone, key)
@@ -63,18 +72,22 @@ def test_counting_counts() -> None:
     assert counted.most == 2 * 4000 and counted.now == 2 * 4000 and d.shape == (10, 100)
 
 
-def test_a_pair_at_256_pixels_fits_a_card_of_8_gb() -> None:
-    parts = _parts(torch.float16)
+def test_a_batch_of_pairs_at_256_pixels_fits_a_card_of_8_gb() -> None:
+    parts, batch = _parts(torch.float16), resolve("paper").generate.batch_size
     weights = _weights(parts, torch.float32)  # as load_prior puts them: the autoencoder stays single
+    steered = {"gain": torch.empty(batch, 1, 32, 32, device="meta"), "span": (5, 17)}
     with torch.no_grad(), torch.device("meta"):
         with _Counted() as drawing:
-            parts["unet"](torch.empty(2, 4, 32, 32, dtype=torch.float16), torch.empty(2, dtype=torch.long),
-                          encoder_hidden_states=torch.empty(2, 77, 1280, dtype=torch.float16))  # fmt: skip
+            parts["unet"](torch.empty(batch, 4, 32, 32, dtype=torch.float16), torch.empty(batch, dtype=torch.long),
+                          encoder_hidden_states=torch.empty(batch, 77, 1280, dtype=torch.float16),
+                          cross_attention_kwargs=steered)  # fmt: skip
         with _Counted() as decoding:
             parts["vae"].decode(torch.empty(1, 4, 32, 32))
-    assert 3e9 < weights < 3.5e9
+    assert batch == 8 and 3e9 < weights < 3.5e9
     assert drawing.most > 1e7 and decoding.most > 1e8
     assert weights + max(drawing.most, decoding.most) < CARD
+    said = sum(p.nbytes for p in parts["text_encoder"].parameters())  # what leaves while it draws
+    assert said > 1.1e9 and weights - said + max(drawing.most, decoding.most) < 0.75 * CARD
 
 
 def _learning(sparing: bool) -> tuple[int, int]:
@@ -100,3 +113,42 @@ def test_learning_at_256_pixels_fits_it_where_inner_results_are_computed_again()
     weights, most = _learning(True)
     assert weights + learned + most < CARD
     assert most < 0.6 * _learning(False)[1]
+
+
+MAPS = Path("/proc/self/maps")
+
+
+def _mapped(address: int) -> bool:
+    """Whether it is a file of weights that lies at an address of this process."""
+    for line in MAPS.read_text().splitlines():
+        ends, _, rest = line.partition(" ")
+        low, high = (int(end, 16) for end in ends.split("-"))
+        if low <= address < high:
+            return rest.endswith((".safetensors", ".bin", ".ckpt"))
+    return False
+
+
+class _Beside(_Counted):
+    """Only what is held beside files that are mapped."""
+
+    def counts(self, storage: torch.UntypedStorage) -> bool:
+        return storage.device.type == "cpu" and not _mapped(storage.data_ptr())
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="this system does not say what is mapped")
+@pytest.mark.parametrize("kind", ["folder", "pickles", ".safetensors", ".ckpt"])
+def test_weights_stay_in_their_file_and_loading_holds_no_second_copy(kind: str, small_folder: Path, tmp_path: Path) -> None:
+    path = small_folder
+    if kind == "pickles":
+        path = shutil.copytree(small_folder, tmp_path / "pickles")
+        for file in list(path.glob("*/*.safetensors")):
+            torch.save({name: value.clone() for name, value in load_file(file).items()}, file.with_name(
+                "pytorch_model.bin" if file.name == "model.safetensors" else "diffusion_pytorch_model.bin"))  # fmt: skip
+            file.unlink()
+    elif kind != "folder":
+        path = write(Models("stable-diffusion-1", tmp_path), tmp_path / f"model{kind}")
+    with _Beside() as beside:
+        prior = load_prior(str(path))
+    weights = [each for part in (prior.vae, prior.unet, prior.text_encoder) for each in part.parameters()]
+    assert all(_mapped(each.data_ptr()) for each in weights)
+    assert beside.most < 0.3 * sum(each.nbytes for each in weights)

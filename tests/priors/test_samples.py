@@ -29,3 +29,17 @@ def test_words_count_only_as_far_as_guidance_says(small_prior: LatentPrior, monk
 def test_a_caption_too_long_is_refused(small_prior: LatentPrior) -> None:
     with pytest.raises(PriorError, match="positions"):
         draw(small_prior, "a crack " * 40, seed=0)
+
+
+def test_where_memory_is_scarce_the_text_encoder_is_there_while_words_are_encoded_and_not_while_it_draws(
+    small_prior: LatentPrior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_ever = draw(small_prior, "a crack on metal", seed=0, steps=2)
+    events, encoder = [], small_prior.text_encoder
+    move = encoder.to
+    monkeypatch.setattr(encoder, "to", lambda place: events.append("away" if place == "cpu" else "there") or move(place))
+    encoder.register_forward_pre_hook(lambda *given: events.append("says"))
+    small_prior.unet.register_forward_pre_hook(lambda *given: events.append("draws"))
+    small_prior.spares = True
+    assert np.array_equal(draw(small_prior, "a crack on metal", seed=0, steps=2), as_ever)
+    assert events == [*["there", "says"] * 2, "away", *["draws"] * 4]

@@ -52,13 +52,13 @@ def prior_convert(
 
 @prior_app.command("info")
 def prior_info(
-    name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, or a hub id.")] = "tiny",
+    name: Annotated[str, typer.Argument(help="tiny, a diffusers folder, one file of weights, or a hub id.")] = "tiny",
     images: Annotated[Path | None, typer.Option("--images", help="A folder: say how well the autoencoder keeps its pictures.")] = None,
     samples: Annotated[Path | None, typer.Option("--samples", help="A PNG to write: what the prior draws from each --caption.")] = None,
     caption: Annotated[list[str] | None, typer.Option("--caption", help="Words to draw from; repeatable.")] = None,
     as_json: AsJson = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Describe a prior: family, sizes, parameters, digest; what its autoencoder loses on your images; what it draws from words."""
+    """Describe a prior: family, sizes, parameters, memory, digest; what its autoencoder loses on your images; what it draws from words."""
     from anomalydiffusion.app.prior import prior_info as call
 
     print_figures(call(name, images=images, samples=samples, caption=caption or ()), as_json)

@@ -10,10 +10,12 @@ import torch
 
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.core.config import from_dict, merge, read_toml
+from anomalydiffusion.core.devices import DTYPES
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.data.folders import SUFFIXES
+from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import digest_folder, load_prior, precision
 from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.priors.samples import draw
@@ -24,7 +26,6 @@ from anomalydiffusion.training.prior import PriorConfig, train_prior
 
 __all__ = ["adapted", "prior_convert", "prior_info", "prior_train"]
 
-DTYPES = ("float32", "float16", "bfloat16")
 PARTS = ("vae", "unet", "text_encoder", "tokenizer", "scheduler")
 SAMPLES = 6  # pictures a caption
 
@@ -94,7 +95,7 @@ def prior_convert(source: str, output: Path, *, original_config: Path | None = N
         raise ConfigError(f"dtype = {dtype}: expected one of {', '.join(DTYPES)}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: exists already; give a new or an empty folder as --output")
-    wanted = getattr(torch, dtype) if dtype else precision(source)
+    wanted = DTYPES[dtype] if dtype else precision(source)
     loaded = load_prior(source, dtype=wanted, original_config=original_config)
     save_prior({part: getattr(loaded, part) for part in PARTS}, output, wanted)
     sums = {name: sha256 for sha256, name in (line.split("  ", 1) for line in (output / SUMS).read_text().splitlines())}
@@ -104,7 +105,9 @@ def prior_convert(source: str, output: Path, *, original_config: Path | None = N
 def prior_info(
     name: str = "tiny", *, images: Path | None = None, samples: Path | None = None, caption: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """Describe a prior: family, sizes, parameters, digest; with `images`, a folder, how well its autoencoder keeps them.
+    """Describe a prior: family, sizes, parameters, memory in each number format, digest.
+
+    With `images`, a folder, also how well its autoencoder keeps them.
 
     With `samples`, a PNG file to write, and one `caption` or more, it draws a sheet of what the prior makes of each.
     """
@@ -130,7 +133,12 @@ def prior_info(
         "autoencoder": type(loaded.vae).__name__, "text_encoder": type(loaded.text_encoder).__name__,
         "factor": loaded.factor, "latent_channels": loaded.latent_channels, "working_size": loaded.working_size,
         "prediction_type": loaded.prediction_type, "inpaints": loaded.inpaints, "max_tokens": loaded.max_tokens, "parameters": parameters,
-        "megabytes": {str(dtype).removeprefix("torch."): round(sum(parameters.values()) * dtype.itemsize / 1e6, 1)
-                      for dtype in (torch.float32, torch.float16)},
+        "megabytes": {name: _megabytes(loaded, dtype) for name, dtype in DTYPES.items()},
         **({"autoencoder_keeps": kept} if kept else {}),
     }  # fmt: skip
+
+
+def _megabytes(prior: LatentPrior, dtype: torch.dtype) -> float:
+    """What a prior's weights take when it is loaded in a number format; its autoencoder stays single where float16 overflows."""
+    kept = {"vae": torch.float32 if dtype == torch.float16 else dtype, "unet": dtype, "text_encoder": dtype}
+    return round(sum(p.numel() * kind.itemsize for part, kind in kept.items() for p in getattr(prior, part).parameters()) / 1e6, 1)

@@ -6,10 +6,11 @@ import torch
 
 from anomalydiffusion.core.errors import ConfigError
 
-__all__ = ["DTYPES", "find_device", "find_dtype", "native_bf16"]
+__all__ = ["DTYPES", "find_device", "find_dtype", "native_bf16", "scarce"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KNOWN = ("cpu", "cuda", "mps")
+ROOM = 12e9  # bytes of a graphics card, below which what is not in use leaves it
 
 
 def find_device(name: str) -> torch.device:
@@ -52,3 +53,8 @@ def native_bf16(device: torch.device) -> bool:
     if device.type == "mps":
         return bool(torch.backends.mps.is_macos_or_newer(14, 0))
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def scarce(device: torch.device) -> bool:
+    """Whether a graphics card has so little memory that what is not in use should wait elsewhere."""
+    return device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < ROOM

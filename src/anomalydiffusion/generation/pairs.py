@@ -219,6 +219,7 @@ def _draw(
     graft = None if config.graft is None else _grafted(prior, items, ratios, config, config.graft, latent_mask, noise("graft", 0))
     weight = torch.tensor([config.guidance * part.severity for part in filled], device=device)[:, None, None, None]
     plain = adapter.plain(len(filled)) if bool((weight != 1).any()) else None
+    prior.all_said()
     gain: list[torch.Tensor | None] = [None]
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:

@@ -1,4 +1,4 @@
-"""A prior's folder on the disk: where the bundled one lies, its digest, and whether its files are as they were written."""
+"""A prior's folder on the disk: which files are read, where the bundled one lies, its digest, and whether it is as it was written."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from pathlib import Path
 from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.pixels import digest_file
 
-__all__ = ["BUNDLED", "SUMS", "changed_files", "digest_folder"]
+__all__ = ["BUNDLED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "weight_files"]
 
 BUNDLED = Path(__file__).with_name("tiny")
 SUMS = "SHA256SUMS"  # as sha256sum writes it and checks it
+PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
+         "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
+NETWORKS = [name for role in ("vae", "text_encoder", "unet") for name in PARTS[role]]
+
+
+def weight_files(part: Path) -> list[Path]:
+    """The files of weights in the folder of a prior's part that count: safetensors, or pickles where there are none."""
+    return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
 
 
 def digest_folder(folder: Path) -> str:
     """SHA-256 over names and contents of a prior's weights and configurations, 16 hexadecimal digits."""
     total = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.suffix in (".safetensors", ".json", ".txt")):
+    files = {path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt")}
+    for path in sorted(files.union(*(weight_files(folder / name) for name in NETWORKS))):
         total.update(f"{path.relative_to(folder).as_posix()}:{digest_file(path)}\n".encode())
     return total.hexdigest()[:16]
 

@@ -1,17 +1,35 @@
-"""Whether a denoiser takes what its autoencoder and its text encoder give."""
+"""Whether a denoiser takes what its autoencoder and its text encoder give, on a grid that its levels can halve."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from anomalydiffusion.core.errors import PriorError
+from anomalydiffusion.core.names import shown
 
-__all__ = ["check_fit", "inpaints"]
+__all__ = ["cells_of", "check_fit", "inpaints"]
 
 
 def inpaints(channels: int, latent: int) -> bool:
     """Whether a denoiser of `channels` takes a hole's mask and what is seen around the hole besides a latent of `latent` channels."""
     return channels == 2 * latent + 1
+
+
+def cells_of(said: object, levels: int) -> int:
+    """Latent cells per side of what a denoiser of so many levels draws, from what its configuration says.
+
+    Raises `PriorError` where it does not say, where they are no square, and where its levels do not halve them evenly: then
+    its crops would not come out of it at the size at which they went in.
+    """
+    sides = said if isinstance(said, list | tuple) else [said]
+    cells, step = sides[0] if sides and all(each == sides[0] for each in sides) else None, 2 ** (levels - 1)
+    if not isinstance(cells, int) or isinstance(cells, bool) or cells < 1:
+        raise PriorError(f"its denoiser's configuration says sample_size = {shown(said)}: expected how many latent cells a side of its "
+                         "pictures has, such as 64")  # fmt: skip
+    if cells % step:
+        raise PriorError(f"its denoiser's pictures are {cells} latent cells a side, which its {levels} levels do not halve evenly; "
+                         f"set sample_size in its configuration to a multiple of {step}")  # fmt: skip
+    return cells
 
 
 def check_fit(where: str, *, channels: int, latent: int, tokens: int | Sequence[int], width: int) -> None:

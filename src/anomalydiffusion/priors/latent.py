@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from anomalydiffusion.core.devices import scarce
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.priors.attention import install
 from anomalydiffusion.priors.base import Context, Estimate, Gain, Graft
-from anomalydiffusion.priors.fit import inpaints
+from anomalydiffusion.priors.fit import cells_of, inpaints
 
 __all__ = ["LatentPrior"]
 
@@ -33,13 +34,14 @@ class LatentPrior:
         self._alphas = self.alphas.float().to(self.device)
         self.factor = _factor(vae)
         self.latent_channels = int(vae.config.latent_channels)
-        self.working_size = int(unet.config.sample_size) * self.factor
+        self.working_size = cells_of(unet.config.sample_size, len(unet.config.block_out_channels)) * self.factor
         self.token_width = int(text_encoder.get_input_embeddings().weight.shape[1])
         # a tokenizer may name 512 or 1e30; what the text encoder has positions for counts
         self.max_tokens = min(int(tokenizer.model_max_length), int(text_encoder.config.max_position_embeddings))
         self.inpaints = inpaints(int(unet.config.in_channels), self.latent_channels)
         self._scale = float(vae.config.scaling_factor)
         self._nothing: dict[torch.Size, torch.Tensor] = {}
+        self.spares = scarce(self.device)  # the text encoder leaves the card while nothing is said
         self.family = _family(vae, text_encoder)
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
@@ -79,7 +81,17 @@ class LatentPrior:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def word_embeddings(self, ids: list[int]) -> torch.Tensor:
-        return self.text_encoder.get_input_embeddings().weight[torch.tensor(ids, device=self.device)].detach().clone().float()
+        table = self._listening().get_input_embeddings().weight
+        return table[torch.tensor(ids, device=self.device)].detach().clone().float()
+
+    def _listening(self) -> Any:
+        """The text encoder, where it is needed."""
+        return self.text_encoder.to(self.device) if self.spares else self.text_encoder
+
+    def all_said(self) -> None:
+        """Nothing is encoded for a while: on a card with little memory, the text encoder makes room for what draws."""
+        if self.spares:
+            self.text_encoder.to("cpu")
 
     def embed(self, text: tuple[list[int], list[int]], learned_BKD: torch.Tensor) -> Context:
         """Splice at word-embedding level, then run the whole sequence through the text encoder.
@@ -97,13 +109,14 @@ class LatentPrior:
             raise PriorError(f"prompt and learned tokens take {self.max_tokens - pad} positions, the text encoder has {self.max_tokens}")
         pad_id = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else end_id
         ids = torch.tensor([head + [pad_id] * count + tail + [pad_id] * pad], device=self.device)
-        table = self.text_encoder.get_input_embeddings()
+        text_encoder = self._listening()
+        table = text_encoder.get_input_embeddings()
         words = table(ids).expand(batch, -1, -1)
         spliced = torch.cat([words[:, : len(head)], learned_BKD.to(words), words[:, len(head) + count :]], dim=1)
         # The one way that works for CLIP and LDM-BERT alike and across versions: hand the table's answer ourselves.
         handle = table.register_forward_hook(lambda module, given, answer: spliced)
         try:
-            tokens = self.text_encoder(ids.expand(batch, -1))[0]
+            tokens = text_encoder(ids.expand(batch, -1))[0]
         finally:
             handle.remove()
         return Context(tokens_BND=tokens, span=(len(head), len(head) + count))

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 import transformers
 
 from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import PriorError
-from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.architectures import build
-from anomalydiffusion.priors.files import BUNDLED, digest_folder
-from anomalydiffusion.priors.fit import check_fit
+from anomalydiffusion.priors.files import BUNDLED, NETWORKS, digest_folder, weight_files
+from anomalydiffusion.priors.folders import parts_in
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.original import UNET, components_of
 from anomalydiffusion.priors.weights import PICKLES, read_weights
@@ -27,21 +24,6 @@ __all__ = ["BUNDLED", "digest_folder", "load_prior", "precision"]
 
 RANDOM = "random:"  # before the name of an architecture
 SINGLE = (".safetensors", *PICKLES)
-PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
-         "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
-# Only these classes are built from a folder's word: a folder cannot name code to run.
-CLASSES: dict[str, Any] = {
-    "AutoencoderKL": diffusers.AutoencoderKL,
-    "AutoencoderDC": diffusers.AutoencoderDC,
-    "UNet2DConditionModel": diffusers.UNet2DConditionModel,
-    "CLIPTextModel": transformers.CLIPTextModel,
-    "CLIPTokenizer": transformers.CLIPTokenizer,
-    "CLIPTokenizerFast": transformers.CLIPTokenizer,
-    "BertTokenizer": transformers.BertTokenizer,
-    "BertTokenizerFast": transformers.BertTokenizer,
-}
-SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
-              "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler")  # fmt: skip
 
 
 def _find(name_or_path: str) -> Path:
@@ -54,55 +36,37 @@ def _find(name_or_path: str) -> Path:
         return path
     if path.suffix in SINGLE or name_or_path.count("/") != 1 or name_or_path.startswith((".", "/", "~")):
         raise PriorError(f"{name_or_path}: no such prior; give 'tiny', a diffusers folder, one file of original weights, or a hub id")
+    return _fetched(name_or_path)
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a prior on the hub, or in the hub's cache: safetensors, and pickles only where a network has none."""
     from huggingface_hub import snapshot_download
 
     try:
-        wanted = ["model_index.json", "*/*.json", "*/*.txt", "*/*model.safetensors"]
-        return Path(snapshot_download(name_or_path, allow_patterns=wanted))
+        for ending in ("safetensors", "bin"):
+            wanted = ["model_index.json", "*/*.json", "*/*.txt", *(f"{network}/*model.{ending}" for network in NETWORKS)]
+            folder = Path(snapshot_download(name, allow_patterns=wanted))
+            if all(weight_files(folder / network) for network in NETWORKS if (folder / network).is_dir()):
+                break
+        return folder
     except Exception as error:  # whatever the network layer raises, the user needs the same advice
         raise PriorError(
-            f"{name_or_path}: could not be fetched ({type(error).__name__}); on a machine with internet run "
-            f"'hf download {name_or_path}', copy the folder here and give its path"
+            f"{name}: could not be fetched ({type(error).__name__}); on a machine with internet run "
+            f"'hf download {name} --local-dir FOLDER', copy FOLDER here and give its path; of it model_index.json is needed, and the "
+            "folders scheduler, tokenizer, unet, vae (or vqvae) and text_encoder (or bert), each with its .json, its .txt and the file "
+            "that ends in model.safetensors (or model.bin)"
         ) from error
 
 
-def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
-    where = folder / part
-    try:
-        if part == "scheduler":
-            if class_name not in SCHEDULERS:
-                raise PriorError(f"{where}: scheduler {class_name} is not one of {', '.join(SCHEDULERS)}")
-            return diffusers.DDIMScheduler.from_pretrained(where, local_files_only=True)
-        if class_name == "LDMBertModel":
-            from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
-
-            return LDMBertModel.from_pretrained(where, use_safetensors=True, local_files_only=True, dtype=dtype)
-        if class_name not in CLASSES:
-            raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}, LDMBertModel")
-        if part == "tokenizer":
-            return CLASSES[class_name].from_pretrained(where, local_files_only=True)
-        return CLASSES[class_name].from_pretrained(where, use_safetensors=True, local_files_only=True, low_cpu_mem_usage=False, dtype=dtype)
-    except PriorError:
-        raise
-    except Exception as error:
-        raise PriorError(f"{where}: cannot be loaded as {class_name} ({error})") from error
-
-
-def _put(parts: dict[str, Any], place: torch.device, dtype: torch.dtype) -> None:
-    """Put the networks on their device; an autoencoder overflows in float16, and computes in single precision."""
+def _placed(where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str) -> LatentPrior:
+    """The prior on its device; an autoencoder overflows in float16, and computes in single precision."""
     for role in ("vae", "unet", "text_encoder"):
         parts[role].to(place, torch.float32 if role == "vae" and dtype == torch.float16 else None)
-
-
-def _check_configs(folder: Path, vae: Any, text_encoder: Any) -> None:
-    """Refuse a denoiser that does not fit the rest, before its weights are read."""
     try:
-        unet = json.loads((folder / "unet" / "config.json").read_text(encoding="utf-8"))
-        channels, widths = unet["in_channels"], unet["cross_attention_dim"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return  # damaged or incomplete: loading says so, or takes diffusers' defaults
-    latent, width = vae.config.latent_channels, text_encoder.config.hidden_size
-    check_fit(f"{folder}: ", channels=channels, latent=latent, tokens=widths, width=width)
+        return LatentPrior(**parts, digest=digest)
+    except PriorError as error:
+        raise PriorError(f"{where}: {error}") from error
 
 
 def _tokenizer_files(path: Path, names: tuple[str, ...], hub: str) -> Path:
@@ -143,9 +107,9 @@ def _from_file(path: Path, original: Path | None, place: torch.device, dtype: to
     rows, words = parts["text_encoder"].get_input_embeddings().weight.shape[0], len(tokenizer)
     if words > rows:
         raise PriorError(f"{path}: its text encoder knows {rows} words, the tokenizer beside it has {words}; put the model's own there")
-    _put(parts, place, dtype)
     sources = [path, *([original] if original else [])]
-    return LatentPrior(**parts, tokenizer=tokenizer, digest=hashlib.sha256("".join(map(digest_file, sources)).encode()).hexdigest()[:16])
+    digest = hashlib.sha256("".join(map(digest_file, sources)).encode()).hexdigest()[:16]
+    return _placed(str(path), {**parts, "tokenizer": tokenizer}, place, dtype, digest)
 
 
 def _random(name: str, place: torch.device, dtype: torch.dtype) -> LatentPrior:
@@ -153,14 +117,13 @@ def _random(name: str, place: torch.device, dtype: torch.dtype) -> LatentPrior:
     parts = build(name, dtype)
     positions = int(parts["text_encoder"].config.max_position_embeddings)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(BUNDLED / "tokenizer", local_files_only=True, model_max_length=positions)
-    _put(parts, place, dtype)
-    return LatentPrior(**parts, tokenizer=tokenizer, digest=f"{RANDOM}{name}")
+    return _placed(f"{RANDOM}{name}", {**parts, "tokenizer": tokenizer}, place, dtype, f"{RANDOM}{name}")
 
 
 def precision(name_or_path: str) -> torch.dtype:
     """The precision that most of a denoiser's weights are kept in, without loading it; single where it is an unusual one."""
     path = _find(name_or_path)
-    files = [path] if path.is_file() else sorted((path / "unet").glob("*.safetensors"))
+    files = [path] if path.is_file() else weight_files(path / "unet")
     weights = (item for file in files for item in read_weights(file).items())
     kinds = Counter(value.dtype for name, value in weights if path.is_dir() or name.startswith(UNET))
     most = kinds.most_common(1)[0][0] if kinds else torch.float32
@@ -173,10 +136,10 @@ def load_prior(
     """Load "tiny" (bundled), a diffusers folder, a hub id, one file of original weights, or "random:ARCHITECTURE", frozen.
 
     Stable Diffusion 1 and 2's family, their inpainting models among them, and LDM text2img. The family is read from
-    `model_index.json` or from the weights, never from the path's name. A folder's weights are safetensors; one file may be a
-    pickle, of which nothing but tensors is built. `original_config`: the file's yaml (default: NAME.yaml beside it, if there is
-    one). `dtype` is that of the networks; a float16 prior's autoencoder computes in float32. Raises `ConfigError` on a device that is
-    not to be had, `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
+    `model_index.json` or from the weights, never from the path's name. Of pickles nothing but tensors is built. On a CPU, weights that
+    their file holds in `dtype` stay mapped: they are no second copy of it. `original_config`: the file's yaml (default: NAME.yaml beside
+    it, if there is one). `dtype` is that of the networks; a float16 prior's autoencoder computes in float32. Raises `ConfigError` on a
+    device that is not to be had, `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
     """
     place = find_device(device)
     transformers.utils.logging.disable_progress_bar()
@@ -185,21 +148,4 @@ def load_prior(
     folder = _find(name_or_path)
     if folder.is_file():
         return _from_file(folder, original_config, place, dtype)
-    try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise PriorError(f"{folder}: model_index.json is missing or damaged; a diffusers folder has one") from error
-    if not isinstance(index, dict):
-        raise PriorError(f"{folder}: model_index.json names no parts; get the folder anew")
-    parts: dict[str, Any] = {}
-    for role, names in PARTS.items():
-        part = next((name for name in names if index.get(name)), None)
-        if part is None:
-            raise PriorError(f"{folder}: model_index.json names no {' or '.join(names)}")
-        if not isinstance(index[part], list) or len(index[part]) != 2:
-            raise PriorError(f"{folder}: model_index.json has {shown(index[part])} for the {part}, not a library and a class; get it anew")
-        if role == "unet":
-            _check_configs(folder, parts["vae"], parts["text_encoder"])
-        parts[role] = _component(folder, part, str(index[part][1]), dtype)
-    _put(parts, place, dtype)
-    return LatentPrior(**parts, digest=digest_folder(folder))
+    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder))

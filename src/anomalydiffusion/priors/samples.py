@@ -25,8 +25,9 @@ def spoken(prior: LatentPrior, text: str) -> Context:
 def from_noise(prior: LatentPrior, answer: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], *, seed: int, steps: int) -> np.ndarray:
     """Walk from noise to a picture, `answer(z, t)` the raw output that is followed: uint8, S x S x 3, S the working size.
 
-    Ancestral DDIM over `steps` strided steps.
+    Ancestral DDIM over `steps` strided steps; what `answer` is told must have been encoded before.
     """
+    prior.all_said()
     side = prior.working_size // prior.factor
 
     def noise(purpose: str, t: int) -> torch.Tensor:

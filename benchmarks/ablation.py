@@ -54,6 +54,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
         {"masks": {"warped": {"carry": True, "place": "near", "rotation": 25.0}}},
     ),
     "masks-alike": ("of eight normal images and places those most like a shot's", {"masks": {"alike": 8}}),
+    "masks-matched": ("masks where a normal image looks as a shot does around its defect", {"masks": {"source": "matched"}}),
     "seam-median": ("one shift of colours for the whole of a carried defect", {"generate": {"seam": "median"}}),
     "grafted": ("the shot's keys and values in self-attention take part", {"generate": {"graft": 1.0}}),
     "severity-range": ("each pair's severity its own, 0.5 to 1.5", {"generate": {"severity": [0.5, 1.5]}}),

@@ -1,7 +1,8 @@
-"""One long command at a time in a process of its own, which outlives the page that started it."""
+"""One long command at a time, of a run and of a device, in a process of its own, which outlives the page that started it."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -10,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from anomalydiffusion.core.errors import RunError
-from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.runs import hold, write_atomic
 
 __all__ = ["Job", "Jobs"]
 
@@ -53,7 +55,7 @@ class Jobs:
         self.one = threading.Lock()
 
     def start(self, words: Sequence[str]) -> Job:
-        """Start `anomalydiffusion WORDS`. Raises `RunError` while another one runs."""
+        """Start `anomalydiffusion WORDS`. Raises `RunError` while another one runs: of this folder, or of another on the same devices."""
         with self.one:
             return self._start(words)
 
@@ -65,10 +67,11 @@ class Jobs:
     def _start(self, words: Sequence[str]) -> Job:
         self.refuse()
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        busy = "a studio of another run has work under way on this machine's devices; wait for it or stop it"
+        with hold(_devices(self.log.parent), busy) as lock, self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BEGIN, *words], stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True, pass_fds=(lock,) if os.name == "posix" else (),  # it holds the lock on, until it ends
             )  # fmt: skip
         write_atomic(self.note, json.dumps({"pid": self.process.pid, "words": list(words), "began": _began(self.process.pid)}).encode())
         return self.state() or Job(words=tuple(words), running=False, code=None, lines=())
@@ -101,6 +104,17 @@ class Jobs:
         if now is not None and now.running:
             raise RunError(f"'{' '.join(now.words)}' has not stopped yet; it ends when its step is done")
         return self.state()
+
+
+def _devices(own: Path) -> Path:
+    """The lock file of the devices that this user's commands see; in the folder `own` where there is no place for the user's files."""
+    seen = hashlib.sha256(os.environ.get("CUDA_VISIBLE_DEVICES", "all").encode()).hexdigest()[:8]
+    with suppress(OSError, RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomalydiffusion"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder / f"devices-{seen}.lock"
+    return own / "devices.lock"
 
 
 def _began(pid: int) -> str | None:

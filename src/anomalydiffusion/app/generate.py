@@ -142,6 +142,7 @@ def _filled(
             put_in_order(run)
         return [record for record in Manifest(run.manifest).pairs() if slot_of(record) in wanted]
     kept = {slot for record in accepted(records) if (slot := slot_of(record)) in wanted}
+    del records  # of a large run they are a good part of this process's memory; they are read again at the end
     with bar("generate", len(slots), quiet=quiet) as shown:
 
         def progress(record: dict[str, Any]) -> None:

@@ -227,8 +227,7 @@ def fill_together(
         if once_ready:
             once_ready()
         sweep(run)
-        records = manifest.pairs()
-        work.queue.extend(open_slots(slots, records, attempts))
+        work.queue.extend(open_slots(slots, manifest.pairs(), attempts))
         while work.queue or work.suspects or work.running:
             work.hand_out(batch_size, seed)
             gone = list[tuple[int, BaseException]]()
@@ -238,7 +237,6 @@ def fill_together(
                     work.idle_losses = 0
                     for record in future.result():
                         manifest.append(record)
-                        records.append(record)
                         if not record["accepted"] and int(record["attempt"]) + 1 < attempts:
                             work.queue.append((slot_of(record), int(record["attempt"]) + 1))
                         if progress:

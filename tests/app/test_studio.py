@@ -38,6 +38,14 @@ def _port() -> int:
         return int(probe.getsockname()[1])
 
 
+@pytest.fixture(scope="module", autouse=True)
+def devices(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Devices that no other studio of this user works on."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("devices")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, and a run that has learned a little and has pairs."""
@@ -283,6 +291,8 @@ def test_names_and_pictures_from_outside_are_checked(base: Path, tmp_path: Path)
         ("../x", "hole", "a.png"),
         ("plate", "a/b", "a.png"),
         ("plate", "hole", "../../a.png"),
+        ("plate", "hole", "a\0.png"),
+        ("plate", ".git", "a.png"),
         ("plate", "", "a"),
     ):
         with pytest.raises(DataError, match="give a plain name"):
@@ -305,6 +315,12 @@ def test_names_and_pictures_from_outside_are_checked(base: Path, tmp_path: Path)
         desk.opened(fake)
     with pytest.raises(DataError, match="is no normal image of plate"):
         desk.draw("plate/hole", str(fake), None, 1.0, 0)
+    with pytest.raises(DataError, match="is no normal image of plate"):
+        desk.normal("plate/hole", str(base / "data" / "plate" / "test" / "hole" / "4.png"))
+    assert desk.normal("plate/hole", desk.normals("plate")[0]).shape == (150, 170, 3)
+    for word in ("plate", "/hole", "plate/"):
+        with pytest.raises(ConfigError, match="expected product/defect"):
+            desk.draw_many(1, [word], "1")
     own = Desk(base / "run", tmp_path / "own")
     assert own.save_label("board", "dent", marks, "first.jpg", image).is_file()
     assert own.products() == {"board": ["dent"]} and (own.label("board", "dent", "first.png")[1] == marks).all()
@@ -317,6 +333,9 @@ def test_a_job_is_seen_by_another_page_and_stopped(tmp_path: Path, base: Path) -
     other = Jobs(tmp_path)
     with pytest.raises(RunError, match="is still running"):
         other.start(["check", "x"])
+    elsewhere = Jobs(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match="a studio of another run has work under way"):
+        elsewhere.start(["check", "x"])
     until = time.monotonic() + 120
     while not (tmp_path / "run" / "train_log.jsonl").exists() and time.monotonic() < until:
         time.sleep(0.2)
@@ -331,6 +350,8 @@ def test_a_job_is_seen_by_another_page_and_stopped(tmp_path: Path, base: Path) -
     assert jobs.line() == Line(held=True, waiting=(tuple(words), ("--version",)))
     jobs.clear()
     assert jobs.line() == Line()
+    assert elsewhere.start(["--version"]).words == ("--version",)  # the devices are free again
+    assert elsewhere.process is not None and elsewhere.process.wait(120) == 0
 
 
 def test_what_waits_is_done_in_its_order_also_after_the_studio_was_opened_again(tmp_path: Path) -> None:

@@ -95,6 +95,12 @@ def _saved(kind: str) -> bytes:
     return out.getvalue()
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "MPO"])
+def test_each_kind_that_is_named_is_read_whatever_the_file_is_called(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "x.png").write_bytes(_saved(kind))
+    assert np.abs(read_image(tmp_path / "x.png").astype(int) - GREY[..., None]).mean() < 8
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=damaged(*(_saved(kind) for kind in ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP"))))
 def test_a_damaged_picture_is_a_picture_or_one_line(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:

@@ -22,6 +22,7 @@ from anomalydiffusion.app.verdicts import suggest
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.names import is_folder
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask, Shot
@@ -117,7 +118,7 @@ class Desk:
         mask of another size; `MaskError` where nothing is marked.
         """
         for word in (product, defect, name):
-            if not word or word != Path(word).name or word.startswith(".") or "\\" in word:
+            if not is_folder(word) or word.startswith("."):
                 raise DataError(f"'{word}': give a plain name, without folders")
         if defect.casefold() == GOOD:
             raise DataError(f"'{defect}' is what the folder of normal images is called; give the defect another name")
@@ -206,11 +207,16 @@ class Desk:
         """The files of the product's normal images that may be drawn on."""
         return [str(normal.path) for normal in run_split(Run.open(self.folder)).normals if normal.product == product]
 
+    def normal(self, word: str, path: str) -> np.ndarray:
+        """A normal image that a defect may be drawn on, uint8 RGB. Raises `DataError` on any other file."""
+        if path not in self.normals(product := word.partition("/")[0]):
+            raise DataError(f"{path}: is no normal image of {product} in this run")
+        return read_image(Path(path))
+
     def draw(self, word: str, normal: str, marks_HW: np.ndarray | None, severity: float, seed: int) -> list[tuple[np.ndarray, str]]:
         """Pictures with captions of one defect on a normal image of the run, under a mask or a proposed one."""
         product, _, defect = word.partition("/")
-        if normal not in self.normals(product):
-            raise DataError(f"{normal}: is no normal image of {product} in this run")
+        normal_HWC = self.normal(word, normal)
         digest = Adapter.digest_of(Run(self.folder, {}).adapter)
         if self.pipe is None or self.pipe[0] != digest:
             pipe = AnomalyDiffusionPipeline.from_pretrained(self.folder)
@@ -219,7 +225,7 @@ class Desk:
         given = None if marks_HW is None or not marks_HW.any() else marks_HW
         drawn = self.pipe[1](normal, given, product=product, defect=defect, severity=severity, seed=seed)
         image, mask = np.asarray(drawn.image), np.asarray(drawn.mask) > 0
-        row = Row(image_HWC=image, mask_HW=mask, box=drawn.provenance.touched_box, normal_HWC=read_image(Path(normal)))
+        row = Row(image_HWC=image, mask_HW=mask, box=drawn.provenance.touched_box, normal_HWC=normal_HWC)
         return [(each.image_HWC, each.label) for each in cells(row, cell=320)]
 
     # Review ----------------------------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""Long commands, one at a time and the others in line, each in a process of its own that outlives the page."""
+"""Long commands, of a run and of a device one at a time and the others in line, each in a process of its own that outlives the page."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -11,12 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from anomalydiffusion.core.errors import RunError
-from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.runs import hold, write_atomic
 
 __all__ = ["Job", "Jobs", "Line"]
 
@@ -68,7 +69,7 @@ class Jobs:
         self.one = threading.Lock()
 
     def start(self, words: Sequence[str]) -> Job:
-        """Start `anomalydiffusion WORDS`. Raises `RunError` while another one runs."""
+        """Start `anomalydiffusion WORDS`. Raises `RunError` while another one runs: of this folder, or of another on the same devices."""
         with self.one:
             return self._start(words)
 
@@ -147,12 +148,16 @@ class Jobs:
         over = threading.Event()
 
         def tend() -> None:
+            said = ""
             while not over.wait(EVERY):
                 try:
                     with self.one:
                         self._turn()
+                    said = ""
                 except (OSError, RunError) as error:
-                    log.warning("%s; the next in line waits", error)
+                    if str(error) != said:
+                        log.warning("%s; the next in line waits", error)
+                    said = str(error)
 
         thread = threading.Thread(target=tend, name="line of jobs", daemon=True)
         thread.start()
@@ -185,10 +190,11 @@ class Jobs:
             line, last = self.line(), before.lines[-1:] if before.code not in (0, None, 130) else ()
             self._write(Line(held=line.held, waiting=line.waiting, past=(*line.past, ": ".join((before.says, *last)))[-PAST:]))
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as output:
+        busy = "a studio of another run has work under way on this machine's devices; wait for it or stop it"
+        with hold(_devices(self.log.parent), busy) as lock, self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BEGIN, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True, pass_fds=(lock,) if os.name == "posix" else (),  # it holds the lock on, until it ends
             )  # fmt: skip
         write_atomic(self.note, json.dumps({"pid": self.process.pid, "words": list(words), "began": _began(self.process.pid)}).encode())
         return self.state() or Job(words=tuple(words), running=False, code=None, lines=())
@@ -224,6 +230,17 @@ class Jobs:
         if now is not None and now.running:
             raise RunError(f"'{' '.join(now.words)}' has not stopped yet; it ends when its step is done")
         return self.state()
+
+
+def _devices(own: Path) -> Path:
+    """The lock file of the devices that this user's commands see; in the folder `own` where there is no place for the user's files."""
+    seen = hashlib.sha256(os.environ.get("CUDA_VISIBLE_DEVICES", "all").encode()).hexdigest()[:8]
+    with suppress(OSError, RuntimeError):
+        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anomalydiffusion"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            return folder / f"devices-{seen}.lock"
+    return own / "devices.lock"
 
 
 def _began(pid: int) -> str | None:

@@ -49,6 +49,8 @@ def redraw(run: Path | str, image: str) -> list[str]:
 
 def chosen(defects: Sequence[str]) -> list[str]:
     """Words "product/defect" as a command's options. Raises `ConfigError` where options would choose more than the words."""
+    if wrong := [word for word in defects if not all(word.partition("/"))]:
+        raise ConfigError(f"'{wrong[0]}': expected product/defect")
     keys = {(word.split("/", 1)[0], word.split("/", 1)[1]) for word in defects}
     products, types = sorted({key[0] for key in keys}), sorted({key[1] for key in keys})
     if len(keys) != len(products) * len(types):

@@ -24,12 +24,15 @@ from anomalydiffusion.core.runs import hold
 
 __all__ = ["build", "close", "studio"]
 
-UPLOAD = "64mb"
+UPLOAD = "64mb"  # a file
+WAITING = 32  # requests for work that may wait for their turn
+SWEPT, KEPT = 3600, 86400  # seconds: uploads are looked at so often, and thrown away when so old
+OWN_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 def build(desk: Desk, *, movable: bool = True) -> Any:
     """The page of a desk. `movable`: its user may name other folders of this machine."""
-    with gr.Blocks(title="anomalydiffusion studio", analytics_enabled=False) as page:
+    with gr.Blocks(title="anomalydiffusion studio", analytics_enabled=False, delete_cache=(SWEPT, KEPT)) as page:
         gr.Markdown(f"# anomalydiffusion studio\n`{desk.folder.name}`")
         with gr.Tabs():
             data_tab(desk, movable)
@@ -52,6 +55,8 @@ def build(desk: Desk, *, movable: bool = True) -> Any:
 
         gr.Timer(2.0).tick(tick, shown, [shown, *(each.part for each in live)], show_progress="hidden")
         page.load(tick, shown, [shown, *(each.part for each in live)])
+        for each in page.fns.values():
+            each.api_visibility = "private"  # else the page describes all of it even to who has not logged in
     return page
 
 
@@ -68,9 +73,14 @@ def studio(
 ) -> Any:  # fmt: skip
     """Serve the page for one run, which need not exist yet; with `wait` until it is interrupted, else it is returned, to be closed.
 
-    `auth` is "user:password", and must be given for a `host` that others can reach; who must log in may not name folders. Raises
-    `ConfigError` for that, `RunError` where the port is taken or another studio works on this run.
+    `auth` is "user:password", and must be given for a `host` that others can reach; who must log in may not name folders. Without, the
+    page answers to this machine's own names alone. What else is refused: `app.guard`. While it is served, this process opens no picture of
+    more than 100 megapixels. Raises `ConfigError` for that, `RunError` where the port is taken or another studio works on this run.
     """
+    from starlette.middleware import Middleware  # comes with gradio, whose absence was told by now
+
+    from anomalydiffusion.app.guard import LOCKED, LOGINS, Guard, bounded_pictures
+
     run = Path(run)
     if not _loopback(host) and auth is None:
         raise ConfigError(f"--host {host}: others can reach that; give --auth USER:PASSWORD too")
@@ -85,12 +95,16 @@ def studio(
     (run / "studio").mkdir(parents=True, exist_ok=True)
     desk = Desk(run, data)
     page = build(desk, movable=_loopback(host) and auth is None)
+    guard = Middleware(Guard, hosts=OWN_NAMES | {host} if auth is None else frozenset(), login=auth is not None)
     with ExitStack() as held:
         held.enter_context(hold(run / "studio" / ".lock", f"{run}: another studio is open on this run; use that, or close it"))
         held.enter_context(desk.jobs.tended())
-        _, address, _ = page.queue(default_concurrency_limit=1).launch(
+        held.enter_context(bounded_pictures())
+        _, address, _ = page.queue(default_concurrency_limit=1, max_size=WAITING, api_open=False).launch(
             server_name=host, server_port=port, auth=tuple(auth.split(":", 1)) if auth else None, quiet=True, prevent_thread_lock=True,
+            auth_message=f"After {LOGINS} wrong passwords, logging in has to wait for {LOCKED / 60:g} minutes.",
             share=False, inbrowser=False, show_error=True, max_file_size=UPLOAD, footer_links=[], ssr_mode=False, css=CSS, head=KEYS,
+            run_history=False, enable_monitoring=False, app_kwargs={"middleware": [guard]},
             theme=THEME,
         )  # fmt: skip
         say(f"studio: {address}")

@@ -30,8 +30,9 @@ __all__ = [
 ]
 
 MAX_PIXELS = 200_000_000
-# Told from what is in the file, not from its name: Pillow knows kinds besides for which it starts other programs.
-FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "MPO", "GIF", "PPM", "WEBP")
+# Told from what is in the file, not from its name: Pillow knows kinds besides for which it starts other programs. It reads MPO as JPEG,
+# and no kind after that name where it stands here.
+FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "PPM", "WEBP")
 
 
 @contextmanager
@@ -48,6 +49,8 @@ def _picture(path: Path) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise DataError(f"{path}: no such file") from error
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path}: too many pixels ({error}); cut it into tiles") from error
     except Exception as error:
         raise DataError(f"{path}: cannot be read as a picture ({error}); save it again as PNG or remove it") from error
 

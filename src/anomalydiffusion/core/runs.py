@@ -240,10 +240,11 @@ class Run:
 
 
 @contextmanager
-def hold(path: Path, held: str, *, shared: bool = False) -> Iterator[None]:
+def hold(path: Path, held: str, *, shared: bool = False) -> Iterator[int]:
     """Hold the lock file `path` for the time of the block; it falls with its process. Raises `RunError`, `held`, when another holds it.
 
-    `shared` ones hold it together, but not beside one that is not.
+    `shared` ones hold it together, but not beside one that is not. Yields the file's number: a process that is begun with it holds the
+    lock too, until it ends.
     """
     with path.open("w") as handle:
         if fcntl is not None:
@@ -251,7 +252,7 @@ def hold(path: Path, held: str, *, shared: bool = False) -> Iterator[None]:
                 fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 raise RunError(held) from error
-        yield
+        yield handle.fileno()
 
 
 def _now() -> str:

@@ -7,6 +7,8 @@ from anomalydiffusion.app.tabs.parts import Live, gr, pd, told, whole
 
 __all__ = ["batch_tab"]
 
+MOST = 1_000_000  # pairs of a defect type: each is planned in memory
+
 
 def batch_tab(desk: Desk) -> list[Live]:
     with gr.Tab("Batch", id="batch"):
@@ -15,7 +17,7 @@ def batch_tab(desk: Desk) -> list[Live]:
             "page is closed, and where it was when it is started again."
         )
         with gr.Row():
-            num = gr.Number(40, label="Kept pairs of each defect type", precision=0, minimum=1, elem_id="batch-num")
+            num = gr.Number(40, label="Kept pairs of each defect type", precision=0, minimum=1, maximum=MOST, elem_id="batch-num")
             severity = gr.Textbox("1", label="Severity (1, or a range such as 0.5:1.5)", elem_id="batch-severity")
             chosen = gr.Dropdown([], multiselect=True, label="Only these (none = all)", scale=2, elem_id="batch-defects")
         with gr.Row():

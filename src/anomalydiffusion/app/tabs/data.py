@@ -34,9 +34,7 @@ def data_tab(desk: Desk, movable: bool) -> None:
                 product = gr.Dropdown([], label="Product", allow_custom_value=True, elem_id="label-product")
                 defect = gr.Dropdown([], label="Defect type", allow_custom_value=True, elem_id="label-defect")
                 name = gr.Dropdown([], label="Image", elem_id="label-image")
-            upload = gr.Image(
-                label="or a new image", type="filepath", image_mode=None, sources=["upload"], height=120, elem_id="label-upload"
-            )
+            upload = gr.File(label="or a new image", type="filepath", height=120, elem_id="label-upload")  # read by us alone
             how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted", elem_id="label-how")
             editor = editor_of("Paint the defect; the line is around the mask as it is", "label-editor")
             save = gr.Button("Save the mask", elem_id="label-save")

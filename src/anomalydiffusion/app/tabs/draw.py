@@ -19,7 +19,7 @@ def draw_tab(desk: Desk) -> None:
             word = gr.Dropdown([], label="Defect", elem_id="draw-defect")
             normal = gr.Dropdown([], label="Normal image", elem_id="draw-normal")
             severity = gr.Slider(0, 3, value=1, step=0.1, label="Severity", elem_id="draw-severity")
-            seed = gr.Number(0, label="Seed", precision=0, elem_id="draw-seed")
+            seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**53, elem_id="draw-seed")
         editor = editor_of("Paint the mask", "draw-editor")
         draw = gr.Button("Draw", variant="primary", elem_id="draw-start")
         pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=260, elem_id="draw-result")
@@ -35,8 +35,8 @@ def draw_tab(desk: Desk) -> None:
             return gr.Dropdown([(Path(path).name, path) for path in files], value=files[0] if files else None)
 
         @told
-        def on_normal(path: str | None) -> Any:
-            return canvas_of(desk.opened(Path(path))) if path else None
+        def on_normal(word: str | None, path: str | None) -> Any:
+            return canvas_of(desk.normal(word, path)) if word and path else None
 
         @told
         def on_draw(word: str | None, path: str | None, severity: float, seed: float, value: dict[str, Any] | None) -> Any:
@@ -46,5 +46,5 @@ def draw_tab(desk: Desk) -> None:
 
         tab.select(on_open, None, word)
         word.change(on_word, word, normal)
-        normal.change(on_normal, normal, editor)
+        normal.change(on_normal, [word, normal], editor)
         draw.click(on_draw, [word, normal, severity, seed, editor], pictures)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.tabs.parts import gr, told
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.names import is_folder
 from anomalydiffusion.report.layouts import FORMATS
 
 __all__ = ["export_tab"]
@@ -23,7 +22,7 @@ def export_tab(desk: Desk, movable: bool) -> None:
 
         @told
         def on_export(format: str, most: float | None, name: str) -> str:
-            if not movable and (Path(name).name != name or name in ("", ".", "..")):
+            if not is_folder(name) and not (movable and name and "\0" not in name):
                 raise ConfigError(f"'{name}': give a plain name, without folders")
             return f"Done: {desk.hand_out(format, desk.folder.parent / name, int(most or 1))}"
 

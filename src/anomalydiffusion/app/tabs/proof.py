@@ -18,7 +18,7 @@ def proof_tab(desk: Desk) -> None:
         gr.Markdown("The same detector with and without the pairs, on held-out real images that chose nothing. Three seeds give a verdict.")
         with gr.Row():
             task = gr.Dropdown(TASKS, value=TASKS[0], label="Task", elem_id="proof-task")
-            seeds = gr.Number(3, label="Seeds", precision=0, minimum=1, elem_id="proof-seeds")
+            seeds = gr.Number(3, label="Seeds", precision=0, minimum=1, maximum=100, elem_id="proof-seeds")
             baselines = gr.Checkbox(False, label="Also what one would do without us", elem_id="proof-baselines")
         with gr.Row():
             start = gr.Button("Prove, or go on", variant="primary", elem_id="proof-start")

@@ -24,7 +24,7 @@ def review_tab(desk: Desk) -> None:
             word = gr.Dropdown([("all", "")], value="", label="Defect", elem_id="review-defect")
             verdict = gr.Radio(list(VERDICTS), value="kept", label="Show", elem_id="review-verdict")
             reason = gr.Dropdown([("any", "")], value="", label="Reason", elem_id="review-reason")
-            sheet = gr.Number(1, label=f"Page, {MOST} pairs each", precision=0, minimum=1, elem_id="review-page")
+            sheet = gr.Number(1, label=f"Page, {MOST} pairs each", precision=0, minimum=1, maximum=10**6, elem_id="review-page")
         records, at = gr.State([]), gr.State(0)
         grid = gr.Gallery(label="Pairs", columns=6, format="png", object_fit="contain", allow_preview=False, height=360,
                           elem_id="review-grid")  # fmt: skip

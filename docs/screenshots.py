@@ -17,7 +17,7 @@ import anomalydiffusion as ad
 from anomalydiffusion.app.studio import close, studio
 from anomalydiffusion.data.demo import make_demo
 
-HERE = Path(__file__).parent / "studio"
+HERE = Path(__file__).resolve().parent / "studio"
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
 COLOURS = 64  # of a picture's palette
 TABS = ["Data", "Learn", "Draw", "Batch", "Review", "Proof", "Export"]
@@ -46,7 +46,7 @@ def go_to(page: Page, tab: str) -> None:
 
 def says(page: Page, place: str, text: str) -> None:
     """Wait until a part of the page shows a text."""
-    page.locator(place).get_by_text(text).first.wait_for()
+    page.locator(place).get_by_text(text).filter(visible=True).first.wait_for()
 
 
 def prepare(page: Page, tab: str) -> None:

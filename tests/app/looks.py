@@ -28,6 +28,7 @@ PALE = """
   };
   const found = [];
   for (const element of document.querySelectorAll('body *')) {
+    if (/^(radio|checkbox|range)$/.test(element.type)) continue;  // their value is not what is shown
     const words = [...element.childNodes].filter(node => node.nodeType === 3).map(node => node.textContent.trim()).join('');
     const asked = element.placeholder && !element.value ? element.placeholder : '';
     const style = getComputedStyle(element, asked ? '::placeholder' : null), own = getComputedStyle(element);

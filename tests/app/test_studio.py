@@ -245,7 +245,7 @@ def test_every_control_has_a_name_every_text_can_be_read_and_nothing_is_cut(page
 
 def test_what_goes_wrong_is_said_on_the_page(page: Page) -> None:
     _open(page, "Export")
-    page.fill("#export-folder textarea, #export-folder input", "data")
+    _fill(page, "#export-folder textarea, #export-folder input", "data")
     page.click("#export-start")
     _says(page, "body", "is not empty and not an export of ours")
 

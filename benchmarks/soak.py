@@ -9,8 +9,8 @@ benchmarks/results/<date>-soak.md is the page.
 
 Judged is what comes after a warm-up of some pairs since the last kill or beginning, by a line through the median of all slopes
 (Theil-Sen). Over all: from the first pair to the last, through all commands; in one command: slopes between samples of the same command
-alone, drawn out over as many pairs. Memory and handles are flat where they grow by 5 % at most; speed is flat where it falls by that at
-most, or by less than can be told from chance.
+alone, drawn out over as many pairs. Memory is what is resident, of all processes together; what they share counts in each. Memory and
+handles are flat where they grow by 5 % at most; speed is flat where it falls by that at most, or by less than can be told from chance.
 """
 
 from __future__ import annotations
@@ -323,7 +323,7 @@ def page(log: Log, given: argparse.Namespace, problems: Sequence[str], typed: st
         if line is not None:
             over = f"{share(line.growth)} [{share(line.low)}, {share(line.high)}]"
             figures = [f"{line.first:.4g}", over, share(inner), share(line.noise)[1:]]
-        rows.append("| " + " | ".join([name, *figures, "yes" if flat else "**no**"]) + " |")
+        rows.append("| " + " | ".join([name, *figures, "too few points" if line is None else "yes" if flat else "**no**"]) + " |")
     killed = Counter(each["what"] for each in log.lines if each["event"] == "kill")
     # what passed while the bench itself was stopped is no work
     spans = [after["time"] - before["time"] for before, after in pairwise(log.lines) if after["event"] != "begin"]

@@ -32,7 +32,7 @@ def learn_tab(desk: Desk) -> list[Live]:
 
         @told
         def on_start(steps: float | None, preset: str, chosen: list[str]) -> None:
-            desk.learn(chosen or [], None if steps is None else int(steps), preset)
+            desk.learn(chosen or [], int(steps) if steps else None, preset)
 
         @told
         def on_focus() -> Any:

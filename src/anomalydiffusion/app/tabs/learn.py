@@ -17,7 +17,7 @@ def learn_tab(desk: Desk) -> list[Live]:
         gr.Markdown("Learn the defects from their few images. A stopped training goes on where it was.")
         with gr.Row():
             steps = gr.Number(
-                None, label="Steps (empty: as the preset, or the run, says)", precision=0, minimum=1, maximum=10**7, elem_id="learn-steps"
+                0, label="Steps (0: as the preset, or the run, says)", precision=0, minimum=0, maximum=10**7, elem_id="learn-steps"
             )
             preset = gr.Dropdown(list(PRESETS), value="default", label="Preset", elem_id="learn-preset")
             chosen = gr.Dropdown([], multiselect=True, label="Only these (none = all)", scale=2, elem_id="learn-defects")

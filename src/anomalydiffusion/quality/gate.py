@@ -259,7 +259,7 @@ class Gate:
                 reasons.append("label does not fit what is seen")
             measures["evenness"] = mask_evenness(pair.image_HWC, pair.normal_HWC, pair.mask)
             if _below(measures["evenness"], limits.evenness):
-                reasons.append("a part of it does not show")
+                reasons.append("shows only in part")
             features = self._features([(pair.image_HWC, pair.mask)])
             assert features is not None
             reasons += self._unlike(key, features, limits, measures)

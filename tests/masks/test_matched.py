@@ -109,6 +109,19 @@ def test_it_keeps_to_the_object() -> None:
         assert ground[mask.pixels_HW].mean() >= 0.98
 
 
+def test_what_lies_partly_off_its_own_object_does_so_again_only_where_it_must() -> None:
+    own, half, rim = marked(np.s_[30:50, 60:80]), np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
+    half[:40], rim[:20] = True, True
+    mask, _ = propose(tracks(1), own, tracks(2), seed=0, ground_HW=half, own_ground_HW=half)
+    assert half[mask.pixels_HW].mean() >= 0.98
+    own_ground = np.zeros(SHAPE, bool)
+    own_ground[40:, 70:] = True  # a quarter of the defect
+    mask, _ = propose(tracks(1), own, tracks(2), seed=0, ground_HW=rim, own_ground_HW=own_ground)
+    assert 0.2 < rim[mask.pixels_HW].mean() < 0.98
+    with pytest.raises(MaskError, match="no place"):
+        propose(tracks(1), own, tracks(2), seed=0, ground_HW=rim)
+
+
 def test_in_a_large_image_the_place_is_exact_too() -> None:
     shape = (900, 1300)
     random = np.random.default_rng(0)

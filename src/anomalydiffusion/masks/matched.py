@@ -23,7 +23,7 @@ __all__ = ["MatchedConfig", "propose"]
 AROUND = 8  # least pixels around a defect's box that are compared, or half the box's longer side
 HALO = 2  # pixels around a mask that may still show the defect
 SEARCHED = 384  # pixels of an image's longer side that are searched; places found there are made exact on the image itself
-ON = 0.98  # share of a mask that must lie on the object, unless less of the shot's own does
+ON = 0.98  # share of a mask that must lie on the object
 APART = 6  # pixels between two places
 LEAST = 16  # pixels around a defect to compare by
 
@@ -168,22 +168,27 @@ def propose(
     The shot's surroundings, scaled at random, mirrored and as `config` says turned, are laid on every place of the image; what is compared
     is the mean square of what their grey levels differ by, off the defect and its halo, over the image's variance: 0 = alike, 1 = as
     unlike as a flat grey. Of the `places` with the least, local minima all, one is taken at random. The mask lies on the object
-    `ground_HW` (bool; None = everywhere) with 98 % of its area, or with the share that the shot's own has on `own_ground_HW`; what
-    touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its trace in it, so that what
-    is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is no such place.
+    `ground_HW` (bool; None = everywhere) with 98 % of its area, or, where it fits nowhere so, with the share that the shot's own has
+    on `own_ground_HW`; what touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its
+    trace in it, so that what is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is
+    no such place.
     """
     config = config or MatchedConfig()
     random, shape = rng(seed, "mask", "matched"), normal_HWC.shape[:2]
     ground = np.ones(shape, bool) if ground_HW is None else ground_HW
     if own.pixels_HW.shape != shot_HWC.shape[:2] or ground.shape != shape:
         raise MaskError(f"matched masks: mask {own.pixels_HW.shape} of shot {shot_HWC.shape[:2]}, object {ground.shape} of image {shape}")
-    least = ON if own_ground_HW is None else min(ON, float(own_ground_HW[own.pixels_HW].mean()) - 0.02)
+    shares = [ON, *([] if own_ground_HW is None else [float(own_ground_HW[own.pixels_HW].mean()) - 0.02])]
     scale = math.exp(random.uniform(*np.log(config.scale)))
     grey = _grey(normal_HWC)
+    templates = list(_templates(shot_HWC, own, (shape[0], shape[1]), scale, config))
     found: list[tuple[float, Place, _Template]] = []
-    for template in _templates(shot_HWC, own, (shape[0], shape[1]), scale, config):
-        found += [(cost, place, template) for cost, place in _places(template, grey, ground, least, config.places)]
-    if not found:
+    for least in shares:
+        for template in templates:
+            found += [(cost, place, template) for cost, place in _places(template, grey, ground, least, config.places)]
+        if found:
+            break
+    else:
         raise MaskError(f"no place of this {shape[1]} x {shape[0]} image takes a shot's mask; give other normal images or wider regions")
     best = sorted(found, key=lambda each: each[:2])[: config.places]
     cost, (y, x), template = best[int(random.integers(len(best)))]

@@ -42,5 +42,5 @@ def test_masks_are_learned_without_a_mask() -> None:
     for wrong in ({"masked": True}, {"adapter": {"spatial_tokens": 2}}):
         with pytest.raises(ConfigError, match="learned without a mask"):
             resolve(masks={"train": wrong})
-    with pytest.raises(ConfigError, match="'warped', 'learned'"):
+    with pytest.raises(ConfigError, match="'warped', 'matched', 'learned'"):
         resolve(masks={"source": "drawn"})

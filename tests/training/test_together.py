@@ -20,7 +20,9 @@ import torch
 from accelerate import Accelerator
 from tests.training.test_together import learn
 torch.set_num_threads(1)
-learn(Path(sys.argv[1]), Accelerator(cpu=True), int(sys.argv[2]))
+together = Accelerator(cpu=True)
+learn(Path(sys.argv[1]), together, int(sys.argv[2]))
+together.end_training()  # else threads that still wait for the other process may abort this one as it ends
 """
 CONFIG = LoopConfig(steps=12, learning_rate=0.05, warmup=2, checkpointing_steps=4, average=0.9, gradient_accumulation_steps=4, log_every=3)
 

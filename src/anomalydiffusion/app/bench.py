@@ -115,7 +115,7 @@ def _call(prior: LatentPrior, repeat: int) -> dict[str, Any]:
 
 
 def bench(
-    prior: str = "tiny", *, what: str = "all", preset: str | None = None, config: Path | None = None, device: str | None = None,
+    prior: str = "tiny", *, what: str = "all", preset: str | None = None, config: Path | str | None = None, device: str | None = None,
     dtype: str | None = None, repeat: int = 3, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure one prior here. Seconds are wall time, each the median, least and most of `repeat`; memory is this process's peak.

@@ -45,7 +45,7 @@ def curate(
     run: Path | str, *, refit: bool | None = None, visible: float | None = None, change: float | None = None, copy: float | None = None,
     strict: float | None = None, agreement: float | None = None, similarity: float | None = None, margin: float | None = None,
     evenness: float | None = None,
-    from_shots: bool = False, from_verdicts: bool = False, config: Path | None = None, dry_run: bool = False, quiet: bool = False,
+    from_shots: bool = False, from_verdicts: bool = False, config: Path | str | None = None, dry_run: bool = False, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Judge every pair of a run anew, kept and rejected ones, with other settings of the gate; they become the run's.
 

@@ -79,7 +79,7 @@ def _redecode(run: Run, settings: Settings) -> Redecode | None:
 def evaluate(
     run: Path | str, *, task: str = "localization", seeds: int = 1, baselines: bool = False, controls: bool = False,
     detector: str | None = None, steps: int | None = None, shortcut: bool = True, features: str = "efficientnet-lite0",
-    config: Path | None = None, device: str | None = None, quiet: bool = False,
+    config: Path | str | None = None, device: str | None = None, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Ask on held-out real images what a run's accepted pairs are worth; writes RUN/scores.json and returns this task's scores.
 

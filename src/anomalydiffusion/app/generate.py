@@ -31,11 +31,11 @@ __all__ = ["generate"]
 def generate(
     run: Path | str, num: int | None = None, *, like: Path | str | None = None, output: Path | str | None = None,
     product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
-    seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None, normals: Path | None = None,
-    masks: Path | None = None, batch_size: int | None = None, attempts: int | None = None, shard: str | None = None,
-    workers: int | None = None, ray: str | None = None, config: Path | None = None, reference: Path | str | None = None,
-    reference_mask: Path | str | None = None, device: str | None = None, dtype: str | None = None, resume: bool = True,
-    dry_run: bool = False, quiet: bool = False,
+    seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None,
+    normals: Path | str | None = None, masks: Path | str | None = None, batch_size: int | None = None, attempts: int | None = None,
+    shard: str | None = None, workers: int | None = None, ray: str | None = None, config: Path | str | None = None,
+    reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None,
+    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
@@ -50,6 +50,7 @@ def generate(
     `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
     `normals`, which must be given the first time; `product` and `defect` name what it shows (`app.reference`).
     """
+    normals, masks = Path(normals) if normals else None, Path(masks) if masks else None
     if reference is not None and like is None:
         begun = begin_from_reference(
             Path(run), Path(reference), Path(reference_mask) if reference_mask else None, normals, product=product, defect=defect,

@@ -135,7 +135,8 @@ def learn(
             progress=progress, pool_progress=pool_bar.at, accelerator=accelerator, name="masks" if masks else "default",
             from_nothing=masks, start=start, watch=watch,
         )  # fmt: skip
-    accelerator.end_training()
+    for tracker in accelerator.trackers:  # not `end_training`, which parts from the other processes: masks may be learned next
+        tracker.finish()
     if leads:
         adapter.save(target)
     return adapter

@@ -25,7 +25,7 @@ SHOWN = 8  # masks of one defect type on the sheet
 
 
 def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: Sequence[str] | None = None,
-          defect: Sequence[str] | None = None, prior: str | None = None, config: Path | None = None, seed: int | None = None,
+          defect: Sequence[str] | None = None, prior: str | None = None, config: Path | str | None = None, seed: int | None = None,
           device: str | None = None, dtype: str | None = None, quiet: bool = False) -> list[Path]:  # fmt: skip
     """Write the masks of each defect type's first `num` pairs to RUN/masks, as 8 bit PNG 0 / 255 of their normal images' size.
 

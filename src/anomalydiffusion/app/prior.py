@@ -31,8 +31,9 @@ SAMPLES = 6  # pictures a caption
 
 
 def prior_train(
-    config: Path | None, output: Path, *, work: Path | None = None, textures: Path | None = None, images: Path | None = None,
-    start: str = "tiny", name: str | None = None, steps: int | None = None, seed: int = 0, quiet: bool = False,
+    config: Path | str | None, output: Path | str, *, work: Path | str | None = None, textures: Path | str | None = None,
+    images: Path | str | None = None, start: str = "tiny", name: str | None = None, steps: int | None = None, seed: int = 0,
+    quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Train a prior from a recipe, or go on with one on a folder of normal `images`; typed again, it goes on where it was.
 
@@ -41,11 +42,12 @@ def prior_train(
     figures: of the autoencoder, and with `images` how far the denoiser is from images that were held back, before and after, with a
     sheet of what both draw.
     """
-    work = work or output.with_name(output.name + "-work")
+    output = Path(output)
+    work = Path(work) if work else output.with_name(output.name + "-work")
     if images is not None:
         if textures is not None:
             raise ConfigError("--textures: are a recipe's; with --images leave them away")
-        found = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+        found = sorted(p for p in Path(images).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not found:
             raise DataError(f"{images}: no pictures found; give a folder of normal images")
         given = from_dict(AdaptConfig, merge(read_toml(config) if config else {}, {"steps": steps}))
@@ -86,11 +88,12 @@ def adapted(
     return {**figures, "sheet": str(sheet)}
 
 
-def prior_convert(source: str, output: Path, *, original_config: Path | None = None, dtype: str = "") -> dict[str, Any]:
+def prior_convert(source: str, output: Path | str, *, original_config: Path | str | None = None, dtype: str = "") -> dict[str, Any]:
     """Write a prior, such as one file of original weights, as a diffusers folder of safetensors; returns its SHA-256 sums.
 
     `dtype`: "float32", "float16", "bfloat16", or "" for the precision that the denoiser's weights have in a file.
     """
+    output = Path(output)
     if dtype and dtype not in DTYPES:
         raise ConfigError(f"dtype = {dtype}: expected one of {', '.join(DTYPES)}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
@@ -103,7 +106,7 @@ def prior_convert(source: str, output: Path, *, original_config: Path | None = N
 
 
 def prior_info(
-    name: str = "tiny", *, images: Path | None = None, samples: Path | None = None, caption: Sequence[str] = ()
+    name: str = "tiny", *, images: Path | str | None = None, samples: Path | str | None = None, caption: Sequence[str] = ()
 ) -> dict[str, Any]:
     """Describe a prior: family, sizes, parameters, memory in each number format, digest.
 
@@ -119,10 +122,10 @@ def prior_info(
             (words, [fitted(f"seed {seed}", draw(loaded, words, seed=seed), loaded.working_size) for seed in range(SAMPLES)])
             for words in caption
         ]
-        write_atomic(samples, encode_png(contact_sheet(lines)))
+        write_atomic(Path(samples), encode_png(contact_sheet(lines)))
     kept: dict[str, Any] = {}
     if images is not None:
-        files = sorted(p for p in images.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(p for p in Path(images).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(f"{images}: no pictures found; give a folder of normal images")
         pictures = (read_image(path) for path in files)

@@ -45,7 +45,7 @@ def untrained(prior: LatentPrior, settings: Settings, shots: Shots, split_digest
 
 def begin_from_reference(
     folder: Path, reference: Path, mask: Path | None, normals: Path | None, *, product: Sequence[str] | None = None,
-    defect: Sequence[str] | None = None, prior: str | None = None, config: Path | None = None, device: str | None = None,
+    defect: Sequence[str] | None = None, prior: str | None = None, config: Path | str | None = None, device: str | None = None,
     dtype: str | None = None, dry_run: bool = False, quiet: bool = False,
 ) -> Run | None:  # fmt: skip
     """Make a run of one defect image, its mask and a folder of normal images; one that is there is gone on with.

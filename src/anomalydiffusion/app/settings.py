@@ -156,7 +156,7 @@ def prior_of(settings: Settings) -> LatentPrior:
     return load_prior(settings.prior, device=settings.device, dtype=find_dtype(settings.dtype, find_device(settings.device)))
 
 
-def resolve(preset: str | None = None, config: Path | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
+def resolve(preset: str | None = None, config: Path | str | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
     """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given)."""
     from_file = read_toml(config) if config else {}
     name = preset or from_file.get("preset") or (base or {}).get("preset") or "default"

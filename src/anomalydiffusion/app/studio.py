@@ -68,7 +68,7 @@ def _loopback(host: str) -> bool:
 
 
 def studio(
-    run: Path | str = "run", *, data: Path | None = None, host: str = "127.0.0.1", port: int = 7860, auth: str | None = None,
+    run: Path | str = "run", *, data: Path | str | None = None, host: str = "127.0.0.1", port: int = 7860, auth: str | None = None,
     wait: bool = True,
 ) -> Any:  # fmt: skip
     """Serve the page for one run, which need not exist yet; with `wait` until it is interrupted, else it is returned, to be closed.
@@ -93,7 +93,7 @@ def studio(
         except OSError as error:
             raise RunError(f"{host}:{port}: cannot be used ({error.strerror}); give another --port") from error
     (run / "studio").mkdir(parents=True, exist_ok=True)
-    desk = Desk(run, data)
+    desk = Desk(run, Path(data) if data else None)
     page = build(desk, movable=_loopback(host) and auth is None)
     guard = Middleware(Guard, hosts=OWN_NAMES | {host} if auth is None else frozenset(), login=auth is not None)
     with ExitStack() as held:

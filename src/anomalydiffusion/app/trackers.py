@@ -25,7 +25,8 @@ def check_tracker(name: Tracker) -> None:
 def tracked(name: Tracker, run: Path, part: str, config: dict[str, Any], *, cpu: bool) -> Accelerator:
     """An accelerator that reports the training `part` of a run, and `config`, plain values by name, to a tracker.
 
-    tensorboard writes to RUN/logs/<part>; the others show the run under its folder's name and part. Call `end_training` when it is done.
+    tensorboard writes to RUN/logs/<part>; the others show the run under its folder's name and part. Let its trackers `finish` when it is
+    done.
     """
     if name == "none":
         return Accelerator(cpu=cpu)

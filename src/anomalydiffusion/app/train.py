@@ -33,7 +33,7 @@ __all__ = ["train"]
 
 def train(
     data: Path | str, output: Path | str, *, product: Sequence[str] | None = None, defect: Sequence[str] | None = None,
-    prior: str | None = None, preset: str | None = None, config: Path | None = None, seed: int | None = None,
+    prior: str | None = None, preset: str | None = None, config: Path | str | None = None, seed: int | None = None,
     rotation: int | None = None, max_train_steps: int | None = None, report_to: str | None = None, extend: Path | str | None = None,
     adapt_prior: bool = False, preview_steps: int | None = None, device: str | None = None, dtype: str | None = None, resume: bool = True,
     dry_run: bool = False, quiet: bool = False,
@@ -48,8 +48,8 @@ def train(
     overwritten. `adapt_prior`: the prior first learns what the run's normal images look like, none of those held out
     (`training.adapt`): RUN/prior, what that changed in run.json and prior.png; everything else is learned on it.
 
-    Begun by `accelerate launch` in several processes, they share the micro batches of each step (`training.together`), and the first one
-    writes the run.
+    Begun by `torchrun` or `accelerate launch` in several processes, they share the micro batches of each step (`training.together`), and
+    the first one writes the run.
     """
     launched = Launched.here()
     quiet = quiet or not launched.leads

@@ -131,7 +131,7 @@ def precision(name_or_path: str) -> torch.dtype:
 
 
 def load_prior(
-    name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32, original_config: Path | None = None
+    name_or_path: str = "tiny", *, device: str = "cpu", dtype: torch.dtype = torch.float32, original_config: Path | str | None = None
 ) -> LatentPrior:  # fmt: skip
     """Load "tiny" (bundled), a diffusers folder, a hub id, one file of original weights, or "random:ARCHITECTURE", frozen.
 
@@ -147,5 +147,5 @@ def load_prior(
         return _random(name_or_path.removeprefix(RANDOM), place, dtype)
     folder = _find(name_or_path)
     if folder.is_file():
-        return _from_file(folder, original_config, place, dtype)
+        return _from_file(folder, Path(original_config) if original_config else None, place, dtype)
     return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder))

@@ -145,8 +145,8 @@ def run_loop(
 ) -> nn.Module:
     """Minimise `objective(step, micro_batch)["loss"]` over the parameters of `trainable` that want a gradient.
 
-    Several processes (`accelerate launch`) share the micro batches of a step; the first one reports and saves, and any number may go on
-    from what it saved. All must be given the same.
+    Several processes (`torchrun`, `accelerate launch`) share the micro batches of a step; the first one reports and saves, and any number
+    may go on from what it saved. All must be given the same.
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
     averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate.
     A loop that `stop` ends, or Ctrl-C, saves first; but when Ctrl-C comes while a step is being applied, the last

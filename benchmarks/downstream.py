@@ -185,6 +185,15 @@ def chosen_on(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [*lines, "## Without the development split", "", *judged(others, METRICS)] if others else lines
 
 
+def undeveloped(found: Scores, main: str, called: str, *path: str) -> list[str]:
+    """The verdict of those rotations that chose nothing, where some did."""
+    others = [scores for scores in found if scores["split_digest"] not in DEVELOPED_ON]
+    if not others or len(others) == len(found):
+        return []
+    real, ours = (values(others, arm, main, *path) for arm in ("real-only", "ours"))
+    return [f"Without the development split: {verdict(real, ours, called)}.", ""]
+
+
 def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], of_classes: Sequence[dict[str, Any]], typed: str) -> str:
     found, classes = ([row["scores"] for row in some if row["scores"]] for some in (rows, of_classes))
     other = f", with {'; '.join(given.config.read_text().split(chr(10))).strip('; ')}" if given.config else ""
@@ -203,11 +212,13 @@ def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], of_classes: 
         whole = ", ".join(str(row["rotation"]) for row in of_classes if row["scores"])
         lines += ["## Classification", "", f"Which type is it, given where it is ({classes[0]['network']}, "
                   f"{classes[0]['steps']} steps an arm; rotations {whole}).", "", *judged(classes, CLASS_METRICS, gains=2)]  # fmt: skip
+        lines += undeveloped(classes, "accuracy", "accuracy") + undeveloped(classes, "balanced_accuracy", "balanced accuracy")
         lines += controlled(classes, "accuracy", "shuffled") if given.controls else []
         hours += sum(scores["hours"] for scores in classes)
     for defect in found[0]["per_defect"]:
         if all(defect in scores["per_defect"] for scores in found):
             lines += [f"## {defect}", "", *judged(found, METRICS, "per_defect", defect)]
+            lines += undeveloped(found, "pixel_ap", METRICS["pixel_ap"], "per_defect", defect)
     lines += ["## Settings", "", *(f"- {each}" for each in sorted({row["hardware"] for row in rows})),
               f"- detector: {found[0]['network']}, {found[0]['steps']} steps an arm",
               f"- {given.num} pairs a defect type, adapter trained for {given.train_steps} steps, preset default" + other,

@@ -19,7 +19,7 @@ from anomalydiffusion.data.demo import make_demo
 
 HERE = Path(__file__).parent / "studio"
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
-COLOURS = 64  # of a picture's palette
+COLOURS = 32  # of a picture's palette
 TABS = ["Data", "Learn", "Draw", "Batch", "Review", "Proof", "Export"]
 
 
@@ -46,7 +46,7 @@ def go_to(page: Page, tab: str) -> None:
 
 def says(page: Page, place: str, text: str) -> None:
     """Wait until a part of the page shows a text."""
-    page.locator(place).get_by_text(text).first.wait_for()
+    page.wait_for_function("([place, text]) => document.querySelector(place)?.innerText.includes(text)", arg=[place, text])
 
 
 def prepare(page: Page, tab: str) -> None:
@@ -55,17 +55,29 @@ def prepare(page: Page, tab: str) -> None:
     if tab == "Data":
         page.click("#data-look")
         says(page, "#data-found", "crack")
+        page.click("#data-masks > button")
+        for field, choice in (("#label-defect", "crack"), ("#label-image", "000.png")):
+            page.click(f"{field} input")
+            page.get_by_role("option", name=choice).click()
+            page.wait_for_timeout(1000)  # the next field is given its choices
+        page.locator("#label-editor canvas").first.wait_for()
     elif tab == "Learn":
         page.locator("#learn-curve canvas, #learn-curve svg").first.wait_for()
         page.locator("#learn-preview img").wait_for()
     elif tab == "Draw":
+        page.wait_for_function("document.querySelector('#draw-normal input')?.value")
         page.locator("#draw-editor canvas").first.wait_for()
+        page.wait_for_timeout(3000)  # the picture is laid out
         page.click("#draw-start")
         says(page, "#draw-result", "difference")
     elif tab == "Batch":
         says(page, "#batch-counts", "brick/crack")
+        page.fill("#batch-num input", "1")  # they are there
+        page.click("#batch-start")
+        says(page, "#batch-line", "done")
     elif tab == "Review":
         says(page, "#review-about", "1 of")
+        page.click("#review-judge > button")
     elif tab == "Proof":
         says(page, "#proof-table", "real-only")
     page.mouse.move(0, 0)

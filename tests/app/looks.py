@@ -29,15 +29,16 @@ PALE = """
   const found = [];
   for (const element of document.querySelectorAll('body *')) {
     const words = [...element.childNodes].filter(node => node.nodeType === 3).map(node => node.textContent.trim()).join('');
-    const asked = element.placeholder && !element.value ? element.placeholder : '';
+    const value = /^(checkbox|radio|range)$/.test(element.type) ? '' : element.value;
+    const asked = element.placeholder && !value ? element.placeholder : '';
     const style = getComputedStyle(element, asked ? '::placeholder' : null), own = getComputedStyle(element);
-    if (!(words || asked || element.value) || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
+    if (!(words || asked || value) || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})) continue;
     if (/^(SCRIPT|STYLE|OPTION)$/.test(element.tagName) || element.closest('svg, [disabled], [aria-hidden=true]')) continue;
     const box = element.getBoundingClientRect();
     if (box.width < 2 || box.height < 2 || own.clipPath !== 'none') continue;
     const back = ground(element), front = over(rgba((words ? own : style).color), back);
     const [high, low] = [light(front), light(back)].sort((a, b) => b - a), contrast = (high + 0.05) / (low + 0.05);
-    const text = (words || asked || element.value).slice(0, 40);
+    const text = (words || asked || value).slice(0, 40);
     if (contrast < 4.5) found.push(`${contrast.toFixed(2)} <${element.tagName} class=${element.className}> ${text}`);
   }
   return found;
@@ -49,7 +50,7 @@ WIDE = """
   if (document.documentElement.scrollWidth > most) found.push(`the page is ${document.documentElement.scrollWidth} wide`);
   const scrolls = element => {
     for (let at = element.parentElement; at && at !== document.body; at = at.parentElement)
-      if (/auto|scroll|hidden|clip/.test(getComputedStyle(at).overflowX) && at.getBoundingClientRect().right <= most) return true;
+      if (/hidden|clip/.test(getComputedStyle(at).overflowX) || at.className.includes?.('table')) return true;  // tables may be moved
     return false;
   };
   for (const element of document.querySelectorAll('body *')) {

@@ -220,6 +220,13 @@ def test_what_is_learned_by_now_is_shown_beside_the_loss(page: Page, base: Path)
     sheet.parent.mkdir()
     Image.new("RGB", (40, 30), "red").save(sheet)
     page.wait_for_selector("#learn-preview img")
+    page.fill("#learn-steps input, #learn-steps textarea", "many")
+    page.click("#learn-start")
+    _says(page, "body", "steps: 'many' is no whole number")
+    page.fill("#learn-steps input, #learn-steps textarea", "")
+    page.click("#learn-start")
+    _says(page, "#job-state", "done: train", 180)
+    _says(page, "#job-lines", "already trained")
     assert "drawn with what is learned" in str(page.get_attribute("#learn-preview img", "alt"))
 
 

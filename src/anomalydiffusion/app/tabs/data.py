@@ -37,8 +37,9 @@ def data_tab(desk: Desk, movable: bool) -> None:
             upload = gr.Image(
                 label="or a new image", type="filepath", image_mode=None, sources=["upload"], height=120, elem_id="label-upload"
             )
-            how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted", elem_id="label-how")
-            editor = editor_of("Paint the defect; the line is around the mask as it is", "label-editor")
+            how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted",
+                           info="The line in the picture is around the mask as it is.", elem_id="label-how")  # fmt: skip
+            editor = editor_of("Paint the defect", "label-editor")
             save = gr.Button("Save the mask", elem_id="label-save")
             saved = gr.Markdown(elem_id="label-saved")
 

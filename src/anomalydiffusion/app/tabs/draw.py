@@ -22,7 +22,7 @@ def draw_tab(desk: Desk) -> None:
             seed = gr.Number(0, label="Seed", precision=0, elem_id="draw-seed")
         editor = editor_of("Paint the mask", "draw-editor")
         draw = gr.Button("Draw", variant="primary", elem_id="draw-start")
-        pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=260, elem_id="draw-result")
+        pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=280, elem_id="draw-result")
 
         @told
         def on_open() -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.settings import PRESETS
 from anomalydiffusion.app.tabs.parts import Live, gr, pd, told
+from anomalydiffusion.core.errors import ConfigError
 
 __all__ = ["learn_tab"]
 
@@ -16,7 +17,8 @@ def learn_tab(desk: Desk) -> list[Live]:
     with gr.Tab("Learn", id="learn"):
         gr.Markdown("Learn the defects from their few images. A stopped training goes on where it was.")
         with gr.Row():
-            steps = gr.Number(None, label="Steps (empty: as the preset, or the run, says)", precision=0, minimum=1, elem_id="learn-steps")
+            # no Number, which shows 0 where it is empty
+            steps = gr.Textbox("", label="Steps", placeholder="as the preset, or the run, says", elem_id="learn-steps")
             preset = gr.Dropdown(list(PRESETS), value="default", label="Preset", elem_id="learn-preset")
             chosen = gr.Dropdown([], multiselect=True, label="Only these (none = all)", scale=2, elem_id="learn-defects")
         with gr.Row():
@@ -29,8 +31,10 @@ def learn_tab(desk: Desk) -> list[Live]:
                              elem_id="learn-preview")  # fmt: skip
 
         @told
-        def on_start(steps: float | None, preset: str, chosen: list[str]) -> None:
-            desk.learn(chosen or [], None if steps is None else int(steps), preset)
+        def on_start(steps: str, preset: str, chosen: list[str]) -> None:
+            if steps.strip() and not steps.strip().isdecimal():
+                raise ConfigError(f"steps: '{steps}' is no whole number; leave the field empty for as many as the preset says")
+            desk.learn(chosen or [], int(steps) if steps.strip() else None, preset)
 
         @told
         def on_focus() -> Any:

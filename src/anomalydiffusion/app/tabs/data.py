@@ -39,7 +39,7 @@ def data_tab(desk: Desk, movable: bool) -> None:
             )
             how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted",
                            info="The line in the picture is around the mask as it is.", elem_id="label-how")  # fmt: skip
-            editor = editor_of("Paint the defect", "label-editor")
+            editor = editor_of("The mask", "label-editor")
             save = gr.Button("Save the mask", elem_id="label-save")
             saved = gr.Markdown(elem_id="label-saved")
 

@@ -20,7 +20,7 @@ def draw_tab(desk: Desk) -> None:
             normal = gr.Dropdown([], label="Normal image", elem_id="draw-normal")
             severity = gr.Slider(0, 3, value=1, step=0.1, label="Severity", elem_id="draw-severity")
             seed = gr.Number(0, label="Seed", precision=0, elem_id="draw-seed")
-        editor = editor_of("Paint the mask", "draw-editor")
+        editor = editor_of("The mask", "draw-editor")
         draw = gr.Button("Draw", variant="primary", elem_id="draw-start")
         pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=280, elem_id="draw-result")
 

@@ -19,7 +19,7 @@ from anomalydiffusion.data.demo import make_demo
 
 HERE = Path(__file__).resolve().parent / "studio"
 WIDTHS = {"wide": (1280, 900), "narrow": (390, 844)}
-COLOURS = 64  # of a picture's palette
+COLOURS = 128  # of a picture's palette
 TABS = ["Data", "Learn", "Draw", "Batch", "Review", "Proof", "Export"]
 
 
@@ -55,17 +55,31 @@ def prepare(page: Page, tab: str) -> None:
     if tab == "Data":
         page.click("#data-look")
         says(page, "#data-found", "crack")
+        page.click("#data-masks > button")
+        for field, choice in (("#label-defect", "crack"), ("#label-image", "000.png")):
+            page.click(f"{field} input")
+            page.get_by_role("option", name=choice).click()
+            page.wait_for_timeout(1000)  # the next field is given its choices
+        page.locator("#label-editor canvas").first.wait_for()
     elif tab == "Learn":
         page.locator("#learn-curve canvas, #learn-curve svg").first.wait_for()
         page.locator("#learn-preview img").wait_for()
     elif tab == "Draw":
+        page.wait_for_function("document.querySelector('#draw-normal input')?.value")
         page.locator("#draw-editor canvas").first.wait_for()
+        page.wait_for_timeout(3000)  # the picture is laid out
         page.click("#draw-start")
         says(page, "#draw-result", "difference")
     elif tab == "Batch":
         says(page, "#batch-counts", "brick/crack")
+        page.fill("#batch-num input", "1")  # they are there
+        done = "document.querySelector('#batch-line').innerText.split('done').length"
+        before = page.evaluate(done)
+        page.click("#batch-start")
+        page.wait_for_function(f"before => {done} > before", arg=before)
     elif tab == "Review":
         says(page, "#review-about", "1 of")
+        page.click("#review-judge > button")
     elif tab == "Proof":
         says(page, "#proof-table", "real-only")
     page.mouse.move(0, 0)
@@ -85,10 +99,13 @@ def tabs(browser: Browser, address: str, width: str) -> Iterator[tuple[str, Page
     page.close()
 
 
-def save(picture: bytes, name: str) -> None:
+def save(picture: bytes, tab: str, width: str) -> None:
     HERE.mkdir(exist_ok=True)
+    name = f"{tab.lower()}_{width}.png"
     with Image.open(io.BytesIO(picture)) as shot:
-        shot.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(HERE / name, optimize=True)
+        # by an octree, which keeps the few pixels of a coloured outline
+        small = shot.convert("RGB").quantize(COLOURS, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+        small.save(HERE / name, optimize=True)
     print(f"{HERE / name}: {(HERE / name).stat().st_size // 1000} kB")  # noqa: T201
 
 
@@ -111,7 +128,7 @@ def main() -> None:
             browser = player.chromium.launch(executable_path=found, args=["--no-sandbox"])
             for width in WIDTHS:
                 for tab, page in tabs(browser, f"http://127.0.0.1:{port}", width):
-                    save(page.screenshot(full_page=True), f"{tab.lower()}_{width}.png")
+                    save(page.screenshot(full_page=True), tab, width)
             browser.close()
     finally:
         close(served)

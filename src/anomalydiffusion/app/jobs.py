@@ -121,7 +121,8 @@ class Jobs:
 
     def says(self) -> str:
         """What is being done, and how many wait, in a line."""
-        now, line = self.state(), self.line()
+        with self.one:  # between two writes one command would be seen twice
+            now, line = self.state(), self.line()
         more = f"; {len(line.waiting)} in line{', held until you press Go on' if line.held else ''}" if line.waiting else ""
         return f"{now.says if now else 'nothing runs'}{more}"
 
@@ -131,7 +132,8 @@ class Jobs:
 
     def rows(self) -> list[list[str]]:
         """(state, command) of what has ended, runs and waits, in this order."""
-        now, line = self.state(), self.line()
+        with self.one:
+            now, line = self.state(), self.line()
         word = "held" if line.held else "waits"
         states = [*line.past, *([now.says] if now else []), *(f"{word}: {' '.join(words)}" for words in line.waiting)]
         return [list(each.partition(": ")[::2]) for each in states]

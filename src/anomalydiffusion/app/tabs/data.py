@@ -35,8 +35,9 @@ def data_tab(desk: Desk, movable: bool) -> None:
                 defect = gr.Dropdown([], label="Defect type", allow_custom_value=True, elem_id="label-defect")
                 name = gr.Dropdown([], label="Image", elem_id="label-image")
             upload = gr.File(label="or a new image", type="filepath", height=120, elem_id="label-upload")  # read by us alone
-            how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted", elem_id="label-how")
-            editor = editor_of("Paint the defect; the line is around the mask as it is", "label-editor")
+            how = gr.Radio(list(STROKES), value=next(iter(STROKES)), label="What is painted",
+                           info="The line in the picture is around the mask as it is.", elem_id="label-how")  # fmt: skip
+            editor = editor_of("The mask", "label-editor")
             save = gr.Button("Save the mask", elem_id="label-save")
             saved = gr.Markdown(elem_id="label-saved")
 

@@ -20,9 +20,9 @@ def draw_tab(desk: Desk) -> None:
             normal = gr.Dropdown([], label="Normal image", elem_id="draw-normal")
             severity = gr.Slider(0, 3, value=1, step=0.1, label="Severity", elem_id="draw-severity")
             seed = gr.Number(0, label="Seed", precision=0, minimum=0, maximum=2**53, elem_id="draw-seed")
-        editor = editor_of("Paint the mask", "draw-editor")
+        editor = editor_of("The mask", "draw-editor")
         draw = gr.Button("Draw", variant="primary", elem_id="draw-start")
-        pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=260, elem_id="draw-result")
+        pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=280, elem_id="draw-result")
 
         @told
         def on_open() -> Any:

@@ -18,6 +18,15 @@ THEME = gr.themes.Default(font=FONT, font_mono=["ui-monospace", "Consolas", "mon
 CSS = """
 .gradio-container {max-width: 1240px !important; width: 100% !important; min-width: 0 !important; margin: 0 auto !important}
 .dark {--color-accent: var(--primary-400)}
+.grid-container, #learn-preview .image-frame {padding-top: 1.9rem !important}
+#learn-preview .image-container, #learn-preview .image-frame {height: auto !important}
+#proof-sheets .thumbnail-item, #proof-sheets img {aspect-ratio: auto !important; height: auto !important}
+@media (max-width: 640px) {
+  #review-grid, #review-pair, #draw-result, #proof-sheets {height: auto !important}
+  .grid-wrap {height: auto !important; max-height: 75vh}
+  .grid-container {grid-template-columns: repeat(2, 1fr) !important}
+  #proof-sheets .grid-container {grid-template-columns: 1fr !important}
+}
 """
 KEYS = """
 <script>

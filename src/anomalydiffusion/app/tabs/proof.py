@@ -26,7 +26,7 @@ def proof_tab(desk: Desk) -> None:
             look = gr.Button("Show what was found", elem_id="proof-look")
         verdict = gr.Markdown(elem_id="proof-verdict")
         table = gr.Dataframe(label="Figures", interactive=False, elem_id="proof-table")
-        sheets = gr.Gallery(label="Best and worst test images", columns=2, format="png", elem_id="proof-sheets")
+        sheets = gr.Gallery(label="Best and worst test images", columns=2, format="png", object_fit="contain", elem_id="proof-sheets")
 
         @told
         def on_look(task: str) -> tuple[Any, ...]:

@@ -26,9 +26,9 @@ def review_tab(desk: Desk) -> None:
             reason = gr.Dropdown([("any", "")], value="", label="Reason", elem_id="review-reason")
             sheet = gr.Number(1, label=f"Page, {MOST} pairs each", precision=0, minimum=1, maximum=10**6, elem_id="review-page")
         records, at = gr.State([]), gr.State(0)
-        grid = gr.Gallery(label="Pairs", columns=6, format="png", object_fit="contain", allow_preview=False, height=360,
+        grid = gr.Gallery(label="Pairs", columns=6, format="png", object_fit="contain", allow_preview=False, height=430,
                           elem_id="review-grid")  # fmt: skip
-        pictures = gr.Gallery(label="This pair", columns=5, format="png", object_fit="contain", height=260, elem_id="review-pair")
+        pictures = gr.Gallery(label="This pair", columns=5, format="png", object_fit="contain", height=280, elem_id="review-pair")
         about = gr.Markdown(elem_id="review-about")
         with gr.Row():
             before = gr.Button("Previous", elem_id="review-previous")
@@ -115,7 +115,7 @@ def review_tab(desk: Desk) -> None:
 
 
 def _caption(record: dict[str, Any]) -> str:
-    return f"{record['defect']} {Path(record['image']).stem}{'' if record['accepted'] else ', rejected'}"
+    return f"{record['defect']} {int(Path(record['image']).stem.split('-')[0])}{'' if record['accepted'] else ', rejected'}"
 
 
 def _details(record: dict[str, Any], index: int, count: int) -> str:
@@ -123,4 +123,5 @@ def _details(record: dict[str, Any], index: int, count: int) -> str:
     measures = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in record["measures"].items())
     verdict = "kept" if record["accepted"] else "rejected"
     origin = f"seed {record['seed']}, severity {record['severity']:.2f}"
-    return f"**{index + 1} of {count}: {_caption(record)}** {verdict}{reasons}; {origin}; {measures}"
+    name = f"{record['defect']} {Path(record['image']).stem}"
+    return f"**{index + 1} of {count}: {name}** {verdict}{reasons}; {origin}; {measures}"

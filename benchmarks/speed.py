@@ -3,7 +3,7 @@
     python benchmarks/speed.py --work WORK
 
 Times differ from machine to machine and from hour to hour, so what counts are ratios: each round measures the plain way
-(benchmarks/plain.py: float32, one at a time, the default allocator, 200 steps, nothing kept) and then ours, each in a process of its own,
+(anomalydiffusion.app.plain: float32, one at a time, the default allocator, 200 steps, nothing kept) and then ours, in a process each,
 beside the machine's own limit in that minute. The paper's prior has random weights, saved and loaded like any other. What was measured
 is kept in WORK and not measured again by the same code with the same options, so that a stopped command goes on. Writes
 benchmarks/results/<date>-speed.md: median, least and most of the rounds. Needs a quiet machine, 16 GB of memory, 8 GB of disk and about
@@ -36,9 +36,9 @@ def page(lab: Lab, lines: Sequence[Line]) -> str:
     out = [
         "# Speed", "", "    python benchmarks/speed.py --work WORK" + (" --whole" if given.whole else ""), "",
         f"Median, least and most of {given.rounds} rounds; in each the plain way was measured and then ours, in processes of their own. "
-        "Plain is the published way written with today's libraries (benchmarks/plain.py): float32, one at a time, the default allocator, "
-        "200 DDIM steps on the whole picture. A row without a dash compares with the cheapest reading of it: the text encoder once for "
-        "each pair, no re-weighting, as the released code does by default. Ratios are of the medians of each round.", "",
+        "Plain is the published way written with today's libraries (anomalydiffusion.app.plain): float32, one at a time, the default "
+        "allocator, 200 DDIM steps on the whole picture. A row without a dash compares with the cheapest reading of it: the text "
+        "encoder once for each pair, no re-weighting, as the released code does by default. Ratios are of the medians of each round.", "",
         "| what | wanted | ours | plain | plain / ours | reached |", "|---|---|---|---|---|---|", *map(str, lines), "",
         "## Settings", "",
         f"- {hardware()}, {versions}, threads: {threads}; load before a process began at most {max(lab.loads, default=0):.1f}",

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from plain import Clock, Learned, Plain, draw, learn
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
 import anomalydiffusion as ad
+from anomalydiffusion.app.measured import ARMS as PLAIN
+from anomalydiffusion.app.measured import KEY, Found, Options, called, item, peak, times
 from anomalydiffusion.app.opened import chosen, run_settings, run_split
 from anomalydiffusion.app.settings import PRESETS, Drawing, resolve
 from anomalydiffusion.conditioning.adapter import Adapter, Origin
@@ -31,117 +28,22 @@ from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
 from anomalydiffusion.data.demo import make_demo
 from anomalydiffusion.data.regions import digest_of, regions_of
-from anomalydiffusion.generation.pairs import Item, make_pairs
+from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, fill, plan
-from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.save import save_prior
 from anomalydiffusion.training.recipes import train_adapter
-
-Options = dict[str, Any]
-Found = dict[str, Any]
-KEY = ("brick", "hole")
-MATRIX = 2048  # side of the matrices whose product shows what the machine can do
-
-
-def times(call: Callable[[], object], repeat: int) -> list[float]:
-    """Seconds of each call, after one that is not counted."""
-    marks = []
-    for _ in range(repeat + 1):
-        began = time.perf_counter()
-        call()
-        marks.append(time.perf_counter() - began)
-    return marks[1:]
-
-
-def limit(dtype: torch.dtype) -> float:
-    """GFLOP/s of a large matrix product in this number format: the best of ten."""
-    a = torch.randn(MATRIX, MATRIX).to(dtype)
-    return 2 * MATRIX**3 / min(times(lambda: a @ a, 10)) / 1e9
-
-
-def peak() -> float:
-    """The most memory that this process has held so far, in GB.
-
-    Not `getrusage`'s: that begins at what the process held that started this one.
-    """
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e9
-
-
-def item(side: int, seed: int) -> Item:
-    """A grey textured picture with a hole in its middle, a quarter of it wide."""
-    image = np.repeat(np.clip(rng(seed, "speed").normal(128, 12, (side, side, 1)), 0, 255), 3, axis=2).astype(np.uint8)
-    yy, xx = np.mgrid[:side, :side]
-    pixels = np.hypot(yy - side / 2, xx - side / 2) < side / 8
-    start = image.copy()
-    start[pixels] //= 2
-    return Item(key=KEY, normal_HWC=image, normal="", normal_sha256="", mask=Mask(pixels_HW=pixels, origin="speed"), seed=seed,
-                start_HWC=start)  # fmt: skip
 
 
 def ours(given: Options) -> LatentPrior:
     return load_prior(given["prior"], dtype=DTYPES[given["dtype"]])
 
 
-def plain(given: Options) -> tuple[Plain, Learned]:
-    prior = load_prior(given["prior"])
-    learned = Learned(prior.token_width).eval()
-    return Plain(prior, learned), learned
-
-
-def _called(prior: LatentPrior | Plain, side: int, channels: int, width: int, given: Options, dtype: torch.dtype) -> Found:
-    z, t, tokens = torch.randn(1, channels, side, side), torch.tensor([500]), torch.randn(1, given["tokens"], width)
-
-    def call() -> None:
-        if isinstance(prior, Plain):
-            prior.answer(z, 500, tokens)
-        else:
-            prior.predict(z, t, Context(tokens_BND=tokens))
-
-    with torch.no_grad():
-        before = limit(dtype)
-        seconds = times(call, given["repeat"])
-        most, held = max(before, limit(dtype)), peak()
-        with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # it does not know the CPU's fused attention
-            call()
-    return {"call": seconds, "limit": most, "gflop": counted.get_total_flops() / 1e9, "peak": held}
-
-
-def call_plain(given: Options) -> Found:
-    prior = load_prior(given["prior"])
-    sizes = prior.working_size // prior.factor, prior.latent_channels, prior.token_width
-    return _called(Plain(prior, Learned(prior.token_width)), *sizes, {**given, "tokens": prior.max_tokens}, torch.float32)
-
-
 def call_ours(given: Options) -> Found:
     prior = ours(given)
     sizes = prior.working_size // prior.factor, prior.latent_channels, prior.token_width
-    return _called(prior, *sizes, {**given, "tokens": prior.max_tokens}, DTYPES[given["dtype"]])
-
-
-def pair_plain(given: Options) -> Found:
-    """Seconds of one pair in three ways: text encoder once, at each step, and with re-weighting by decoded previews too.
-
-    Only some steps of many are walked, unless `walked` is None: the rest are counted like the median of those. The way with
-    re-weighting is always counted so.
-    """
-    model, _ = plain(given)
-    what, steps = item(model.size, 0), given["steps"]
-    clock, weighed = Clock(), Clock()
-    draw(model, what.normal_HWC, what.mask.pixels_HW, steps=steps, walked=1)  # not counted, nor is our first
-    for _ in range(given["repeat"]):
-        draw(model, what.normal_HWC, what.mask.pixels_HW, steps=steps, walked=given["walked"], clock=clock)
-    held = peak()
-    draw(model, what.normal_HWC, what.mask.pixels_HW, steps=steps, walked=given["walked"] or 10, reweight=True, clock=weighed)
-    part = {name: statistics.median(seconds) for name, seconds in clock.seconds.items()}
-    around = part["encode"] + part["decode"]
-    every = around + steps * part["step"] if given["walked"] else around + sum(clock.seconds["step"]) / given["repeat"]
-    return {
-        "once": [every - steps * part["embed"]], "each": [every], "peak": held,
-        "weighed": [around + steps * statistics.median(weighed.seconds["step"])], "parts": part, "walked": given["walked"] or steps,
-    }  # fmt: skip
+    return called(prior, *sizes, {**given, "tokens": prior.max_tokens}, DTYPES[given["dtype"]])
 
 
 def pair_ours(given: Options) -> Found:
@@ -156,14 +58,6 @@ def pair_ours(given: Options) -> Found:
             found[preset] = [each / config.batch_size for each in seconds]
             found.setdefault("peak", peak())
     return found
-
-
-def train_plain(given: Options) -> Found:
-    """Seconds of a training step for each of its samples."""
-    model, learned = plain(given)
-    what = item(model.size, 0)
-    seconds = learn(model, learned.train(), what.normal_HWC, what.mask.pixels_HW, steps=given["repeat"] + 1)[1:]
-    return {"sample": [each / 4 for each in seconds], "peak": peak()}
 
 
 def train_ours(given: Options) -> Found:
@@ -266,5 +160,6 @@ def images(given: Options) -> Found:
 
 
 ARMS: dict[str, Callable[[Options], Found]] = {
-    call.__name__: call for call in (call_plain, call_ours, pair_plain, pair_ours, train_plain, train_ours, saved, base, book, images)
+    **{f"{name}_plain": arm for name, arm in PLAIN.items()},
+    **{arm.__name__: arm for arm in (call_ours, pair_ours, train_ours, saved, base, book, images)},
 }  # fmt: skip

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from benchmarks.plain import Learned, Plain, draw, learn
 from diffusers import DDIMScheduler
 
+from anomalydiffusion.app.plain import Learned, Plain, draw, learn
 from anomalydiffusion.app.settings import resolve
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.seeds import rng, torch_noise

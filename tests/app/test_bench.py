@@ -22,14 +22,26 @@ def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path
     for name in ("call", "embed", "encode", "decode", "pair", "train_step"):
         assert 0 < ours[name]["least"] <= ours[name]["median"] <= ours[name]["most"]
     assert ours["pair"]["median"] > ours["call"]["median"] and ours["pairs_per_second"] > 0
+    assert ours["mask_learned"]["median"] > ours["call"]["median"] and ours["mask_warped"]["median"] > 0
+    plain, ratios = found["plain"], found["ratios"]
+    assert list(ratios) == ["call", "pair_default", "pair_fast", "train_step", "memory"]
+    assert ratios["pair_default"] == pytest.approx(plain["pair"]["median"] / ours["pair_default"]["median"])
+    assert ratios["train_step"] == pytest.approx(plain["train_sample"]["median"] / ours["train_sample"]["median"])
+    assert plain["pair_embedding_each_step"]["median"] > plain["pair"]["median"] > 100 * plain["call"]["median"]  # its 200 steps
+    assert list(plain["peak_mb"]) == ["call", "generate", "train"] and plain["peak_mb"]["generate"] > 50
     assert 0 < ours["share"] < 1.5 and ours["call_gflop"] > 0
     assert list(ours["peak_mb"]) == ["start", "load", "call", "generate", "train"] and ours["peak_mb"]["start"] > 50
 
 
 def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
-    found = bench(str(small_folder), what="call", repeat=1, quiet=True)["ours"]
-    assert "call" in found and "pair" not in found and "train_step" not in found
-    with pytest.raises(ConfigError, match="--what fly: known are call, generate, train, all"):
+    whole = bench(str(small_folder), what="call", repeat=1, plain=False, quiet=True)
+    found = whole["ours"]
+    assert "call" in found and "pair" not in found and "train_step" not in found and not {"plain", "ratios"} & set(whole)
+    loaded = bench(str(small_folder), what="load", repeat=1, quiet=True)["ours"]
+    assert loaded["load"] > 0 and "call" not in loaded
+    masks = bench(str(small_folder), what="masks", repeat=1, quiet=True)
+    assert masks["ours"]["mask_learned"]["least"] > 0 and "pair" not in masks["ours"] and "plain" not in masks
+    with pytest.raises(ConfigError, match="--what fly: known are load, call, masks, generate, train, all"):
         bench(str(small_folder), what="fly")
     with pytest.raises(ConfigError, match="no processor computes in it"):
         bench(str(small_folder), dtype="float16")

@@ -1,55 +1,43 @@
-"""Speed and memory of a prior on this machine: what a call, a pair and a training step cost, beside the machine's own limit."""
+"""Speed and memory of a prior on this machine: what a call, a mask, a pair and a training step cost, beside the plain way and the limit."""
 
 from __future__ import annotations
 
 import platform
-import resource
 import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from anomalydiffusion.app.measured import KEY, Found, item, limit, peak, plainly, times
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.app.settings import Settings, prior_of, resolve
 from anomalydiffusion.conditioning.adapter import Adapter, Origin
 from anomalydiffusion.core.devices import DTYPES, find_device, find_dtype
 from anomalydiffusion.core.errors import ConfigError
-from anomalydiffusion.core.seeds import rng
-from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.pairs import Item, make_pairs
+from anomalydiffusion.data.foreground import foreground
+from anomalydiffusion.generation.pairs import make_pairs
+from anomalydiffusion.masks.learned import draw_shape
+from anomalydiffusion.masks.warped import propose
 from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.recipes import train_adapter
 
 __all__ = ["WHAT", "bench"]
 
-WHAT = ("call", "generate", "train", "all")
-KEY = ("bench", "hole")
-PRODUCT = 2048  # side of the matrices whose product shows what the machine can do
-
-
-def _times(call: Callable[[], Any], repeat: int) -> list[float]:
-    """Seconds of each of `repeat` calls, after one that is not counted; on a graphics card until it is done."""
-    out = []
-    for _ in range(repeat + 1):
-        began = time.perf_counter()
-        call()
-        if torch.accelerator.is_available():
-            torch.accelerator.synchronize()
-        out.append(time.perf_counter() - began)
-    return out[1:]
+WHAT = ("load", "call", "masks", "generate", "train", "all")
+PARTS = {"call": ("call",), "generate": ("call", "pair"), "train": ("call", "train"), "all": ("call", "pair", "train")}  # of the plain way
+STEPS, WALKED = 200, 6  # of the plain way: all, and those that are walked; the others are counted like the median of these
 
 
 def _figures(seconds: Sequence[float]) -> dict[str, float]:
@@ -58,19 +46,12 @@ def _figures(seconds: Sequence[float]) -> dict[str, float]:
 
 def _peak() -> float:
     """The most memory that this process has held so far, in MB (MB of 10^6 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return 1000 * peak()
 
 
 def _card(place: torch.device) -> dict[str, float]:
     """The most memory that was held on a graphics card."""
     return {"peak_card_mb": torch.cuda.max_memory_allocated(place) / 1e6} if place.type == "cuda" else {}
-
-
-def _limit(dtype: torch.dtype, device: torch.device) -> float:
-    """GFLOP/s of a large matrix product: what no network here can exceed."""
-    a = torch.randn(PRODUCT, PRODUCT, device=device).to(dtype)
-    return 2 * PRODUCT**3 / min(_times(lambda: (a @ a).sum().item(), 5)) / 1e9
 
 
 def _hardware(device: torch.device) -> dict[str, Any]:
@@ -80,18 +61,6 @@ def _hardware(device: torch.device) -> dict[str, Any]:
         "processor": model, "threads": torch.get_num_threads(), "device": str(device), "system": platform.system(),
         "python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")},
     }  # fmt: skip
-
-
-def _item(side: int, seed: int) -> Item:
-    """A grey textured picture of twice the working size, with a hole in its middle."""
-    random = rng(seed, "bench")
-    image = np.repeat(np.clip(random.normal(128, 12, (2 * side, 2 * side, 1)), 0, 255), 3, axis=2).astype(np.uint8)
-    pixels = np.zeros(image.shape[:2], bool)
-    pixels[side - side // 6 : side + side // 6, side - side // 5 : side + side // 5] = True
-    start = image.copy()
-    start[pixels] //= 2
-    return Item(key=KEY, normal_HWC=image, normal="bench.png", normal_sha256="", mask=Mask(pixels_HW=pixels, origin="bench"), seed=seed,
-                start_HWC=start)  # fmt: skip
 
 
 def _call(prior: LatentPrior, repeat: int) -> dict[str, Any]:
@@ -106,22 +75,25 @@ def _call(prior: LatentPrior, repeat: int) -> dict[str, Any]:
         with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # it does not know the CPU's fused attention
             prior.predict(z, t, context)
         found = {
-            "call": _times(lambda: prior.predict(z, t, context), repeat),
-            "embed": _times(lambda: prior.embed((prior.tokenize("a photo of"), []), learned), repeat),
-            "encode": _times(lambda: prior.encode(picture), repeat),
-            "decode": _times(lambda: prior.decode(z), repeat),
+            "call": times(lambda: prior.predict(z, t, context), repeat),
+            "embed": times(lambda: prior.embed((prior.tokenize("a photo of"), []), learned), repeat),
+            "encode": times(lambda: prior.encode(picture), repeat),
+            "decode": times(lambda: prior.decode(z), repeat),
         }
     return {**{name: _figures(seconds) for name, seconds in found.items()}, "call_gflop": counted.get_total_flops() / 1e9}
 
 
 def bench(
     prior: str = "tiny", *, what: str = "all", preset: str | None = None, config: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, repeat: int = 3, quiet: bool = False,
+    dtype: str | None = None, repeat: int = 3, plain: bool = True, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure one prior here. Seconds are wall time, each the median, least and most of `repeat`; memory is this process's peak.
 
-    `what`: "call" the networks alone, "generate" also a pair at a time and in full batches, "train" also a training step, "all".
-    `limit_gflops`: large matrix products in each number format; `share`: what of it the denoiser's call reaches.
+    `what`: "load" alone, "call" the networks, "masks" a warped and a drawn one, "generate" a pair at a time and in full batches, "train" a
+    training step, "all". `limit_gflops`: large matrix products in each number format; `share`: what of it the denoiser's call reaches.
+    `plain`: the published way (`app.plain`: float32, one at a time, 200 steps, nothing kept) is measured too where ours is on the
+    processor, in processes of its own, and `ratios` say how many times ours goes into it: `call`, `pair_default`, `pair_fast`,
+    `train_step` for each sample, `memory` while a pair is drawn. Of its 200 steps 6 are walked, the others counted like their median.
     """
     if what not in WHAT:
         raise ConfigError(f"--what {what}: known are {', '.join(WHAT)}")
@@ -132,17 +104,22 @@ def bench(
     if find_dtype(settings.dtype, place) == torch.float16 and what in ("train", "all"):
         raise ConfigError(f"--dtype float16 --what {what}: it is not learned with; give --what call or generate")
     memory = {"start": _peak()}
-    limits = {name: _limit(kind, place) for name, kind in DTYPES.items() if not (name == "float16" and place.type == "cpu")}
+    limits = {name: limit(kind, place) for name, kind in DTYPES.items() if not (name == "float16" and place.type == "cpu")}
     began = time.perf_counter()
     loaded = prior_of(settings)
     ours: dict[str, Any] = {"load": time.perf_counter() - began}
     memory["load"] = _peak()
     say(f"{prior}: loaded in {ours['load']:.1f} s", quiet=quiet)
-    ours |= _call(loaded, repeat)
-    memory["call"] = _peak()
-    say(f"one call of the denoiser: {ours['call']['median']:.3f} s", quiet=quiet)
+    if what != "load":
+        ours |= _call(loaded, repeat)
+        ours["share"] = ours["call_gflop"] / ours["call"]["median"] / limits[settings.dtype]
+        memory["call"] = _peak()
+        say(f"one call of the denoiser: {ours['call']['median']:.3f} s", quiet=quiet)
+    if what in ("masks", "all"):
+        ours |= _masks(loaded, settings, repeat)
+        say(f"one mask: warped {ours['mask_warped']['median']:.3f} s, drawn {ours['mask_learned']['median']:.2f} s", quiet=quiet)
     if what in ("generate", "all"):
-        ours |= _pairs(loaded, settings, repeat)
+        ours |= _pairs(loaded, settings, repeat, presets=plain)
         memory["generate"] = _peak()
         batch = settings.generate.batch_size
         say(f"one pair: {ours['pair']['median']:.2f} s; in batches of {batch}: {ours['pairs_per_second']:.2f} pairs/s", quiet=quiet)
@@ -150,31 +127,84 @@ def bench(
         ours |= _training(loaded, settings, repeat)
         memory["train"] = _peak()
         say(f"one training step of {settings.train.batch_size}: {ours['train_step']['median']:.2f} s", quiet=quiet)
-    share = ours["call_gflop"] / ours["call"]["median"] / limits[settings.dtype]
-    return {
+    found: dict[str, Any] = {
         "prior": prior, "dtype": settings.dtype, "working_size": loaded.working_size, "hardware": _hardware(place),
-        "limit_gflops": limits, "ours": {**ours, "share": share, "peak_mb": memory, **_card(place)},
+        "limit_gflops": limits, "ours": {**ours, "peak_mb": memory, **_card(place)},
     }  # fmt: skip
+    del loaded
+    if plain and what in PARTS and place.type == "cpu":
+        say("the published way, written plainly ...", quiet=quiet)
+        found["plain"] = _plain(prior, PARTS[what], repeat)
+        found["ratios"] = _ratios(found["plain"], found["ours"])
+        say(", ".join(f"{name} {value:.1f}x" for name, value in found["ratios"].items()), quiet=quiet)
+    return found
 
 
-def _pairs(prior: LatentPrior, settings: Settings, repeat: int) -> dict[str, Any]:
+def _masks(prior: LatentPrior, settings: Settings, repeat: int) -> Found:
+    """Seconds of a mask that is warped from a real one, the object found first, and of one that the prior draws."""
+    adapter = Adapter(prior, [KEY], settings.masks.train.adapter, Origin(prior_digest=prior.digest), name="masks").eval()
+    what, drawn = item(prior.working_size, 0), settings.masks.learned
+
+    def warped() -> None:
+        propose([what.mask], what.normal_HWC, seed=0, config=settings.masks.warped, foreground_HW=foreground(what.normal_HWC))
+
+    learned = times(lambda: draw_shape(adapter, KEY, seed=0, steps=drawn.steps, guidance=drawn.guidance), repeat)
+    return {"mask_warped": _figures(times(warped, repeat)), "mask_learned": _figures(learned)}
+
+
+def _pairs(prior: LatentPrior, settings: Settings, repeat: int, *, presets: bool) -> Found:
+    """Seconds of a pair, and pairs a second in full batches; with `presets` also of a pair as `default` and `fast` draw it."""
     adapter = Adapter(prior, [KEY], settings.train.adapter, Origin(prior_digest=prior.digest)).eval()
-    one, many = replace(settings.generate, batch_size=1), settings.generate
-    items = [_item(prior.working_size, seed) for seed in range(many.batch_size)]
-    single = _times(lambda: make_pairs(prior, adapter, items[:1], one), repeat)
-    batch = _times(lambda: make_pairs(prior, adapter, items, many), max(1, repeat // 2)) if many.batch_size > 1 else single
-    return {"pair": _figures(single), "pairs_per_second": many.batch_size / statistics.median(batch)}
+    many = settings.generate
+    items = [item(prior.working_size, seed) for seed in range(many.batch_size)]
+    ways = {"pair": many, **({f"pair_{name}": resolve(name).generate for name in ("default", "fast")} if presets else {})}
+    found: dict[str, dict[str, float]] = {}
+    for name, way in ways.items():
+        one = replace(way, batch_size=1)
+        if same := next((known for known in found if replace(ways[known], batch_size=1) == one), None):
+            found[name] = found[same]
+        else:
+            found[name] = _figures(times(partial(make_pairs, prior, adapter, items[:1], one), repeat))
+    batch = [found["pair"]["median"]]
+    if many.batch_size > 1:
+        batch = times(partial(make_pairs, prior, adapter, items, many), max(1, repeat // 2))
+    return {**found, "pairs_per_second": many.batch_size / statistics.median(batch)}
 
 
-def _training(prior: LatentPrior, settings: Settings, repeat: int) -> dict[str, Any]:
-    """Seconds of a step from a short training of its own; the first step is not counted."""
-    marks: list[float] = []
-    config = replace(settings.train, pool=replace(settings.train.pool, crops=settings.train.batch_size))
-    config = replace(config, loop=replace(config.loop, steps=repeat + 1, log_every=1))
-    item = _item(prior.working_size, 0)
+def _training(prior: LatentPrior, settings: Settings, repeat: int) -> Found:
+    """Seconds of a step from a short training of its own, the first not counted; and of a sample with its share of the encoding."""
+    marks, pool = list[float](), [time.perf_counter()]
+    config, batch = settings.train, settings.train.batch_size
+    share = config.pool.crops / (config.loop.steps * batch)  # crops that are encoded for each sample that is learned
+    short = replace(config, pool=replace(config.pool, crops=batch), loop=replace(config.loop, steps=repeat + 1, log_every=1))
+    what = item(prior.working_size, 0)
     with TemporaryDirectory() as folder:
         train_adapter(
-            prior, {KEY: [(item.normal_HWC, item.mask)]}, config, Path(folder), seed=0, name="measured",
+            prior, {KEY: [(what.normal_HWC, what.mask)]}, short, Path(folder), seed=0, name="measured",
             accelerator=Accelerator(cpu=settings.device == "cpu"), progress=lambda step, means: marks.append(time.perf_counter()),
+            pool_progress=lambda done: pool.append(time.perf_counter()),
         )  # fmt: skip
-    return {"train_step": _figures([b - a for a, b in pairwise(marks)])}
+    steps, crop = [b - a for a, b in pairwise(marks)], (pool[-1] - pool[0]) / batch
+    return {"train_step": _figures(steps), "train_sample": _figures([each / batch + share * crop for each in steps])}
+
+
+def _plain(prior: str, arms: Sequence[str], repeat: int) -> Found:
+    """What the published way costs, by the same names as ours."""
+    out: Found = {"steps": STEPS, "walked": WALKED, "peak_mb": {}}
+    for arm in arms:
+        found = plainly(arm, {"prior": prior, "repeat": repeat if arm != "pair" else 1, "steps": STEPS, "walked": WALKED})
+        names = {"call": {"call": "call"}, "pair": {"once": "pair", "each": "pair_embedding_each_step", "weighed": "pair_reweighted"},
+                 "train": {"sample": "train_sample"}}[arm]  # fmt: skip
+        out |= {name: _figures(found[key]) for key, name in names.items()}
+        out["peak_mb"][{"pair": "generate"}.get(arm, arm)] = 1000 * found["peak"]
+    return out
+
+
+def _ratios(plain: Found, ours: Found) -> dict[str, float]:
+    """Plain over ours; a pair of the plain way is the cheapest reading of it: the text encoder once, no re-weighting."""
+    pairs = {"call": ("call", "call"), "pair_default": ("pair", "pair_default"), "pair_fast": ("pair", "pair_fast"),
+             "train_step": ("train_sample", "train_sample")}  # fmt: skip
+    found = {name: plain[a]["median"] / ours[b]["median"] for name, (a, b) in pairs.items() if a in plain and b in ours}
+    if "generate" in plain["peak_mb"]:
+        found["memory"] = plain["peak_mb"]["generate"] / ours["peak_mb"]["generate"]
+    return found

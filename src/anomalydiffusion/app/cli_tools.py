@@ -53,16 +53,19 @@ def studio(
 @tools_app.command()
 def bench(
     prior: Annotated[str, typer.Option("--prior", help="As for train; or random:NAME, an architecture with random weights.")] = "tiny",
-    what: Annotated[str, typer.Option("--what", help="call, generate, train or all.")] = "all",
+    what: Annotated[str, typer.Option("--what", help="load, call, masks, generate, train or all.")] = "all",
     preset: Annotated[str | None, typer.Option("--preset", help="default, paper or fast.")] = None,
     config: Config = None, device: Device = None, dtype: Dtype = None,
     repeat: Annotated[int, typer.Option("--repeat", help="How often each is measured.")] = 3,
+    plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside the published way, written plainly.")] = True,
     as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure speed and memory of a prior on this machine."""
     from anomalydiffusion.app.bench import bench as call
 
-    found = call(prior, what=what, preset=preset, config=config, device=device, dtype=dtype, repeat=repeat, quiet=quiet or as_json)
+    found = call(
+        prior, what=what, preset=preset, config=config, device=device, dtype=dtype, repeat=repeat, plain=plain, quiet=quiet or as_json
+    )
     print_figures(found, as_json)
 
 

@@ -8,10 +8,10 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -26,7 +26,7 @@ from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.core.runs import replace_folder, write_atomic
 from anomalydiffusion.training.together import Together
 
-__all__ = ["LoopConfig", "Objective", "Progress", "latest_checkpoint", "run_loop"]
+__all__ = ["LoopConfig", "Objective", "Progress", "attention", "latest_checkpoint", "precision", "run_loop"]
 
 log = logging.getLogger(__name__)
 Objective = Callable[[int, int], dict[str, torch.Tensor]]
@@ -131,6 +131,17 @@ def _load(path: Path, model: nn.Module, average: AveragedModel | None, optimizer
     return place
 
 
+def attention(device: torch.device) -> AbstractContextManager[Any]:
+    """The attention kernel to learn with: on a CPU the backward pass of the fused one takes a third of a step."""
+    return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
+
+
+def precision(device: torch.device, config: LoopConfig) -> torch.autocast:
+    """The number format to learn in."""
+    half = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and native_bf16(device))
+    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+
+
 def run_loop(
     trainable: nn.Module,
     objective: Objective,
@@ -159,9 +170,6 @@ def run_loop(
     parameters = [p for p in trainable.parameters() if p.requires_grad]
     groups = [{"params": [p for p in parameters if rate(p) == each], "rate": each} for each in sorted({rate(p) for p in parameters})]
     optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.99))
-    half = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and native_bf16(accelerator.device))
-    # on a CPU the backward pass of the fused attention kernel takes a third of a step
-    attention = partial(sdpa_kernel, SDPBackend.MATH) if accelerator.device.type == "cpu" else nullcontext
     average = None
     if config.average:
         average = AveragedModel(trainable, multi_avg_fn=_moving_average(config.average))
@@ -192,8 +200,8 @@ def run_loop(
                 group["lr"] = group["rate"] * config.learning_rate * warm * (0.02 + 0.98 * decay)
             sums: dict[str, float] = {}
             for micro in together.mine:
-                with attention():  # on the way back too: there inner results may be computed again
-                    with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=half):
+                with attention(accelerator.device):  # on the way back too: there inner results may be computed again
+                    with precision(accelerator.device, config):
                         terms = objective(place.step, micro)
                     accelerator.backward(terms["loss"] / config.gradient_accumulation_steps)
                 for name, value in terms.items():

@@ -13,13 +13,15 @@ from accelerate import Accelerator
 from scipy import ndimage
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
+from anomalydiffusion.conditioning.tokens import insert
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.priors.latent import LatentPrior
-from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+from anomalydiffusion.training.loop import LoopConfig, Progress, attention, precision, run_loop
 from anomalydiffusion.training.loss import masked_loss
+from anomalydiffusion.training.memory import fits, kept
 from anomalydiffusion.training.shots import PoolConfig, build_pool
 
 __all__ = ["TrainConfig", "Watch", "check_learnable", "grain_ratio", "measures", "train_adapter"]
@@ -37,7 +39,8 @@ class TrainConfig:
     outside: float = 0.3  # weight of the loss outside the mask
     normalise: bool = True  # divide the masked loss by the mask's area
     condition_noise: float = 0.02  # deviation of the noise on learned tokens, as a share of theirs
-    gradient_checkpointing: bool = False  # compute the denoiser's inner results again on the way back: less memory, a third slower
+    # compute the denoiser's inner results again on the way back: less memory, a third slower, the same result; else where they do not fit
+    gradient_checkpointing: bool = False
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     pool: PoolConfig = field(default_factory=PoolConfig)
     loop: LoopConfig = field(
@@ -96,6 +99,25 @@ def _at_rest(adapter: Adapter) -> Iterator[None]:
             adapter.train()
 
 
+def _roomy(adapter: Adapter, config: TrainConfig) -> bool:
+    """Whether the inner results of a batch can all be kept for the way back."""
+    prior = adapter.prior
+    learned = adapter.config.anomaly_tokens + adapter.config.spatial_tokens
+    side = prior.working_size // prior.factor
+
+    def answer(count: int) -> torch.Tensor:
+        z = torch.zeros(count, prior.latent_channels, side, side, device=prior.device)
+        tokens = torch.zeros(count, learned, prior.token_width, device=prior.device, requires_grad=True)
+        context = insert(prior, adapter.config.prompt, tokens)
+        return adapter.predict(z, torch.zeros(count, dtype=torch.long, device=prior.device), context)
+
+    def bytes_of(count: int) -> int:
+        return kept(lambda: answer(count), prior.unet, prior.text_encoder)
+
+    with attention(prior.device), precision(prior.device, config.loop):
+        return fits(bytes_of, config.batch_size, prior.device)
+
+
 def train_adapter(
     prior: LatentPrior, shots: Shots, config: TrainConfig, folder: Path, *, seed: int, split_digest: str = "",
     resume: bool = True, progress: Progress | None = None, pool_progress: Callable[[int], None] | None = None,
@@ -151,13 +173,14 @@ def train_adapter(
             with _at_rest(adapter):
                 watch(step, adapter)
 
-    if config.gradient_checkpointing:
+    sparing = config.gradient_checkpointing or not _roomy(adapter, config)
+    if sparing:
         prior.unet.enable_gradient_checkpointing()
     adapter.train()
     parts = adapter.trainable()
     with nullcontext() if adapter.config.lora_rank else adapter.unheard():
         learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=report, accelerator=accelerator)
     parts.load_state_dict(learned.state_dict())  # the average, where one is kept
-    if config.gradient_checkpointing:
+    if sparing:
         prior.unet.disable_gradient_checkpointing()
     return adapter.eval()

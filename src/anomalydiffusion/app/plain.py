@@ -1,6 +1,6 @@
 """The published way, as one would write it with today's libraries: one at a time, float32, nothing kept from step to step.
 
-What `benchmarks/speed.py` measures us against; written for that alone, and never used by the package. A pair is drawn on the whole
+What `bench` and `benchmarks/speed.py` measure us against; written for that alone. A pair is drawn on the whole
 picture at the prior's size, by blended latent diffusion with ancestral DDIM [arXiv 2312.05767v2, generation], on request with adaptive
 re-weighting on materialised attention probabilities. A defect is learned by the masked loss, samples one by one.
 """
@@ -148,7 +148,8 @@ def draw(
         normal = plain.encode(x)
     noise = noise or (lambda purpose, t: torch.randn_like(normal))
     plain.scheduler.set_timesteps(steps)
-    z, steered = noise("start", 0), {}
+    z = noise("start", 0)
+    steered: dict[str, Any] = {}
     for t in plain.scheduler.timesteps.tolist()[:walked]:
         with clock("step"):
             with clock("embed"):

@@ -1,5 +1,6 @@
 """What a step keeps is counted, and where it cannot be had, it is computed again, to the same result."""
 
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,17 @@ def test_what_waits_for_the_way_back_is_counted_once_and_without_weights() -> No
     assert kept(lambda: second(torch.relu(first(x)))) == counted + 4 * 50 * 10  # the weights that a gradient is passed on by
     with torch.no_grad():
         assert kept(lambda: first(x), first) == 4 * 8 * 100  # a gradient is wanted, whatever is around
+
+
+def test_what_was_counted_is_let_go() -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def call() -> torch.Tensor:
+        hidden = torch.randn(10, requires_grad=True).exp()  # which waits for its own way back
+        made.append(weakref.ref(hidden))
+        return hidden.sum()
+
+    assert kept(call) == 40 and made[0]() is None
 
 
 @pytest.mark.parametrize(("free", "batch", "enough"), [(1000, 1, True), (1000, 5, True), (1000, 6, False), (100, 1, False)])

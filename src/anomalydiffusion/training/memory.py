@@ -24,7 +24,7 @@ def kept(call: Callable[[], torch.Tensor], *modules: nn.Module) -> int:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in own:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a result that waits for its own way back would hold itself for ever
 
     def unpack(tensor: Any) -> Any:
         return tensor

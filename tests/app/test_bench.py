@@ -33,6 +33,14 @@ def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path
     assert list(ours["peak_mb"]) == ["start", "load", "call", "generate", "train"] and ours["peak_mb"]["start"] > 50
 
 
+def test_a_reader_gets_a_table(small_folder: Path) -> None:
+    out = CliRunner().invoke(app, ["bench", "--prior", str(small_folder), "--what", "call", "--repeat", "1"])
+    assert out.exit_code == 0, out.output
+    (row,) = (line for line in out.stdout.splitlines() if "one call of the denoiser" in line)
+    ours, plain, ratio = (float(word) for word in row.split() if word[0].isdigit())
+    assert ratio == pytest.approx(plain / ours, abs=0.06, rel=0.02) and "GFLOP/s: float32" in out.stdout
+
+
 def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
     whole = bench(str(small_folder), what="call", repeat=1, plain=False, quiet=True)
     found = whole["ours"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Quiet, print_figures, print_json
+from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Quiet, print_json
 
 __all__ = ["tools_app"]
 
@@ -66,7 +66,12 @@ def bench(
     found = call(
         prior, what=what, preset=preset, config=config, device=device, dtype=dtype, repeat=repeat, plain=plain, quiet=quiet or as_json
     )
-    print_figures(found, as_json)
+    if as_json:
+        print_json(found)
+    else:
+        from anomalydiffusion.app.tables import bench_table
+
+        bench_table(found)
 
 
 @tools_app.command()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from anomalydiffusion.app.findings import Health
     from anomalydiffusion.data.check import Report
 
-__all__ = ["check_table", "figure_text", "figures_list", "health_table", "scores_table", "yield_table"]
+__all__ = ["bench_table", "check_table", "figure_text", "figures_list", "health_table", "scores_table", "yield_table"]
 
 NAMES = {  # figure -> heading, factor, decimals
     "pixel_ap": ("pixel\nAP", 100, 1), "gain": ("against\nreal-only", 100, 1), "pixel_auroc": ("pixel\nAUROC", 100, 1),
@@ -100,6 +100,45 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     for name, block in blocks.items():
         console.print(f"{name}: {block['verdict']}", markup=False, soft_wrap=True)
     console.print(scores["verdict"], markup=False, soft_wrap=True, style="bold")
+
+
+MEASURED = {  # of a bench: figure -> what it is, the plain way's figure beside it, their ratio
+    "call": ("one call of the denoiser", "call", "call"), "embed": ("text encoder", "", ""), "encode": ("picture to latent", "", ""),
+    "decode": ("latent to picture", "", ""), "mask_warped": ("a mask warped from a real one", "", ""),
+    "mask_learned": ("a mask drawn", "", ""), "pair": ("a pair", "", ""),
+    "pair_default": ("a pair, preset default", "pair", "pair_default"), "pair_fast": ("a pair, preset fast", "pair", "pair_fast"), "train_step": ("a training step", "", ""),
+    "train_sample": ("a training step, for each sample", "train_sample", "train_step"),
+}  # fmt: skip
+
+
+def _seconds(figures: Mapping[str, float]) -> str:
+    median, least, most = (f"{figures[name]:.3g}" for name in ("median", "least", "most"))
+    return median if least == most else f"{median} [{least}, {most}]"
+
+
+def bench_table(found: Mapping[str, Any]) -> None:
+    """Print what was measured on this machine, the plain way beside it where that was measured too."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    ours, plain, ratios = found["ours"], found.get("plain", {}), found.get("ratios", {})
+    columns = ["ours", *(["plain", "plain / ours"] if plain else [])]
+    table = Table(
+        Column("seconds: median [least, most]", no_wrap=True), *columns, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0)
+    )
+    for name, (what, beside, ratio) in MEASURED.items():
+        if name in ours:
+            other = [_seconds(plain[beside]) if beside in plain else "", f"{ratios[ratio]:.1f}" if ratio in ratios else ""]
+            table.add_row(what, _seconds(ours[name]), *(other if plain else []))
+    for part, held in ours["peak_mb"].items():
+        other = [f"{plain['peak_mb'][part] / 1000:.2f}" if part in plain["peak_mb"] else "",
+                 f"{ratios['memory']:.1f}" if part == "generate" else ""] if plain else []  # fmt: skip
+        table.add_row(f"most memory up to '{part}', GB", f"{held / 1000:.2f}", *other)
+    console.print(table)
+    limits = ", ".join(f"{name} {value:.0f}" for name, value in found["limit_gflops"].items())
+    reached = f"; the denoiser's call reaches {100 * ours['share']:.0f} % of that" if "share" in ours else ""
+    many = f"{ours['pairs_per_second']:.2f} pairs a second in full batches; " if "pairs_per_second" in ours else ""
+    console.print(f"{found['prior']} in {found['dtype']}: {many}loaded in {ours['load']:.1f} s", markup=False, soft_wrap=True)
+    console.print(f"products of large matrices here, GFLOP/s: {limits}{reached}", markup=False, soft_wrap=True)
+    console.print(", ".join(f"{name} {value}" for name, value in found["hardware"].items()), markup=False, soft_wrap=True)
 
 
 def check_table(report: Report) -> None:

@@ -106,8 +106,9 @@ MEASURED = {  # of a bench: figure -> what it is, the plain way's figure beside 
     "call": ("one call of the denoiser", "call", "call"), "embed": ("text encoder", "", ""), "encode": ("picture to latent", "", ""),
     "decode": ("latent to picture", "", ""), "mask_warped": ("a mask warped from a real one", "", ""),
     "mask_learned": ("a mask drawn", "", ""), "pair": ("a pair", "", ""),
-    "pair_default": ("a pair, preset default", "pair", "pair_default"), "pair_fast": ("a pair, preset fast", "pair", "pair_fast"), "train_step": ("a training step", "", ""),
-    "train_sample": ("a training step, for each sample", "train_sample", "train_step"),
+    "pair_default": ("a pair, preset default", "pair", "pair_default"),
+    "pair_fast": ("a pair, preset fast", "pair", "pair_fast"),
+    "train_step": ("a training step", "", ""), "train_sample": ("a training step, for each sample", "train_sample", "train_step"),
 }  # fmt: skip
 
 

@@ -130,8 +130,14 @@ def _open(page: Page, tab: str) -> None:
     button = page.get_by_role("tab", name=tab)
     if not button.is_visible():
         page.locator(".overflow-menu > button").click()
-        button = page.locator(".overflow-dropdown").get_by_text(tab, exact=True)
-    button.click()
+        page.locator(".overflow-dropdown").get_by_text(tab, exact=True).click()
+        return
+    for _ in range(20):  # a page that is still being built may not hear the first
+        button.click()
+        page.wait_for_timeout(200)
+        if button.get_attribute("aria-selected") == "true":
+            return
+    raise AssertionError(f"{tab}: does not open")
 
 
 def test_data_are_shown_and_a_mask_is_mended(page: Page, base: Path) -> None:

@@ -65,9 +65,7 @@ def test_the_pool_keeps_what_surrounds_each_view(prior: LatentPrior, small_prior
 def test_learned_and_drawn_with_it(tmp_path: Path) -> None:
     prior = load_prior(str(build_prior_folder(tmp_path / "prior", family="inpainting")))
     config = replace(TrainConfig(), batch_size=2, adapter=AdapterConfig(lora_rank=2), pool=PoolConfig(crops=4))
-    config = replace(
-        config, loop=replace(config.loop, steps=2, mixed_precision="no"), gradient_checkpointing=True
-    )  # nothing is tried before
+    config = replace(config, loop=replace(config.loop, steps=2, mixed_precision="no"), gradient_checkpointing=True)  # no trial
     seen, predict = [], prior.predict
 
     def spy(z, t, context, *steered):  # type: ignore[no-untyped-def]

@@ -51,7 +51,7 @@ STRUCK = {"sigkill": signal.SIGKILL, "sigterm": signal.SIGTERM, "sigint": signal
 ERRORS = {"full": errno.ENOSPC, "read-only": errno.EROFS}
 CREWED = ("worker", "driver")
 FAULTS = ("sigkill", "sigterm", "sigint", "moment", "full", "read-only", "clock", "power", "worker", "driver")
-CONFIG = """\
+SHORT = """\
 [train.pool]
 crops = 16
 [gate]
@@ -60,8 +60,8 @@ change = 0.0
 strict = 0.0
 [generate]
 steps = 2
-batch_size = 3
-"""
+"""  # hardly learned, quickly drawn, always kept
+CONFIG = SHORT + "batch_size = 3\n"
 
 
 class Shim:

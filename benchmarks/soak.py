@@ -35,6 +35,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from faults import SHORT
 from scipy import stats
 
 from anomalydiffusion.core.manifest import IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, REQUESTED_MASK, fault
@@ -47,16 +48,6 @@ KEYS = [("plate", "hole"), ("plate", "stain")]
 MOST = 0.05  # growth that still is flat
 POINTS = 800  # that a line is laid through
 ASKED = ("num", "size", "kills", "workers", "seed", "prior")  # what may not change when a stopped bench goes on
-CONFIG = """\
-[train.pool]
-crops = 16
-[gate]
-visible = 0.0
-change = 0.0
-strict = 0.0
-[generate]
-steps = 2
-"""
 MEASURES = {
     "memory of all, MB": "memory",
     "memory of the command, MB": "own",
@@ -183,7 +174,7 @@ def trained(work: Path, given: argparse.Namespace) -> Path:
     run = work / "run"
     if not (run / "adapter" / "adapter.safetensors").exists():
         shutil.rmtree(run, ignore_errors=True)
-        (work / "config.toml").write_text(CONFIG)
+        (work / "config.toml").write_text(SHORT)
         data = write_data(work / "data", given.size)
         typed = [sys.executable, "-m", "anomalydiffusion", "train", data, "--output", run, "--prior", given.prior, "--config",
                  work / "config.toml", "--max-train-steps", "2", "--seed", given.seed, "--quiet"]  # fmt: skip

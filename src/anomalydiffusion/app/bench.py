@@ -103,6 +103,7 @@ def bench(
     place = find_device(settings.device)
     if find_dtype(settings.dtype, place) == torch.float16 and what in ("train", "all"):
         raise ConfigError(f"--dtype float16 --what {what}: it is not learned with; give --what call or generate")
+    beside = plain and what in PARTS and place.type == "cpu"
     memory = {"start": _peak()}
     limits = {name: limit(kind, place) for name, kind in DTYPES.items() if not (name == "float16" and place.type == "cpu")}
     began = time.perf_counter()
@@ -119,7 +120,10 @@ def bench(
         ours |= _masks(loaded, settings, repeat)
         say(f"one mask: warped {ours['mask_warped']['median']:.3f} s, drawn {ours['mask_learned']['median']:.2f} s", quiet=quiet)
     if what in ("generate", "all"):
-        ours |= _pairs(loaded, settings, repeat, presets=plain)
+        adapter = Adapter(loaded, [KEY], settings.train.adapter, Origin(prior_digest=loaded.digest)).eval()
+        ours |= _pair(adapter, settings, repeat, presets=beside)
+        memory["pair"] = _peak()
+        ours["pairs_per_second"] = _batched(adapter, settings, repeat)
         memory["generate"] = _peak()
         batch = settings.generate.batch_size
         say(f"one pair: {ours['pair']['median']:.2f} s; in batches of {batch}: {ours['pairs_per_second']:.2f} pairs/s", quiet=quiet)
@@ -131,8 +135,7 @@ def bench(
         "prior": prior, "dtype": settings.dtype, "working_size": loaded.working_size, "hardware": _hardware(place),
         "limit_gflops": limits, "ours": {**ours, "peak_mb": memory, **_card(place)},
     }  # fmt: skip
-    del loaded
-    if plain and what in PARTS and place.type == "cpu":
+    if beside:
         say("the published way, written plainly ...", quiet=quiet)
         found["plain"] = _plain(prior, PARTS[what], repeat)
         found["ratios"] = _ratios(found["plain"], found["ours"])
@@ -152,23 +155,25 @@ def _masks(prior: LatentPrior, settings: Settings, repeat: int) -> Found:
     return {"mask_warped": _figures(times(warped, repeat)), "mask_learned": _figures(learned)}
 
 
-def _pairs(prior: LatentPrior, settings: Settings, repeat: int, *, presets: bool) -> Found:
-    """Seconds of a pair, and pairs a second in full batches; with `presets` also of a pair as `default` and `fast` draw it."""
-    adapter = Adapter(prior, [KEY], settings.train.adapter, Origin(prior_digest=prior.digest)).eval()
-    many = settings.generate
-    items = [item(prior.working_size, seed) for seed in range(many.batch_size)]
-    ways = {"pair": many, **({f"pair_{name}": resolve(name).generate for name in ("default", "fast")} if presets else {})}
+def _pair(adapter: Adapter, settings: Settings, repeat: int, *, presets: bool) -> Found:
+    """Seconds of one pair; with `presets` also as `default` and `fast` draw it."""
+    items = [item(adapter.prior.working_size, 0)]
+    ways = {"pair": settings.generate, **({f"pair_{name}": resolve(name).generate for name in ("default", "fast")} if presets else {})}
+    ways = {name: replace(way, batch_size=1) for name, way in ways.items()}
     found: dict[str, dict[str, float]] = {}
     for name, way in ways.items():
-        one = replace(way, batch_size=1)
-        if same := next((known for known in found if replace(ways[known], batch_size=1) == one), None):
+        if same := next((known for known in found if ways[known] == way), None):
             found[name] = found[same]
         else:
-            found[name] = _figures(times(partial(make_pairs, prior, adapter, items[:1], one), repeat))
-    batch = [found["pair"]["median"]]
-    if many.batch_size > 1:
-        batch = times(partial(make_pairs, prior, adapter, items, many), max(1, repeat // 2))
-    return {**found, "pairs_per_second": many.batch_size / statistics.median(batch)}
+            found[name] = _figures(times(partial(make_pairs, adapter.prior, adapter, items, way), repeat))
+    return found
+
+
+def _batched(adapter: Adapter, settings: Settings, repeat: int) -> float:
+    """Pairs a second in full batches."""
+    count = settings.generate.batch_size
+    items = [item(adapter.prior.working_size, seed) for seed in range(count)]
+    return count / statistics.median(times(lambda: make_pairs(adapter.prior, adapter, items, settings.generate), max(1, repeat // 2)))
 
 
 def _training(prior: LatentPrior, settings: Settings, repeat: int) -> Found:
@@ -196,7 +201,7 @@ def _plain(prior: str, arms: Sequence[str], repeat: int) -> Found:
         names = {"call": {"call": "call"}, "pair": {"once": "pair", "each": "pair_embedding_each_step", "weighed": "pair_reweighted"},
                  "train": {"sample": "train_sample"}}[arm]  # fmt: skip
         out |= {name: _figures(found[key]) for key, name in names.items()}
-        out["peak_mb"][{"pair": "generate"}.get(arm, arm)] = 1000 * found["peak"]
+        out["peak_mb"][arm] = 1000 * found["peak"]
     return out
 
 
@@ -205,6 +210,6 @@ def _ratios(plain: Found, ours: Found) -> dict[str, float]:
     pairs = {"call": ("call", "call"), "pair_default": ("pair", "pair_default"), "pair_fast": ("pair", "pair_fast"),
              "train_step": ("train_sample", "train_sample")}  # fmt: skip
     found = {name: plain[a]["median"] / ours[b]["median"] for name, (a, b) in pairs.items() if a in plain and b in ours}
-    if "generate" in plain["peak_mb"]:
-        found["memory"] = plain["peak_mb"]["generate"] / ours["peak_mb"]["generate"]
+    if "pair" in plain["peak_mb"]:
+        found["memory"] = plain["peak_mb"]["pair"] / ours["peak_mb"]["pair"]
     return found

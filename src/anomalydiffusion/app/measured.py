@@ -1,4 +1,4 @@
-"""What the plain way costs, each part in a process of its own: seconds, and the memory that the process held at its highest.
+"""How speed is measured: seconds of calls, a process's memory, and what the plain way costs in processes of its own.
 
 python -m anomalydiffusion.app.measured pair '{"prior": "tiny", "repeat": 3, "steps": 200, "walked": 6}'
 """
@@ -156,7 +156,8 @@ def plainly(arm: str, given: Options) -> Found:
     without = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
     done = subprocess.run(words, env=without, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = (done.stderr.strip().splitlines() or [f"it ended with {done.returncode}, as a process does that finds no memory"])[-1]
+        killed = f"it was ended by signal {-done.returncode}, as the system does where memory runs out"
+        said = killed if done.returncode < 0 else (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
         raise AnomalyDiffusionError(f"the plain way, {arm}: {said}; --no-plain measures ours alone")
     return json.loads(done.stdout.splitlines()[-1])
 

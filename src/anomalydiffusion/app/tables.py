@@ -131,7 +131,7 @@ def bench_table(found: Mapping[str, Any]) -> None:
             table.add_row(what, _seconds(ours[name]), *(other if plain else []))
     for part, held in ours["peak_mb"].items():
         other = [f"{plain['peak_mb'][part] / 1000:.2f}" if part in plain["peak_mb"] else "",
-                 f"{ratios['memory']:.1f}" if part == "generate" else ""] if plain else []  # fmt: skip
+                 f"{ratios['memory']:.1f}" if part == "pair" else ""] if plain else []  # fmt: skip
         table.add_row(f"most memory up to '{part}', GB", f"{held / 1000:.2f}", *other)
     console.print(table)
     limits = ", ".join(f"{name} {value:.0f}" for name, value in found["limit_gflops"].items())

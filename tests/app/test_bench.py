@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from anomalydiffusion.app.bench import bench
 from anomalydiffusion.app.cli import app
-from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError
 
 
 def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path: Path) -> None:
@@ -53,3 +53,8 @@ def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
         bench(str(small_folder), what="fly")
     with pytest.raises(ConfigError, match="no processor computes in it"):
         bench(str(small_folder), dtype="float16")
+
+
+def test_what_the_plain_way_cannot_use_is_said_like_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(AnomalyDiffusionError, match=rf"^{tmp_path}/none: no such prior; give"):
+        bench(str(tmp_path / "none"), what="call", repeat=1, quiet=True)

@@ -36,6 +36,7 @@ __all__ = ["ARMS", "KEY", "called", "item", "limit", "peak", "plainly", "times"]
 Options = dict[str, Any]
 Found = dict[str, Any]
 KEY = ("brick", "hole")
+REFUSED = 3  # what a process ends with that could not use what it was given
 MATRIX = 2048  # side of the matrices whose product shows what the machine can do
 
 
@@ -150,11 +151,13 @@ ARMS: dict[str, Callable[[Options], Found]] = {each.__name__: each for each in (
 def plainly(arm: str, given: Options) -> Found:
     """What an arm of the plain way measures, in a process of its own with the system's own allocator.
 
-    Raises `AnomalyDiffusionError` where that process ends without a result, such as for want of memory.
+    Raises `AnomalyDiffusionError` with what that process says of its input, and where it ends without a result, as for want of memory.
     """
     words = [sys.executable, "-P", "-m", "anomalydiffusion.app.measured", arm, json.dumps(given)]
     without = {name: value for name, value in os.environ.items() if name not in ALLOCATOR}
     done = subprocess.run(words, env=without, capture_output=True, text=True, check=False)
+    if done.returncode == REFUSED:
+        raise AnomalyDiffusionError(done.stderr.strip().splitlines()[-1])
     if done.returncode:
         killed = f"it was ended by signal {-done.returncode}, as the system does where memory runs out"
         said = killed if done.returncode < 0 else (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
@@ -163,4 +166,8 @@ def plainly(arm: str, given: Options) -> Found:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(ARMS[sys.argv[1]](json.loads(sys.argv[2]))) + "\n")
+    try:
+        sys.stdout.write(json.dumps(ARMS[sys.argv[1]](json.loads(sys.argv[2]))) + "\n")
+    except AnomalyDiffusionError as error:
+        sys.stderr.write(" ".join(str(error).split()) + "\n")
+        sys.exit(REFUSED)

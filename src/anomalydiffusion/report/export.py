@@ -15,6 +15,7 @@ from anomalydiffusion.core.names import is_below, is_folder, shown
 from anomalydiffusion.core.runs import Run, replace_folder
 from anomalydiffusion.report.formats.together import grouped
 from anomalydiffusion.report.layouts import FORMATS, Record
+from anomalydiffusion.report.learned_from import NORMAL, read_role
 
 __all__ = ["FORMATS", "ExportSummary", "export"]
 
@@ -121,9 +122,7 @@ def _normals(run: Path, products: list[str]) -> dict[str, list[tuple[Path, str]]
     path = run / "split.json"
     advice = "export without normal images (normals=False, --no-normals) or train the run again"
     try:
-        split = json.loads(path.read_text(encoding="utf-8"))
-        root = run / split["root"] if (run / split["root"]).is_dir() else Path(split["root"])
-        rows = [row for value in split.values() if isinstance(value, list) for row in value if row["role"] == "normal"]
+        root, rows = read_role(run, NORMAL)
         found = {name: [(root / r["path"], r["sha256"]) for r in rows if r["product"] == name] for name in products}
     except FileNotFoundError as error:
         raise RunError(f"{path}: no such file; {advice}") from error

@@ -269,15 +269,22 @@ def export(
     together: Annotated[
         int, typer.Option(min=1, help="So many defects are in one picture at most: pairs of one normal image that lie apart."),
     ] = 1,
+    contents: Annotated[
+        str,
+        typer.Option("--contents", help="synthetic: the pairs; mixed: also the real defects that were learned from; real: those alone.",
+                     autocompletion=offered("synthetic", "mixed", "real")),
+    ] = "synthetic",
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Hand the accepted pairs to other tools."""
+    """Hand the accepted pairs, or what they were learned from, to other tools."""
     from anomalydiffusion.app.export import export as call
 
-    summary = call(run, output, format, product=product, defect=defect, normals=normals, together=together)
+    summary = call(run, output, format, product=product, defect=defect, normals=normals, together=together, contents=contents)
     if not quiet:
         for (name, kind), count in summary.counts.items():
             typer.echo(f"{name}/{kind}: {count} {'vectors' if format == 'embeddings' else 'pairs'}")
+        for (name, kind), count in summary.real.items():
+            typer.echo(f"{name}/{kind}: {count} real")
         if together > 1 and summary.pictures:
             typer.echo(f"in {summary.pictures} pictures of up to {together} defects")
         typer.echo(str(summary.output))

@@ -203,15 +203,7 @@ def test_pages_name_only_options_that_exist() -> None:
 
     given = [each for command in _all(typer.main.get_command(app)) for each in command.params]
     known = {option for each in given for option in (*each.opts, *each.secondary_opts)}
-    others = {
-        "--help",
-        "--version",
-        "--index-url",
-        "--work",
-        "--times",
-        "--multi",
-        "--nproc",
-    }  # launchers write the rest of theirs with "_"
+    others = {"--help", "--version", "--index-url", "--work", "--times", "--multi", "--nproc"}  # launchers use "_" too
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", page.read_text(encoding="utf-8")))
         assert not named - known - others, page.name

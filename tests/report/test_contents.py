@@ -96,9 +96,7 @@ def test_what_shows_one_part_is_on_one_side(learned: Path, tmp_path: Path, layou
 
 @pytest.mark.parametrize("number", range(20))
 def test_a_part_with_a_real_defect_is_trained_on_where_there_are_pairs(number: int) -> None:
-    parts = {
-        f"{letter}{number}": f"part {letter if letter != 'n' else 'a'} {number}" for letter in "abcdn"
-    }  # n is a normal image of part a
+    parts = {f"{letter}{number}": f"part {letter if letter != 'n' else 'a'} {number}" for letter in "abcdn"}  # n: a normal image
     pairs = [({"normal_sha256": f"{letter}{number}"},) for letter in "bcd"]
     shots = [({"image_sha256": f"{letter}{number}", "role": "shot"},) for letter in "ab"]
     goods = Goods(files={"tile": [(Path("n.png"), f"n{number}")]}, parts=parts)

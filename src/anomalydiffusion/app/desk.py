@@ -259,9 +259,9 @@ class Desk:
         picture.thumbnail((side, side))
         return picture
 
-    def decide(self, image: str, keep: bool) -> Record:
-        """Keep or reject one pair by hand; returns its record, whose files may have moved."""
-        return decide(self.folder, {image: keep})[0]
+    def decide(self, image: str, keep: bool, seen: Sequence[str] | None = None) -> Record:
+        """Keep or reject one pair by hand, of which the reasons `seen` were shown; returns its record, whose files may have moved."""
+        return decide(self.folder, {image: keep}, None if seen is None else {image: seen})[0]
 
     def redraw(self, image: str) -> Job:
         """Reject one pair by hand and start `generate`, which draws another in its place, as it was drawn (`app.redraw`)."""

@@ -157,7 +157,7 @@ def test_no_file_of_the_machine_is_handed_out(shared: httpx.Client, folder: Path
 def test_fields_lead_nowhere_else(shared: httpx.Client, folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     for name in ("../up", f"{folder}/abs", "a/b", "..", ".", "", "a\0b", "x" * 300):
-        assert "give a plain name, without folders" in _asked(shared, "on_export", "mvtec", 1, name), name
+        assert "give a plain name, without folders" in _asked(shared, "on_export", "mvtec", 1, "synthetic", name), name
     (folder / "other").mkdir()
     assert "plate" in _asked(shared, "on_look", str(folder / "other"))  # its own data all the same
     (folder / "other").rmdir()

@@ -276,6 +276,20 @@ def test_a_verdict_by_hand_stays_and_one_that_comes_too_late_is_refused(base: Pa
     assert only["seed"] == record["seed"] and only["reasons"] == ["kept by hand"]
 
 
+def test_two_tabs_that_judge_one_pair_do_not_overrule_each_other_unseen(base: Path) -> None:
+    run = shutil.copytree(base / "run", base / "twice", ignore=shutil.ignore_patterns("studio"))
+    first, second = Desk(run), Desk(run)
+    shown = [desk.pairs("", "kept")[0] for desk in (first, second)]  # each tab shows it as it was
+    before = [record["seed"] for record in first.pairs("", "kept")]
+    first.decide(shown[0]["image"], True, shown[0]["reasons"])
+    with pytest.raises(RunError, match=r"was judged meanwhile \(kept by hand\); look again"):
+        second.decide(shown[1]["image"], False, shown[1]["reasons"])
+    assert [record["seed"] for record in first.pairs("", "kept")] == before
+    again = second.decide(shown[1]["image"], True, shown[1]["reasons"])  # they agree
+    assert again["reasons"] == ["kept by hand"]
+    assert second.decide(again["image"], False, again["reasons"])["reasons"] == ["rejected by hand"]  # having looked
+
+
 def _two_attempts(run: Path, record: dict) -> None:
     """Ask to keep an attempt and another one at the same pair."""
     lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]

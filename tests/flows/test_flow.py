@@ -8,9 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import huggingface_hub
 import numpy as np
 import pytest
+from huggingface_hub import HfApi
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.numpy import load_file
 from scipy import ndimage
@@ -270,6 +274,58 @@ def test_a_pipeline_draws_on_one_image_and_is_saved_without_its_data_set(trained
     (tmp_path / "saved" / "pipeline.json").write_text(json.dumps(index))
     with pytest.raises(RunError, match="lies outside"):
         ad.AnomalyDiffusionPipeline.from_pretrained(tmp_path / "saved")
+
+
+def test_a_pipeline_goes_to_the_hub_and_comes_back(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder stands in for the hub: what is uploaded is all that is there, and what is fetched the hub's own client chooses."""
+    hub, asked = tmp_path / "hub", list[tuple[str, bool]]()
+
+    def create(self: HfApi, repo_id: str, *, private: bool, exist_ok: bool) -> None:
+        asked.append((repo_id, private))
+
+    def upload(self: HfApi, *, repo_id: str, folder_path: Path) -> SimpleNamespace:
+        shutil.copytree(folder_path, hub / repo_id)
+        (hub / repo_id / "README.md").write_text("a card that somebody wrote")
+        return SimpleNamespace(repo_url=f"https://huggingface.co/{repo_id}")
+
+    def fetch(repo_id: str, *, allow_patterns: list[str]) -> str:
+        if not (hub / repo_id).is_dir():
+            raise OSError("no such repository")
+        names = [path.relative_to(hub / repo_id).as_posix() for path in (hub / repo_id).rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns):
+            (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(hub / repo_id / name, tmp_path / "fetched" / name)
+        return str(tmp_path / "fetched")
+
+    monkeypatch.setattr(HfApi, "create_repo", create)
+    monkeypatch.setattr(HfApi, "upload_folder", upload)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    pipe = ad.AnomalyDiffusionPipeline.from_pretrained(trained / "run")
+    assert pipe.push_to_hub("me/plates") == "https://huggingface.co/me/plates" and asked == [("me/plates", True)]
+    back = ad.AnomalyDiffusionPipeline.from_pretrained("me/plates")
+    assert not (tmp_path / "fetched" / "README.md").exists() and (tmp_path / "fetched" / "pipeline.json").is_file()
+    normal = trained / "data" / "plate" / "train" / "good" / "1.png"
+    drawn = []
+    for each in (pipe, back):
+        each.set_progress_bar_config(disable=True)
+        drawn.append(np.asarray(each(normal, defect="hole", seed=3).image))
+    assert np.array_equal(*drawn)
+    with pytest.raises(RunError, match=r"me/nothing: no such folder, and not to be had from the hub \(no such repository\)"):
+        ad.AnomalyDiffusionPipeline.from_pretrained("me/nothing")
+    with pytest.raises(RunError, match=r"me/plates: cannot be uploaded .*check the connection and the token"):
+        pipe.push_to_hub("me/plates")  # the folder is there: the copy fails, as a connection may
+
+
+def test_the_progress_bar_is_as_it_was_told(trained: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pipe = ad.AnomalyDiffusionPipeline.from_pretrained(trained / "run")
+    normal = trained / "data" / "plate" / "train" / "good" / "1.png"
+    capfd.readouterr()
+    pipe.set_progress_bar_config(desc="my own words", leave=True)
+    pipe(normal, defect="hole", seed=3)
+    assert "my own words" in capfd.readouterr().err
+    pipe.set_progress_bar_config(disable=True)
+    pipe(normal, defect="hole", seed=3)
+    assert capfd.readouterr().err == ""
 
 
 def test_accepted_pairs_are_a_data_set_to_train_on(trained: Path) -> None:

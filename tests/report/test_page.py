@@ -53,7 +53,9 @@ class Page(HTMLParser):
 
     @property
     def images(self) -> list[str]:
-        return [str(attributes["src"]) for tag, attributes in self.tags if tag == "img"]
+        """Those of pairs."""
+        pictures = [attributes for tag, attributes in self.tags if tag == "img"]
+        return [str(each["src"]) for each in pictures if not str(each["alt"]).startswith("Where the ")]
 
 
 def test_the_page_counts_shows_and_explains(run: Path) -> None:
@@ -260,3 +262,52 @@ def test_a_contact_sheet_is_white_with_equal_cells() -> None:
         toy_row(mask_HW=np.ones((5, 5), bool))
     with pytest.raises(DataError, match="does not lie in the image"):
         toy_row(box=(0, 0, 999, 5))
+
+
+def _masks(page: Page) -> str:
+    return page.text.partition("The masks")[2].partition("How to make it again")[0]
+
+
+def test_masks_are_measured_beside_the_real_ones(run: Path) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    square, bars = np.zeros((200, 260), bool), np.zeros((200, 260), bool)
+    square[50:90, 60:73] = True  # 520 of 52000 pixels: 1 %
+    bars[0, 0:26] = bars[100, 0:26] = True  # 0.1 % in two parts, at two sides
+    for record in manifest.records():
+        if record["defect"] == "crack":
+            Image.fromarray(square).save(run / record["mask"])
+    split = json.loads((run / "split.json").read_text())
+    (shot,) = [row for row in split["files"] if row["role"] == "shot" and row["product"] == "tile"]
+    shot["mask"] = "tile/ground_truth/crack/shot_mask.png"
+    (Path(split["root"]) / shot["mask"]).parent.mkdir(parents=True)
+    Image.fromarray(bars).save(Path(split["root"]) / shot["mask"])
+    (run / "split.json").write_text(json.dumps(split))
+    page = Page(report(run))
+    said = _masks(page)
+    assert "tile/crack real 1 measured 0.100 all alike 2 all alike" in said, said
+    assert "generated 4 measured 1.00 all alike 1 all alike 3.08 all alike 0 %" in said
+    assert "wood/scratch generated 3 measured" in said and "wood/scratch real" not in said
+    where = {str(a["alt"]): str(a["src"]) for tag, a in page.tags if tag == "img" and "Where the" in str(a["alt"])}
+    assert len(where) == 4
+    (own,) = [source for name, source in where.items() if "real masks of tile/crack" in name]
+    with Image.open(io.BytesIO(base64.b64decode(own.removeprefix("data:image/jpeg;base64,")))) as image:
+        pixels = np.asarray(image.convert("L"), float)
+    assert pixels.shape == (64, 64) and pixels[0, :5].min() > 100 and pixels[10:25, 10:].max() < 60
+
+
+ROWS = '{"root": ".", "files": [{"role": "shot"%s}]}'
+STRAY = ', "mask": "../../secret.png", "product": "tile", "defect": "crack"'
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"files": [3]}', ROWS % "", ROWS % STRAY])
+def test_a_damaged_split_leaves_out_the_real_masks(run: Path, content: str) -> None:
+    (run / "split.json").write_text(content)
+    said = _masks(Page(report(run)))
+    assert "tile/crack generated 4 measured" in said and not re.search(r"real \d+ measured", said)
+
+
+def test_what_was_learned_of_masks_has_its_own_curve(run: Path) -> None:
+    for name in ("train", "mask"):
+        (run / f"{name}_log.jsonl").write_text("".join(json.dumps({"step": i + 1, "loss": 1 / (i + 1)}) + "\n" for i in range(9)))
+    text = Page(report(run)).text
+    assert "Loss by step · defects" in text and "Loss by step · masks" in text

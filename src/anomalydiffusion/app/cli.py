@@ -19,12 +19,15 @@ from anomalydiffusion.app.options import (
     Device,
     DryRun,
     Dtype,
+    Preset,
     Product,
     Quiet,
     Resume,
     Run,
     Seed,
+    dashed,
     number_or_range,
+    offered,
     print_json,
 )
 from anomalydiffusion.core.version import __version__
@@ -32,7 +35,8 @@ from anomalydiffusion.core.version import __version__
 __all__ = ["app"]
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+    no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": dashed},
     help="Learn industrial defects from a handful of images and generate exactly labelled new ones.",
 )  # fmt: skip
 app.add_typer(tools_app)
@@ -79,7 +83,11 @@ def check(
 def import_data(
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the data set in MVTec AD layout.")],
     source: Annotated[Path | None, typer.Argument(help="VisA's folder, a COCO or Label Studio JSON, YOLO's folder; or pictures.")] = None,
-    format: Annotated[str | None, typer.Option("--format", help="visa, coco, yolo, labelstudio or folders (default: by files).")] = None,
+    format: Annotated[
+        str | None,
+        typer.Option("--format", help="visa, coco, yolo, labelstudio or folders (default: by files).",
+                     autocompletion=offered("visa", "coco", "yolo", "labelstudio", "folders")),
+    ] = None,
     images: Annotated[Path | None, typer.Option("--images", help="The folder of pictures, where it is not found.")] = None,
     masks: Annotated[Path | None, typer.Option("--masks", help="For folders: masks named like the pictures, or NAME_mask.")] = None,
     normals: Annotated[Path | None, typer.Option("--normals", help="For folders: pictures without a defect.")] = None,
@@ -103,11 +111,14 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="The run's folder; made if it is not there.")],
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="tiny (bundled), a folder, one file of weights, or a hub id.")] = None,
-    preset: Annotated[str | None, typer.Option("--preset", help="default, paper or fast.")] = None,
-    config: Config = None, seed: Seed = None,
+    preset: Preset = None, config: Config = None, seed: Seed = None,
     rotation: Annotated[int | None, typer.Option("--rotation", help="0, 1 or 2: which third of each defect type is learned from.")] = None,
-    max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", "--max_train_steps", help="Steps to train.")] = None,
-    report_to: Annotated[str | None, typer.Option("--report-to", "--report_to", help="tensorboard, wandb, mlflow, trackio, none.")] = None,
+    max_train_steps: Annotated[int | None, typer.Option("--max-train-steps", help="Steps to train.")] = None,
+    report_to: Annotated[
+        str | None,
+        typer.Option("--report-to", help="tensorboard, wandb, mlflow, trackio, none.",
+                     autocompletion=offered("tensorboard", "wandb", "mlflow", "trackio", "none")),
+    ] = None,
     extend: Annotated[Path | None, typer.Option("--extend", help="An earlier run, or the authors' files; adds the other defects.")] = None,
     adapt_prior: Annotated[bool, typer.Option("--adapt-prior", help="First teach the prior your normal images.")] = False,
     preview_steps: Annotated[int | None, typer.Option("--preview-steps", help="Steps between sheets of defects: RUN/previews.")] = None,
@@ -126,7 +137,9 @@ def train(
 def masks(
     run: Run, num: Annotated[int, typer.Option("--num", help="Proposals per defect type.")] = 8,
     source: Annotated[
-        str | None, typer.Option("--source", help="warped: real masks, changed; matched: put where they fit; learned: drawn by the prior."),
+        str | None,
+        typer.Option("--source", help="warped: real masks, changed; matched: put where they fit; learned: drawn by the prior.",
+                     autocompletion=offered("warped", "matched", "learned")),
     ] = None,
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
@@ -153,7 +166,7 @@ def generate(
     severity: Annotated[str | None, typer.Option("--severity", help="1 = as learned; lower is fainter; 0.5:1.5 = each its own.")] = None,
     normals: Annotated[Path | None, typer.Option("--normals", help="A folder of normal images to draw on.")] = None,
     masks: Annotated[Path | None, typer.Option("--masks", help="A folder of masks to use, or with <product>/<defect>/ in it.")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", "--batch_size", help="Pairs at once.")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Pairs at once.")] = None,
     attempts: Annotated[int | None, typer.Option("--attempts", help="Draws per pair before it is given up.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that draw, each with its own model.")] = None,
     ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors draw.")] = None,
@@ -210,11 +223,20 @@ def curate(
 
 @app.command()
 def evaluate(
-    run: Run, task: Annotated[str, typer.Option("--task", help="localization, classification or quality.")] = "localization",
+    run: Run,
+    task: Annotated[
+        str,
+        typer.Option("--task", help="localization, classification or quality.",
+                     autocompletion=offered("localization", "classification", "quality")),
+    ] = "localization",
     seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers; 3 or more give a verdict.")] = 1,
     baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also what one would do without generation.")] = False,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also further real defects, and misplaced labels.")] = False,
-    detector: Annotated[str | None, typer.Option("--detector", help="cpu, paper or segformer; cpu or paper for classification.")] = None,
+    detector: Annotated[
+        str | None,
+        typer.Option("--detector", help="cpu, paper or segformer; cpu or paper for classification.",
+                     autocompletion=offered("cpu", "paper", "segformer")),
+    ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each detector.")] = None,
     shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Check for learning the decoder, not the defect.")] = True,
     features: Annotated[str, typer.Option("--features", help="For quality: what looks at the images.")] = "efficientnet-lite0",
@@ -238,22 +260,31 @@ def export(
     run: Run,
     output: Annotated[Path, typer.Option("--output", "-o", help="A new folder for the export.")],
     format: Annotated[
-        str, typer.Option("--format", help="mvtec, anomalib, coco, yolo, imagefolder or labelstudio: the pairs; embeddings: the vectors."),
+        str,
+        typer.Option("--format", help="mvtec, anomalib, coco, yolo, imagefolder or labelstudio: the pairs; embeddings: the vectors.",
+                     autocompletion=offered("mvtec", "anomalib", "coco", "yolo", "imagefolder", "labelstudio", "embeddings")),
     ] = "mvtec",
     product: Product = None, defect: Defect = None,
     normals: Annotated[bool, typer.Option("--normals/--no-normals", help="Copy the normal images too.")] = True,
     together: Annotated[
         int, typer.Option(min=1, help="So many defects are in one picture at most: pairs of one normal image that lie apart."),
     ] = 1,
+    contents: Annotated[
+        str,
+        typer.Option("--contents", help="synthetic: the pairs; mixed: also the real defects that were learned from; real: those alone.",
+                     autocompletion=offered("synthetic", "mixed", "real")),
+    ] = "synthetic",
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
-    """Hand the accepted pairs to other tools."""
+    """Hand the accepted pairs, or what they were learned from, to other tools."""
     from anomalydiffusion.app.export import export as call
 
-    summary = call(run, output, format, product=product, defect=defect, normals=normals, together=together)
+    summary = call(run, output, format, product=product, defect=defect, normals=normals, together=together, contents=contents)
     if not quiet:
         for (name, kind), count in summary.counts.items():
             typer.echo(f"{name}/{kind}: {count} {'vectors' if format == 'embeddings' else 'pairs'}")
+        for (name, kind), count in summary.real.items():
+            typer.echo(f"{name}/{kind}: {count} real")
         if together > 1 and summary.pictures:
             typer.echo(f"in {summary.pictures} pictures of up to {together} defects")
         typer.echo(str(summary.output))

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Quiet, print_json
+from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Preset, Quiet, offered, print_json
 
 __all__ = ["tools_app"]
 
@@ -53,8 +53,12 @@ def studio(
 @tools_app.command()
 def bench(
     prior: Annotated[str, typer.Option("--prior", help="As for train; or random:NAME, an architecture with random weights.")] = "tiny",
-    what: Annotated[str, typer.Option("--what", help="load, call, masks, generate, train or all.")] = "all",
-    preset: Annotated[str | None, typer.Option("--preset", help="default, paper or fast.")] = None,
+    what: Annotated[
+        str,
+        typer.Option("--what", help="load, call, masks, generate, train or all.",
+                     autocompletion=offered("load", "call", "masks", "generate", "train", "all")),
+    ] = "all",
+    preset: Preset = None,
     config: Config = None, device: Device = None, dtype: Dtype = None,
     repeat: Annotated[int, typer.Option("--repeat", help="How often each is measured.")] = 3,
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside the published way, written plainly.")] = True,

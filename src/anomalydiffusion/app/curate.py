@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,11 +94,12 @@ def curate(
     return _figures(judged, gate)
 
 
-def decide(run: Path | str, verdicts: Mapping[str, bool]) -> list[Record]:
+def decide(run: Path | str, verdicts: Mapping[str, bool], seen: Mapping[str, Sequence[str]] | None = None) -> list[Record]:
     """Keep (True) or reject (False) pairs by hand, each named by its image as the manifest has it; returns their records.
 
-    The gate does not overrule it later. Keeping an attempt rejects the one that stood in its place. Raises `RunError` where an
-    image is not in the manifest (any more: another verdict moves a pair's files), `ConfigError` for two kept attempts at one pair.
+    The gate does not overrule it later. Keeping an attempt rejects the one that stood in its place. `seen`: the reasons that were shown
+    of these images, so that nobody overrules a verdict unseen. Raises `RunError` where an image is not in the manifest (any more:
+    another verdict moves a pair's files) or its reasons are others by now, `ConfigError` for two kept attempts at one pair.
     """
     opened = Run.open(Path(run))
     with opened.lock():
@@ -106,6 +107,10 @@ def decide(run: Path | str, verdicts: Mapping[str, bool]) -> list[Record]:
         wanted = {str(record["image"]): record for record in records if record["image"] in verdicts}
         if missing := set(verdicts) - set(wanted):
             raise RunError(f"{opened.folder / sorted(missing)[0]}: is not in the manifest, or was judged meanwhile; look again")
+        for name, shown in (seen or {}).items():
+            now = [str(reason) for reason in wanted[name]["reasons"]]
+            if now != list(shown) and now != [KEPT if verdicts[name] else REFUSED]:
+                raise RunError(f"{opened.folder / name}: was judged meanwhile ({', '.join(now) or 'kept'}); look again")
         taken = Counter(slot_of(record) for name, record in wanted.items() if verdicts[name])
         if twice := [slot for slot, count in taken.items() if count > 1]:
             raise ConfigError(f"{'/'.join(twice[0].key)} {twice[0].index:06d}: two attempts at one pair cannot both be kept; keep one")

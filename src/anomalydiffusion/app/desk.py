@@ -259,9 +259,9 @@ class Desk:
         picture.thumbnail((side, side))
         return picture
 
-    def decide(self, image: str, keep: bool) -> Record:
-        """Keep or reject one pair by hand; returns its record, whose files may have moved."""
-        return decide(self.folder, {image: keep})[0]
+    def decide(self, image: str, keep: bool, seen: Sequence[str] | None = None) -> Record:
+        """Keep or reject one pair by hand, of which the reasons `seen` were shown; returns its record, whose files may have moved."""
+        return decide(self.folder, {image: keep}, None if seen is None else {image: seen})[0]
 
     def redraw(self, image: str) -> Job:
         """Reject one pair by hand and start `generate`, which draws another in its place, as it was drawn (`app.redraw`)."""
@@ -301,7 +301,8 @@ class Desk:
         """The sheets of the best and the worst test images."""
         return sorted(Run(self.folder, {}).evaluation.glob("*.png"))
 
-    def hand_out(self, format: str, output: Path, together: int = 1) -> str:
-        """Export the kept pairs; what was written, in words."""
-        done = export(self.folder, output, format, together=together)
-        return f"{sum(done.counts.values())} pairs in {done.pictures} pictures, in {done.output}"
+    def hand_out(self, format: str, output: Path, together: int = 1, contents: str = "synthetic") -> str:
+        """Export the kept pairs, the real defects, or both; what was written, in words."""
+        done = export(self.folder, output, format, together=together, contents=contents)
+        real = f" and {sum(done.real.values())} real defects" if done.real else ""
+        return f"{sum(done.counts.values())} pairs{real} in {done.pictures} pictures, in {done.output}"

@@ -3,28 +3,70 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 __all__ = [
-    "AsJson", "Config", "Debug", "Defect", "Device", "DryRun", "Dtype", "Product", "Quiet", "Resume", "Run", "Seed",
-    "number_or_range", "print_figures", "print_json",
+    "AsJson",
+    "Config",
+    "Debug",
+    "Defect",
+    "Device",
+    "DryRun",
+    "Dtype",
+    "Preset",
+    "Product",
+    "Quiet",
+    "Resume",
+    "Run",
+    "Seed",
+    "dashed",
+    "number_or_range",
+    "offered",
+    "print_figures",
+    "print_json",
 ]  # fmt: skip
+
+
+def offered(*words: str) -> Callable[[str], list[str]]:
+    """What the shell's completion offers as an option's value."""
+
+    def fitting(incomplete: str) -> list[str]:  # by this name typer tells what is typed so far
+        return [word for word in words if word.startswith(incomplete)]
+
+    return fitting
+
 
 Run = Annotated[Path, typer.Argument(help="The run's folder.")]
 Product = Annotated[list[str] | None, typer.Option("--product", help="Only this product; repeatable.")]
 Defect = Annotated[list[str] | None, typer.Option("--defect", help="Only this defect type; repeatable.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Everything random follows from it.")]
 Config = Annotated[Path | None, typer.Option("--config", help="A TOML file of settings; the command line wins.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, cuda:1 .. or mps.")]
-Dtype = Annotated[str | None, typer.Option("--dtype", help="float32, bfloat16 or float16: of the prior's networks.")]
+Device = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1 .. or mps.", autocompletion=offered("cpu", "cuda", "mps")),
+]  # fmt: skip
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        "--dtype", help="float32, bfloat16 or float16: of the prior's networks.", autocompletion=offered("float32", "bfloat16", "float16"),
+    ),
+]  # fmt: skip
+Preset = Annotated[
+    str | None, typer.Option("--preset", help="default, paper or fast.", autocompletion=offered("default", "paper", "fast")),
+]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on from the last checkpoint, or start over.")]
+
+
+def dashed(word: str) -> str:
+    """The name of an option or a command, where other trainers write "_": `--max_train_steps` is `--max-train-steps`."""
+    return word.replace("_", "-")
 
 
 def number_or_range(text: str | None, option: str) -> float | tuple[float, float] | None:

@@ -26,6 +26,7 @@ from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
 __all__ = ["report"]
@@ -44,8 +45,9 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
 
     The page needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
     defect type, evenly spaced, fewer where there are so many types that the page would grow heavy; the same pairs go into a
-    contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type into overview.png. The training
-    curve and the scores appear where train_log.jsonl and scores.json exist. However large the images are, only those of one
+    contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type into overview.png. Masks are measured
+    beside those of the shots, where the data set is still there. The training curves and the scores appear where their logs and
+    scores.json exist. However large the images are, only those of one
     pair are in memory at a time.
     Raises `RunError` where run.json or the manifest is missing, or a newer version made the run.
     """
@@ -75,7 +77,8 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         reasons=_reasons(records),
         scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
         tested=[(path.stem, _uri(read_image(path))) for path in sorted((run / "evaluation").glob("*.png"))],
-        curves=_curves(run / "train_log.jsonl"),
+        masks=_masks(run, groups),
+        curves=[*_curves(run / "train_log.jsonl", "defects"), *_curves(run / "mask_log.jsonl", "masks")],
         origin=_origin(about, records),
         commands=[str(line) for line in about.get("commands") or []],
         settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
@@ -157,7 +160,7 @@ def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None
 
     The files are read twice, for the amplification and for the pictures: full-size images of all would not fit in memory.
     """
-    picks = [records[i] for i in sorted({round(i) for i in np.linspace(0, len(records) - 1, most)})] if records else []
+    picks: list[Record] = evenly(records, most)
     readable: list[tuple[Record, float | None]] = []
     for record in picks:
         if row := _row(run, record):
@@ -215,6 +218,27 @@ def _uri(image_HWC: np.ndarray) -> str:
     buffer = io.BytesIO()
     Image.fromarray(image_HWC).save(buffer, "JPEG", quality=88, subsampling=0, optimize=True)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _masks(run: Path, groups: dict[tuple[str, str], list[Record]]) -> list[Record]:
+    """A line for each defect type's accepted masks, and one for the real ones that were learned from, where they are still there."""
+    real = shot_masks(run)
+    lines: list[Record] = []
+    for key, group in sorted(groups.items()):
+        kept = [run / str(record[field.MASK]) for record in accepted(group) if isinstance(record.get(field.MASK), str)]
+        own = [(title, found) for title, paths in (("real", real.get(key, [])), ("generated", kept)) if (found := masks_of(paths))]
+        lines += [_mask_line(key, title, found, len(own) - row) for row, (title, found) in enumerate(own)]
+    return lines
+
+
+def _mask_line(key: tuple[str, str], title: str, found: Masks, lines: int) -> Record:
+    """`lines`: of this defect type that are left, for the cell that spans them."""
+    figures = [
+        (shown(middle), shown(low), shown(high))
+        for (low, middle, high), shown in ((found.area, _score), (found.parts, _text), (found.elongation, _score))
+    ]
+    return {"key": "/".join(key), "title": title, "count": found.count, "figures": figures, "at_side": f"{found.at_side:.0f} %",
+            "where": _uri(found.where), "lines": lines}  # fmt: skip
 
 
 # How well, from what -------------------------------------------------------------------------------------------------
@@ -305,13 +329,13 @@ def _ticks(low: float, high: float) -> list[tuple[str, float]]:
     return [(f"{value:,.6g}", round(100 * (value - low) / (high - low), 2)) for value in values]
 
 
-def _curves(path: Path) -> list[Record]:
-    """Training loss by step, one curve a stage."""
+def _curves(path: Path, name: str) -> list[Record]:
+    """Training loss by step of what was learned, one curve a stage."""
     stages: dict[str, dict[float, float]] = {}
     for line in Manifest(path).records():
         step, loss = line.get("step"), line.get("loss")
         if _is_figure(step) and _is_figure(loss):
-            stages.setdefault(_text(line.get("stage") or ""), {})[step] = loss  # a resumed step counts once
+            stages.setdefault(_text(line.get("stage") or name), {})[step] = loss  # a resumed step counts once
     return [_curve(name, np.array(sorted(points.items()), float)) for name, points in stages.items() if len(points) > 1]
 
 

@@ -78,7 +78,7 @@ def review_tab(desk: Desk) -> None:
             *asked, kept = given
             if not found:
                 raise ConfigError("there is no pair to judge")
-            judged = desk.decide(found[index]["image"], kept)
+            judged = desk.decide(found[index]["image"], kept, found[index]["reasons"])
             first = page(*asked)
             stays = any(each["seed"] == judged["seed"] for each in first[2])
             return *first, *pair(first[2], index + stays)

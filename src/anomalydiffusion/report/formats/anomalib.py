@@ -74,5 +74,5 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
             "test_split_mode": "from_dir", "test_split_ratio": 0.2, "val_split_mode": "from_test", "val_split_ratio": 0.5, "seed": 0,
         }  # fmt: skip
         whole = yaml.safe_dump({"class_path": "anomalib.data.Folder", "init_args": about}, sort_keys=False, allow_unicode=True)
-        put(part / product / "folder.yaml", (HEAD + ("" if goods.get(product) else NO_NORMALS) + whole).encode())
+        put(part / product / "folder.yaml", (HEAD + ("" if goods.files.get(product) else NO_NORMALS) + whole).encode())
         yield {"exported_file": f"{product}/folder.yaml"}

@@ -15,15 +15,25 @@ from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, rea
 from anomalydiffusion.report.formats.together import COMBINED, Record, added, key_of
 
 __all__ = [
-    "COMBINED", "GOOD", "Goods", "Group", "Picture", "Record", "Writer", "each", "kinds", "lineage", "normals_of", "put", "source_of",
-    "validation",
+    "COMBINED", "GOOD", "ROLE", "Goods", "Group", "Picture", "Record", "Writer", "each", "is_real", "kinds", "lineage", "normals_of", "put",
+    "source_of", "validation",
 ]  # fmt: skip
 
 Group = tuple[Record, ...]  # the pairs in one picture, all of one normal image
-Goods = Mapping[str, Sequence[tuple[Path, str]]]  # path and SHA-256 of a product's normal images
-Writer = Callable[[Path, Path, Sequence[Group], Goods], Iterator[Record]]  # run, new folder, pictures, normal images -> lineage
 GOOD = "good"  # what MVTec AD calls a product without a defect
 VALIDATION = 5  # one source image in so many is for validation
+ROLE = "role"  # which a real defect's record has, as the split has it, and a pair's has not
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goods:
+    """A product's normal images that are copied, path and SHA-256; and which part a file's SHA-256 shows, where the split knows."""
+
+    files: Mapping[str, Sequence[tuple[Path, str]]]
+    parts: Mapping[str, str]
+
+
+Writer = Callable[[Path, Path, Sequence[Group], Goods], Iterator[Record]]  # run, new folder, pictures, normal images -> lineage
 
 
 def _read(path: Path, sha256: str, remedy: str) -> bytes:
@@ -47,6 +57,8 @@ def _as_png(path: Path, data: bytes) -> bytes:
 def _pair_bytes(run: Path, record: Record) -> tuple[bytes, bytes]:
     """Image and mask of a record as PNG files of one size; the mask 8 bit, 0 or 255."""
     remedy = "restore it, or remove its line from manifest.jsonl and make it again with: anomalydiffusion generate"
+    if is_real(record):
+        remedy = "put the data set back as it was, or export the generated pairs alone"
     image_path, mask_path = run / record[IMAGE], run / record[MASK]
     image, mask = _read(image_path, record[IMAGE_SHA256], remedy), _read(mask_path, record[MASK_SHA256], remedy)
     try:
@@ -71,7 +83,7 @@ def put(path: Path, data: bytes) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One accepted pair, or several on one normal image, as it is written."""
+    """One accepted pair, or several on one normal image, or one real defect, as it is written."""
 
     records: Group
     key: tuple[str, str]  # product, and defect type or `combined`
@@ -97,15 +109,18 @@ def each(run: Path, groups: Sequence[Group]) -> Iterator[Picture]:
 
 
 def lineage(picture: Picture, **exported: str) -> Iterator[Record]:
-    """A line for each pair in a picture: its files as they were written, `image` for `exported_image`, and the manifest's record."""
+    """A line for each pair in a picture: its files as they were written, `image` for `exported_image`, and the manifest's `record`.
+
+    Of a real defect it has the split's word on it, `real`.
+    """
     for record in picture.records:
-        yield {**{f"exported_{name}": path for name, path in exported.items()}, "record": record}
+        yield {**{f"exported_{name}": path for name, path in exported.items()}, "real" if is_real(record) else "record": record}
 
 
 def normals_of(goods: Goods) -> Iterator[tuple[str, int, str, bytes]]:
     """Product, number, SHA-256 and PNG of each normal image."""
     remedy = "put the data set back as it was, or export without normal images (normals=False, --no-normals)"
-    for name, files in goods.items():
+    for name, files in goods.files.items():
         for index, (path, sha256) in enumerate(files):
             yield name, index, sha256, _as_png(path, _read(path, sha256, remedy))
 
@@ -115,9 +130,15 @@ def kinds(groups: Sequence[Group]) -> list[tuple[str, str]]:
     return sorted({(record[PRODUCT], record[DEFECT]) for records in groups for record in records})
 
 
-def source_of(record: Record) -> str:
-    """The normal image that a pair was drawn on, by SHA-256; where that is not recorded, one and the same for all."""
-    return str(record.get(NORMAL_SHA256))
+def is_real(record: Record) -> bool:
+    """Whether a record is of a real defect, and not of a pair."""
+    return ROLE in record
+
+
+def source_of(record: Record, goods: Goods) -> str:
+    """What a picture shows: the part on its normal image, or that image by SHA-256; where none is recorded, one and the same for all."""
+    sha256 = str(record.get(IMAGE_SHA256 if is_real(record) else NORMAL_SHA256))
+    return goods.parts.get(sha256, sha256)
 
 
 def _share(sources: set[str]) -> set[str]:
@@ -127,9 +148,12 @@ def _share(sources: set[str]) -> set[str]:
 
 
 def validation(groups: Sequence[Group], goods: Goods) -> set[str]:
-    """The source (normal) images that are for validation, by SHA-256; what comes from one of them goes there with it.
+    """The sources (`source_of`) that are for validation; all that comes from one of them goes there with it.
 
-    Chosen among those with pairs and those without apart, so that pairs of two or more sources are never all on one side.
+    Chosen among those with pairs and those without apart, so that pairs of two or more sources are never all on one side. Real
+    defects are all trained on where pairs are there, which were begun from them.
     """
-    drawn_on = {source_of(record) for records in groups for record in records}
-    return _share(drawn_on) | _share({sha256 for files in goods.values() for _, sha256 in files} - drawn_on)
+    pairs = {source_of(record, goods) for records in groups for record in records if not is_real(record)}
+    real = {source_of(record, goods) for records in groups for record in records if is_real(record)}
+    normals = {goods.parts.get(sha256, sha256) for files in goods.files.values() for _, sha256 in files}
+    return (_share(pairs - real) if pairs else _share(real)) | _share(normals - pairs - real)

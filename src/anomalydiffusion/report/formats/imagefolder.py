@@ -30,6 +30,7 @@ from anomalydiffusion.report.formats.common import (
     Group,
     Record,
     each,
+    is_real,
     kinds,
     lineage,
     normals_of,
@@ -45,32 +46,24 @@ NOTHING = -1  # no null: a column without any value in one split would have anot
 CARD = """\
 # {title}
 
-Images of **defects that were not photographed but generated**, with pixel masks, and the normal images that they were drawn on.
+{what}
 
-| split | generated defect images | normal images |
-|---|---|---|
+| split | generated defect images | real defect images | normal images |
+|---|---|---|---|
 {table}
 
 {counts}
 
-## How it was made
-
-By anomalydiffusion ({versions}), which follows [arXiv 2312.05767](https://arxiv.org/abs/2312.05767): a diffusion model learned
-each defect from a few real images and drew it anew under a mask on a normal image; what lies outside the drawn region is that
-image's, pixel by pixel. Each pair was kept by an automatic gate, not by a person: look at them before you trust them.
-Priors: {priors}. Adapters: {adapters}. `lineage.jsonl` holds the whole record of each pair.
-
-All that comes from one normal image, itself included, is in one split. No image that was held out for testing is here: test
+{how}All that comes from one normal image, or shows one part, is in one split. No image that was held out for testing is here: test
 on real ones.
-
 ## Columns
 
 - `image`, `mask`: of one size; a mask is 0 or 255, all 0 for a normal image
 - `product`, `defect`: `{good}` = none, `{combined}` = of several types, which are in `defects`
-- `generated`: false for a normal image, which is real
+- `generated`: false for what is real: normal images, and photographed defects where they are here
 - `seed`, `severity`: of the drawing; {nothing} where nothing was drawn, nothing recorded, or each of several defects has its own
-- `normal_sha256`: the normal image's file; `mask_origin`, `prior_digest`, `adapter_digest`, `version`: what drew it, empty for a
-  normal image
+- `normal_sha256`: the normal image's file; `mask_origin`, `prior_digest`, `adapter_digest`, `version`: what drew it; all empty for
+  a photographed defect, and but for the first for a normal image
 
 ```python
 from datasets import load_dataset  # 4 or later
@@ -86,23 +79,38 @@ where that is nobody's business.
 """
 
 
-def _head(title: str, splits: Sequence[str]) -> str:
+GENERATED = "Images of **defects that were not photographed but generated**, with pixel masks, and normal images that they were drawn on."
+MIXED = "Images of **defects, some photographed, most generated from those**, with pixel masks, and normal images."
+REAL = "**Photographed defects**, with pixel masks, and normal images: what anomalydiffusion learned from. Nothing of it was generated."
+HOW = """\
+## How it was made
+
+By anomalydiffusion ({versions}), which follows [arXiv 2312.05767](https://arxiv.org/abs/2312.05767): a diffusion model learned
+each defect from a few real images and drew it anew under a mask on a normal image; what lies outside the drawn region is that
+image's, pixel by pixel. Each pair was kept by an automatic gate, not by a person: look at them before you trust them.
+Priors: {priors}. Adapters: {adapters}. `lineage.jsonl` holds the whole record of each pair.
+
+"""
+
+
+def _head(title: str, splits: Sequence[str], generated: bool) -> str:
     about = {
-        "pretty_name": title, "task_categories": ["image-segmentation"], "annotations_creators": ["machine-generated"],
-        "tags": ["synthetic", "anomaly-detection", "industrial-inspection"],
+        "pretty_name": title, "task_categories": ["image-segmentation"],
+        "annotations_creators": ["machine-generated" if generated else "expert-generated"],
+        "tags": [*(["synthetic"] if generated else []), "anomaly-detection", "industrial-inspection"],
         "configs": [{"config_name": "default", "data_files": [{"split": name, "path": f"{name}/**"} for name in splits]}],
     }  # fmt: skip
     return f"---\n{yaml.safe_dump(about, sort_keys=False, allow_unicode=True)}# license: yours to choose\n---\n\n"
 
 
-def _row(record: Record, types: Sequence[str], source: str) -> dict[str, Any]:
+def _row(record: Record, types: Sequence[str]) -> dict[str, Any]:
     """What a line says besides its files; each value of one type in every line."""
     generated = SEED in record
     seed, severity = (NOTHING if record.get(name) is None else record[name] for name in (SEED, SEVERITY))
     return {
         PRODUCT: record[PRODUCT], DEFECT: record[DEFECT], "defects": list(types), "generated": generated,
-        SEED: int(seed), SEVERITY: float(severity), NORMAL_SHA256: source,
-        **{name: str(record.get(name) or "") for name in (MASK_ORIGIN, PRIOR_DIGEST, ADAPTER_DIGEST, VERSION)},
+        SEED: int(seed), SEVERITY: float(severity),
+        **{name: str(record.get(name) or "") for name in (NORMAL_SHA256, MASK_ORIGIN, PRIOR_DIGEST, ADAPTER_DIGEST, VERSION)},
     }  # fmt: skip
 
 
@@ -125,7 +133,7 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
         names = {name: f"{folder}/{len(own):06d}.png" for name, folder in (("file_name", "images"), ("mask_file_name", "masks"))}
         put(part / split / names["file_name"], image_png)
         put(part / split / names["mask_file_name"], mask_png)
-        own.append({**names, **_row(record, types, source)})
+        own.append({**names, **_row(record, types)})
         return {"image": f"{split}/{names['file_name']}", "mask": f"{split}/{names['mask_file_name']}"}
 
     for picture in each(run, groups):
@@ -133,25 +141,27 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
         if len(picture.records) > 1:  # each has its own
             record |= {SEED: None, SEVERITY: None}
         types = sorted({key[1] for key, _ in picture.labels})
-        yield from lineage(picture, **add(record, types, source_of(record), picture.image_png, picture.mask_png))
+        yield from lineage(picture, **add(record, types, source_of(record, goods), picture.image_png, picture.mask_png))
     for product, _, sha256, png in normals_of(goods):
         empty = encode_png(np.zeros(decode_png(png).shape[:2], bool))
-        own = add({PRODUCT: product, DEFECT: GOOD}, [GOOD], sha256, png, empty)
+        about = {PRODUCT: product, DEFECT: GOOD, NORMAL_SHA256: sha256}
+        own = add(about, [GOOD], goods.parts.get(sha256, sha256), png, empty)
         yield {f"exported_{name}": path for name, path in own.items()}
     splits = [name for name in (TRAIN, HELD) if name in rows]
     for split in splits:
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows[split])
         put(part / split / "metadata.jsonl", lines.encode())
         yield {"exported_file": f"{split}/metadata.jsonl"}
-    title = "Generated defects: " + ", ".join(sorted({product for product, _ in kinds(groups)}))
-    sums = {split: Counter(row["generated"] for row in rows[split]) for split in splits}
-    pairs = [record for records in groups for record in records]
-    number = Counter((pair[PRODUCT], pair[DEFECT]) for pair in pairs)
+    records = [record for records in groups for record in records]
+    pairs = [record for record in records if not is_real(record)]
+    title = f"{'Generated defects' if pairs else 'Defects'}: " + ", ".join(sorted({product for product, _ in kinds(groups)}))
+    sums = {split: Counter((row["generated"], row[DEFECT] == GOOD) for row in rows[split]) for split in splits}
+    number = Counter((record[PRODUCT], record[DEFECT]) for record in records)
+    how = HOW.format(versions=_listed(pairs, VERSION), priors=_listed(pairs, PRIOR_DIGEST), adapters=_listed(pairs, ADAPTER_DIGEST))
     card = CARD.format(
-        title=title, table="\n".join(f"| {split} | {sums[split][True]} | {sums[split][False]} |" for split in splits),
-        counts="\n".join(f"- `{'/'.join(key)}`: {number[key]}" for key in kinds(groups)),
-        versions=_listed(pairs, VERSION), priors=_listed(pairs, PRIOR_DIGEST), adapters=_listed(pairs, ADAPTER_DIGEST),
-        good=GOOD, combined=COMBINED, nothing=NOTHING,
+        title=title, what=GENERATED if len(pairs) == len(records) else MIXED if pairs else REAL, how=how if pairs else "",
+        table="\n".join(f"| {split} | {own[True, False]} | {own[False, False]} | {own[False, True]} |" for split, own in sums.items()),
+        counts="\n".join(f"- `{'/'.join(key)}`: {number[key]}" for key in kinds(groups)), good=GOOD, combined=COMBINED, nothing=NOTHING,
     )  # fmt: skip
-    put(part / "README.md", (_head(title, splits) + card).encode())
+    put(part / "README.md", (_head(title, splits, bool(pairs)) + card).encode())
     yield {"exported_file": "README.md"}

@@ -11,7 +11,7 @@ from xml.sax.saxutils import quoteattr
 
 from anomalydiffusion.core.manifest import DEFECT, NORMAL_SHA256, PRODUCT, SEED, VERSION
 from anomalydiffusion.core.pixels import decode_png
-from anomalydiffusion.report.formats.common import GOOD, Goods, Group, Picture, Record, each, kinds, lineage, normals_of, put
+from anomalydiffusion.report.formats.common import GOOD, Goods, Group, Picture, Record, each, is_real, kinds, lineage, normals_of, put
 from anomalydiffusion.report.formats.parts import outline, parts
 
 __all__ = ["write"]
@@ -27,7 +27,8 @@ README = """\
 2. Make a project; Settings, Labeling Interface, Code: paste `labels.xml`.
 3. Settings, Cloud Storage, Add Source Storage, Local files: `/path/to/this/folder/images`. Save it, do not sync it: the tasks are
    in the next file, but pictures are only shown where a storage of the project holds them.
-4. Import `tasks.json`. Labels come as predictions, since nobody has looked at them yet; submit what is right, correct the rest.
+4. Import `tasks.json`. Labels come as predictions, since nobody has looked at them yet; submit what is right, correct the rest. Those of
+   real defects, where they are here, are annotations already.
 
 Behind another web server, put its address in the place of `/data/local-files/?d=` in `tasks.json`. Polygons run along the edges
 of pixels; a hole in a label is filled. The masks themselves are in the run, and in every other export.
@@ -55,15 +56,15 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
     """Write `tasks.json`, `labels.xml` (the labeling interface), `README.md` and `images/`; yields the lineage.
 
     A label is `product/defect`. Pictures are named by their place below this export, which Label Studio must be told to serve, so
-    that the folder may be moved. Normal images are tasks without a prediction.
+    that the folder may be moved. Real defects are annotated already. Normal images are tasks without a prediction.
     """
     tasks: list[Record] = []
     count = 0
 
-    def add(name: str, png: bytes, product: str, defect: str, more: Record, predictions: list[Record]) -> None:
+    def add(name: str, png: bytes, product: str, defect: str, more: Record, labels: Record) -> None:
         put(part / name, png)
         about = {"image": SERVED + quote(name), PRODUCT: product, DEFECT: defect, **more}
-        tasks.append({"data": about, "predictions": predictions})
+        tasks.append({"data": about, "predictions": [], **labels})
 
     for picture in each(run, groups):
         name = f"images/{picture.key[0]}/{picture.key[1]}/{picture.number:06d}.png"
@@ -71,11 +72,12 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
         count += len(regions)
         model = f"anomalydiffusion {first.get(VERSION) or ''}".rstrip()
         more = {SEED: first.get(SEED) if len(picture.records) == 1 else None, NORMAL_SHA256: first.get(NORMAL_SHA256)}
-        add(name, picture.image_png, *picture.key, more, [{"model_version": model, "result": regions}])
+        drawn = {"predictions": [{"model_version": model, "result": regions}]}
+        add(name, picture.image_png, *picture.key, more, {"annotations": [{"result": regions}]} if is_real(first) else drawn)
         yield from lineage(picture, image=name)
     for product, index, sha256, png in normals_of(goods):
         name = f"images/{product}/{GOOD}/{index:06d}.png"
-        add(name, png, product, GOOD, {SEED: None, NORMAL_SHA256: sha256}, [])
+        add(name, png, product, GOOD, {SEED: None, NORMAL_SHA256: sha256}, {})
         yield {"exported_image": name}
     labels = "".join(f"    <Label value={quoteattr('/'.join(key))}/>\n" for key in kinds(groups))
     interface = f"""\

@@ -17,7 +17,7 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
     """Write `data.yaml`, `images/` and `labels/` for segmentation, divided into train and val; yields the lineage.
 
     A line is a connected part: class and corners along its pixels' edges, in shares of width and height; holes are filled.
-    All pictures from one normal image, and it itself, are on one side. Normal images have an empty label file.
+    All pictures from one normal image, or of one part, and it itself, are on one side. Normal images have an empty label file.
     """
     keys, held = kinds(groups), validation(groups, goods)
 
@@ -35,9 +35,11 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
             for key, mask_png in picture.labels for own in parts(decode_png(mask_png) > 0)
         ]  # fmt: skip
         stem = f"{picture.key[0]}/{picture.key[1]}/{picture.number:06d}"
-        yield from lineage(picture, **add(stem, source_of(picture.records[0]), picture.image_png, lines))
+        yield from lineage(picture, **add(stem, source_of(picture.records[0], goods), picture.image_png, lines))
     for product, index, sha256, png in normals_of(goods):
-        yield {f"exported_{name}": path for name, path in add(f"{product}/good/{index:06d}", sha256, png, []).items()}
+        yield {
+            f"exported_{name}": path for name, path in add(f"{product}/good/{index:06d}", goods.parts.get(sha256, sha256), png, []).items()
+        }
     names = "".join(f"  {index}: {json.dumps('/'.join(key), ensure_ascii=False)}\n" for index, key in enumerate(keys))
     sides = "".join(f"{side}: images/{side}\n" for side in ("train", "val") if (part / "images" / side).is_dir())
     put(part / "data.yaml", f"path: .\n{sides}names:\n{names}".encode())

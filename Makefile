@@ -35,12 +35,15 @@ layers: install
 docs: install  ## the documentation as web pages: build/docs/index.html
 	$(BIN)/python -m sphinx -W -n --keep-going -q -b html docs build/docs
 
-package: install  ## wheel and sdist in dist/, the wheel tried by the short demo in an empty environment
+package: install  ## wheel and sdist in dist/, each tried by the short demo in an environment that was empty
 	rm -rf dist build/package
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv build/package
 	build/package/bin/pip install --quiet $(PINNED) dist/*.whl
-	cd build/package && bin/anomalydiffusion demo --quick
+	cd build/package && bin/anomalydiffusion demo --quick --output of-wheel
+	build/package/bin/pip uninstall --quiet --yes anomalydiffusion
+	build/package/bin/pip install --quiet --no-deps dist/*.tar.gz
+	cd build/package && bin/anomalydiffusion demo --quick --output of-sdist
 
 lock: install  ## requirements/ci.txt from what is installed; newer versions: rm -r .venv && make LOCK= lock
 	$(BIN)/python requirements/packages.py lock

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -51,19 +52,16 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data set, and a run that has learned a little and has pairs."""
     folder = tmp_path_factory.mktemp("studio")
     (folder / "small.toml").write_text(SMALL)
-    words = [
-        "train",
-        _data(folder / "data"),
-        "--output",
-        folder / "run",
-        "--prior",
-        build_prior_folder(folder / "prior"),
-        "--config",
-        folder / "small.toml",
-    ]
-    for command in (words, ["generate", folder / "run", "--num", "3"]):
-        subprocess.run([sys.executable, "-m", "anomalydiffusion", *map(str, command), "--quiet"], check=True)
+    build_prior_folder(folder / "prior")
+    _learn_a_little(folder, "data", "run")
     return folder
+
+
+def _learn_a_little(folder: Path, data: str, run: str) -> None:
+    """A data set, and a run that has learned from it for some steps and has pairs."""
+    words = ["train", _data(folder / data), "--output", folder / run, "--prior", folder / "prior", "--config", folder / "small.toml"]
+    for command in (words, ["generate", folder / run, "--num", "3"]):
+        subprocess.run([sys.executable, "-m", "anomalydiffusion", *map(str, command), "--quiet"], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -235,6 +233,91 @@ def test_what_is_learned_by_now_is_shown_beside_the_loss(page: Page, base: Path)
     Image.new("RGB", (40, 30), "red").save(sheet)
     page.wait_for_selector("#learn-preview img")
     assert "drawn with what is learned" in str(page.get_attribute("#learn-preview img", "alt"))
+
+
+def _visit(page: Page, port: int) -> Page:
+    """Another page of the browser, on the studio of another run."""
+    assert page.context.browser is not None
+    view = page.context.browser.new_page(viewport={"width": 1280, "height": 900})
+    view.set_default_timeout(60_000)
+    view.goto(f"http://127.0.0.1:{port}")
+    view.wait_for_selector("#data-look", timeout=60_000)
+    return view
+
+
+def test_learning_and_the_proof_go_on_when_the_page_is_closed(page: Page, base: Path) -> None:
+    """Started, left, found again, stopped and gone on with; a proof of a run that is through, from its button to its sentence."""
+    run, through, port = base / "long", base / "left", _port()
+    _learn_a_little(base, "kept", "left")
+    losses = Desk(run).losses
+
+    def learned(more: int) -> int:
+        until = time.monotonic() + 120
+        while len(losses()) < more and time.monotonic() < until:
+            time.sleep(0.2)
+        return int(losses()[-1][0])
+
+    words = [
+        "train",
+        base / "kept",
+        "--output",
+        run,
+        "--prior",
+        base / "prior",
+        "--config",
+        base / "small.toml",
+        "--max-train-steps",
+        100000,
+    ]
+    begun = subprocess.Popen([sys.executable, "-m", "anomalydiffusion", *map(str, words), "--quiet"])
+    learned(1)
+    begun.send_signal(signal.SIGINT)
+    assert begun.wait(60) == 130
+    before = len(losses())
+    served = studio(run, data=base / "kept", port=port, wait=False)
+    try:
+        view = _visit(page, port)
+        _open(view, "Learn")
+        view.click("#learn-start")
+        _says(view, "#job-state", "running: train", 120)
+        view.close()
+        first = learned(before + 1)
+        view = _visit(page, port)
+        _says(view, "#job-state", "running: train")
+        _says(view, "#job-lines", "/100000")
+        _open(view, "Learn")
+        view.wait_for_selector("#learn-curve canvas, #learn-curve svg")
+        view.click("#learn-stop")
+        _says(view, "#job-state", "stopped; start it again to go on: train")
+        stopped = losses()[-1][0]
+        assert first <= stopped < 100000
+        view.click("#learn-start")
+        _says(view, "#job-state", "running: train")
+        assert learned(len(losses()) + 1) > stopped
+        assert [step for step, _ in losses()].count(first) == 1, "it went on where it was"
+        view.click("#learn-stop")
+        _says(view, "#job-state", "stopped; start it again to go on: train")
+        view.close()
+    finally:
+        close(served)
+    served = studio(through, data=base / "kept", port=port, wait=False)
+    try:
+        view = _visit(page, port)
+        _open(view, "Proof")
+        _fill(view, "#proof-seeds input", "1")
+        _fill(view, "#proof-steps input", "2")
+        view.click("#proof-start")
+        _says(view, "#job-state", "running: evaluate")
+        view.close()
+        view = _visit(page, port)
+        _says(view, "#job-state", "done: evaluate", 240)
+        _open(view, "Proof")
+        _says(view, "#proof-table", "ours")
+        _says(view, "#proof-verdict", json.loads((through / "scores.json").read_text())["localization"]["verdict"][:40])
+        view.wait_for_selector("#proof-sheets img")
+        view.close()
+    finally:
+        close(served)
 
 
 @pytest.mark.parametrize("width", [1280, 390])

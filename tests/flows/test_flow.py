@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import huggingface_hub
 import numpy as np
 import pytest
+import torch
 from huggingface_hub import HfApi
 from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
@@ -22,7 +23,7 @@ from torch.utils.data import DataLoader
 
 import anomalydiffusion as ad
 from anomalydiffusion.app import train as train_command
-from anomalydiffusion.core.errors import ConfigError, DataError, MaskError, PriorError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, GenerationError, MaskError, PriorError, RunError
 from anomalydiffusion.core.pixels import read_image
 from anomalydiffusion.priors.load import load_prior
 from tests.conftest import build_prior_folder, build_released_folder
@@ -241,6 +242,11 @@ def test_a_pipeline_draws_on_one_image_and_is_saved_without_its_data_set(trained
     assert (image[mask > 0] != before[mask > 0]).any()
     assert (image[ndimage.distance_transform_edt(mask == 0) >= 3] == before[ndimage.distance_transform_edt(mask == 0) >= 3]).all()
     assert seen == [4] * len(seen) and 1 <= len(seen) <= 3
+    flat = pipe(normal, defect="hole", seed=7, callback_on_step_end=lambda pipe, index, t, state: {"latents": state["latents"] * 0})
+    inside, far = mask > 0, ndimage.distance_transform_edt(mask == 0) >= 3
+    assert (np.asarray(flat.image)[inside] != image[inside]).any() and (np.asarray(flat.image)[far] == before[far]).all()
+    with pytest.raises(GenerationError, match=r"gave latents of shape \(4,\)"):
+        pipe(normal, defect="hole", callback_on_step_end=lambda *_: {"latents": torch.zeros(4)})
     again = pipe(Image.open(normal), drawn.mask, product="plate", defect="hole", seed=7, severity=1.0)
     assert (np.asarray(again.image) == image).all() and again.provenance.mask_origin == "user"
     assert (np.asarray(pipe(before, mask, defect="hole", seed=8).image) != image).any()

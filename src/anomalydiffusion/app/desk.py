@@ -158,11 +158,12 @@ class Desk:
         """Put `generate` in line, or go on with it."""
         self.jobs.add(["generate", str(self.folder), "--num", str(num), "--severity", severity, *chosen(defects)])
 
-    def prove(self, task: str, seeds: int, baselines: bool) -> None:
-        """Put `evaluate` in line, or go on with it."""
+    def prove(self, task: str, seeds: int, baselines: bool, controls: bool = False, steps: int | None = None) -> None:
+        """Put `evaluate` in line, or go on with it; `steps`: of each detector's training, None = as the run's settings say."""
         words = ["evaluate", str(self.folder), "--task", task]
         if task != "quality":
-            words += ["--seeds", str(seeds), *(["--baselines"] if baselines else [])]
+            words += ["--seeds", str(seeds), *(["--baselines"] if baselines else []), *(["--controls"] if controls else [])]
+            words += [] if steps is None else ["--steps", str(steps)]
         self.jobs.add(words)
 
     def losses(self) -> list[tuple[int, float]]:

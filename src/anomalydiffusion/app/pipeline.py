@@ -110,9 +110,9 @@ class AnomalyDiffusionPipeline:
 
         `image`: a picture or its file. `mask`: anything but black is drawn on, of the image's size; without one it is proposed as the
         run's settings say. `product` and `defect` may be left out where there is but one. `severity`, `strength` and `steps`
-        are those of `[generate]`. `callback_on_step_end(pipe, index, t, {"latents": z})` sees each step. Pixels beyond the
-        feather of the mask stay the normal image's, bit for bit. Raises `ConfigError` on an unknown defect, `DataError` and
-        `MaskError` on unusable pictures.
+        are those of `[generate]`. `callback_on_step_end(pipe, index, t, {"latents": z})` sees each step and, as with diffusers, may
+        return a dictionary with other `latents` to go on with. Pixels beyond the feather of the mask stay the normal image's, bit
+        for bit. Raises `ConfigError` on an unknown defect, `DataError` and `MaskError` on unusable pictures.
         """
         key = self._key(product, defect)
         normal = _rgb(image)
@@ -129,10 +129,10 @@ class AnomalyDiffusionPipeline:
                     seed=seed, start_HWC=start, shot=shot)  # fmt: skip
         with tqdm(**{"desc": "/".join(key), "leave": False, **self.bar}) as bar:
 
-            def on_step(index: int, t: int, z: torch.Tensor) -> None:
+            def on_step(index: int, t: int, z: torch.Tensor) -> torch.Tensor | None:
                 bar.update()
-                if callback_on_step_end is not None:
-                    callback_on_step_end(self, index, t, {"latents": z})
+                answer = None if callback_on_step_end is None else callback_on_step_end(self, index, t, {"latents": z})
+                return answer.get("latents") if isinstance(answer, dict) else None
 
             (pair,) = make_pairs(self.prior, self.adapter, [item], config, on_step)
         return Drawn(

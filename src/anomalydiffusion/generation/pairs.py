@@ -27,7 +27,7 @@ from anomalydiffusion.priors.sampling import ddim, strided_steps
 __all__ = ["GenerateConfig", "Item", "make_pairs", "to_levels"]
 
 
-OnStep = Callable[[int, int, torch.Tensor], None]
+OnStep = Callable[[int, int, torch.Tensor], torch.Tensor | None]  # what goes on from here; None = the latents as they are
 Range = tuple[float, float]  # each pair draws its own number between the two, from its seed
 
 
@@ -143,7 +143,8 @@ def make_pairs(
     A mask whose parts lie far apart is drawn group by group, each on a crop of its own, so that none is too small to be
     seen. All noise of an item comes from its seed alone, and a batch is always filled up to `config.batch_size`, so that
     an item is computed by the same kernels however many there are. `on_step(index, t, z)` is called after each step of each group
-    of parts, with the latents. Raises `GenerationError` for unknown defects.
+    of parts, with the latents, and may return others that it goes on with. Raises `GenerationError` for unknown defects or latents of
+    another shape.
     """
     if len(items) > config.batch_size:
         raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
@@ -250,9 +251,10 @@ def _draw(
             z[fresh] = first[fresh]
             if gain[0] is not None:
                 gain[0][fresh] = 1.0
-        if on_step is not None:
-            on_step(steps.index(t), t, z)
-        return z
+        other = None if on_step is None else on_step(steps.index(t), t, z)
+        if other is not None and other.shape != z.shape:
+            raise GenerationError(f"a callback gave latents of shape {tuple(other.shape)}, where {tuple(z.shape)} are needed")
+        return z if other is None else other.to(z)
 
     z = ddim(denoise, first, prior.alphas, steps, eta=config.eta, noise=noise, after_step=blend)
     # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere

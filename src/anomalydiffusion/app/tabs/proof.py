@@ -19,7 +19,11 @@ def proof_tab(desk: Desk) -> None:
         with gr.Row():
             task = gr.Dropdown(TASKS, value=TASKS[0], label="Task", elem_id="proof-task")
             seeds = gr.Number(3, label="Seeds", precision=0, minimum=1, maximum=100, elem_id="proof-seeds")
+            steps = gr.Number(0, label="Training steps of each (0: as the run says)", precision=0, minimum=0, maximum=10**7,
+                              elem_id="proof-steps")  # fmt: skip
+        with gr.Row():
             baselines = gr.Checkbox(False, label="Also what one would do without us", elem_id="proof-baselines")
+            controls = gr.Checkbox(False, label="Also whether this comparison can tell help from harm", elem_id="proof-controls")
         with gr.Row():
             start = gr.Button("Prove, or go on", variant="primary", elem_id="proof-start")
             stop = gr.Button("Stop", elem_id="proof-stop")
@@ -41,10 +45,10 @@ def proof_tab(desk: Desk) -> None:
                 [desk.opened(path) for path in desk.tested()] if task == TASKS[0] else [],
             )
 
-        start.click(
-            told(lambda task, seeds, baselines: desk.prove(task, whole(seeds, "seeds"), baselines)),
-            [task, seeds, baselines],
-            None,
-        )
+        @told
+        def on_start(task: str, seeds: float | None, steps: float | None, baselines: bool, controls: bool) -> None:
+            desk.prove(task, whole(seeds, "seeds"), baselines, controls, int(steps) if steps else None)
+
+        start.click(on_start, [task, seeds, steps, baselines, controls], None)
         stop.click(told(lambda: desk.jobs.stop() and None), None, None)
         gr.on([tab.select, look.click, task.change], on_look, task, [verdict, table, sheets])

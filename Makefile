@@ -19,8 +19,8 @@ install: .venv/.installed
 demo: install  ## the whole job on the bundled demo data, offline, on a CPU: data, learning, pairs, export, report
 	$(BIN)/anomalydiffusion demo --output demo-run
 
-test: install  ## the test suite
-	$(BIN)/python -m pytest
+test: install  ## the test suite, on several processors at once: each file's tests in one process of one thread
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .

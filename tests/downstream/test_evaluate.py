@@ -43,11 +43,18 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     assert scores["shortcut"]["arms"]["ours"]["false_positive_rate_redecoded"]["mean"] is not None
     assert heard[-1][:2] == (2 * 8 * 2, 2 * 8 * 2)
     json.dumps(scores, allow_nan=False)
+    curves = scores["curves"]
+    assert list(curves["precision"]) == list(scores["arms"]) and curves["recall"][0] == 0 and curves["recall"][-1] == 1
+    for arm, own in curves["precision"].items():  # the area below the interpolated curve is a little above the average precision
+        assert own == sorted(own, reverse=True) and np.mean(own) > scores["arms"][arm]["pixel_ap"]["mean"] - 0.03
     (maps,) = (tmp_path / "maps/plate").glob("ours-*-controls")
     assert len(list(maps.iterdir())) == len(split.held_out) // 2 + len(split.held_out_normals)
 
     lines = (tmp_path / "arms.jsonl").read_text().splitlines()
     assert len(lines) == 16 and json.loads(lines[5])["best_baseline"] in ("perlin", "cutpaste", "poisson")
+    old = [json.dumps({key: value for key, value in json.loads(line).items() if key != "precision"}) for line in lines]
+    (tmp_path / "arms.jsonl").write_text("\n".join(old) + "\n")
+    assert "curves" not in compare(split, pairs, plates, comparison), "what an earlier version found has none"
     (tmp_path / "arms.jsonl").write_text("\n".join(lines[:9]) + "\n")
     assert _without_hours(compare(split, pairs, plates, comparison)) == _without_hours(scores)
     assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 16

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.downstream.metrics import accuracy, auroc, average_precision, f1_max, f1_threshold, iou, per_class_accuracy, pro
+from anomalydiffusion.downstream.metrics import (
+    accuracy,
+    auroc,
+    average_precision,
+    f1_max,
+    f1_threshold,
+    iou,
+    per_class_accuracy,
+    precision_by_recall,
+    pro,
+)
 
 TRUTH = np.array([0, 0, 1, 1], bool)
 
@@ -19,6 +29,10 @@ def test_known_answers() -> None:
     assert auroc(wrong, TRUTH) == 0
     assert (auroc(constant, TRUTH), average_precision(constant, TRUTH)) == (0.5, 0.5)
     assert f1_max(constant, TRUTH) == pytest.approx(2 / 3)
+    assert precision_by_recall(perfect, TRUTH, (0, 0.5, 1)) == [1, 1, 1]
+    assert precision_by_recall(wrong, TRUTH, (0, 0.5, 0.51, 1)) == pytest.approx([0.5, 0.5, 0.5, 0.5])
+    assert precision_by_recall(np.array([1.0, 3, 2, 4]), TRUTH, (0, 0.5, 0.51, 1)) == pytest.approx([1, 1, 2 / 3, 2 / 3])
+    assert np.isnan(precision_by_recall(constant, np.zeros(4, bool), (0, 1))).all()
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
@@ -33,6 +47,9 @@ def test_against_counting_by_hand(items: list) -> None:
         hit = scores >= threshold
         best = max(best, 2 * (hit & truth).sum() / (hit.sum() + truth.sum()))
     assert f1_max(scores, truth) == pytest.approx(best)
+    for recall, precision in zip((0, 0.3, 1), precision_by_recall(scores, truth, (0, 0.3, 1)), strict=True):
+        marked = [scores >= threshold for threshold in scores]
+        assert precision == pytest.approx(max(truth[each].mean() for each in marked if truth[each].sum() >= recall * truth.sum()))
     hit = scores >= f1_threshold(scores, truth)
     assert 2 * (hit & truth).sum() / (hit.sum() + truth.sum()) == pytest.approx(best)
 

@@ -19,7 +19,9 @@ SURE = {"mean": 41.7, "low": 38.0, "high": 45.5}
 @pytest.mark.skipif(not CHROMIUM, reason="no chromium: install Debian's package of that name, or name one in CHROMIUM")
 def test_it_can_be_read_by_day_by_night_on_a_telephone_and_on_paper(run: Path) -> None:
     arms = {name: dict.fromkeys(("pixel_ap", "pixel_auroc", "pro", "f1_max"), SURE) for name in ("real-only", "ours", "blended patches")}
-    (run / "scores.json").write_text(json.dumps({"localization": {"arms": arms, "verdict": "Use it.", "seeds": [0, 1, 2]}}))
+    curves = {"recall": [0, 0.5, 1], "precision": {arm: [1.0, 0.2 * number, 0.1] for number, arm in enumerate(arms, 1)}}
+    about = {"arms": arms, "verdict": "Use it.", "seeds": [0, 1, 2], "curves": curves}
+    (run / "scores.json").write_text(json.dumps({"localization": about}))
     (run / "train_log.jsonl").write_text("".join(json.dumps({"step": i, "loss": 1 / (i + 1)}) + "\n" for i in range(20)))
     address = report(run).resolve().as_uri()
     asked: list[str] = []
@@ -28,6 +30,8 @@ def test_it_can_be_read_by_day_by_night_on_a_telephone_and_on_paper(run: Path) -
         view = browser.new_page()
         view.on("request", lambda request: asked.append(request.url))
         view.goto(address)
+        strokes = "[...document.querySelectorAll('polyline.arm')].map(each => getComputedStyle(each).stroke)"
+        assert len(set(view.evaluate(strokes))) == 3, "a colour for each arm"
         grounds = {}
         for media in ("screen", "print"):
             for scheme in ("light", "dark"):

@@ -122,11 +122,24 @@ def test_the_head_of_the_page_tells_each_tasks_verdict_and_not_every_types(run: 
     assert "tile · test images on which generated pairs gain most" in page.text
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"arms": 3}', '{"arms": {"a": {}}}', '{"arms": {"a": {"m": {"mean": NaN}}}}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"arms": 3}', '{"arms": {"a": {}}}', '{"arms": {"a": {"m": {"mean": NaN}}}}', '{"localization": {"curves": 3}}',
+     '{"localization": {"curves": {"recall": [0, 1], "precision": {"a": [null, 1], "b": [1]}}}}'],
+)  # fmt: skip
 def test_strange_scores_do_no_harm(run: Path, content: str) -> None:
     (run / "scores.json").write_text(content)
     (run / "train_log.jsonl").write_text('{"step": 1, "loss": 1}\nnonsense\n{"step": 2, "loss": NaN}\n')
     assert "What was made" in Page(report(run)).text
+
+
+def test_precision_by_recall_has_a_line_for_each_arm(run: Path) -> None:
+    curves = {"recall": [0, 0.5, 1], "precision": {"real-only": [1, 0.5, 0.1], "perlin": [1, 1, 0], "ours": [1, 0.75, 0.2]}}
+    (run / "scores.json").write_text(json.dumps({"localization": {"arms": {}, "curves": curves}}))
+    page = Page(report(run))
+    lines = [(attributes["class"], attributes["points"]) for tag, attributes in page.tags if tag == "polyline"]
+    assert lines[0] == ("arm real", "0.0,0.0 500.0,150.0 1000.0,270.0") and [name for name, _ in lines[1:]] == ["arm arm0", "arm ours"]
+    assert "Precision by recall" in page.text and "recall 0" not in page.text
 
 
 def test_the_training_curve_is_drawn_inside_its_frame(run: Path) -> None:

@@ -30,13 +30,14 @@ from anomalydiffusion.downstream.comparison import (
 from anomalydiffusion.downstream.detectors import DetectorConfig, image_score
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.localise import Localiser, train_localiser
-from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max, iou, pro
+from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max, iou, precision_by_recall, pro
 from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, made_sample, set_apart
 from anomalydiffusion.downstream.verdict import controls_hold, summary
 
 __all__ = ["METRICS", "Comparison", "Redecode", "compare"]
 
 METRICS = ("pixel_ap", "pixel_auroc", "pixel_f1_max", "pro", "iou", "image_auroc", "image_ap", "image_f1_max")
+RECALLS = tuple(round(0.02 * step, 2) for step in range(51))  # of the curves that are shown
 REDECODED = 48  # normal images of a product that are sent through the prior's autoencoder, for training and for testing
 
 Tested = list[tuple[Sample, np.ndarray, np.ndarray]]  # sample, map_HW, truth_HW
@@ -106,6 +107,7 @@ class Stage:
         figures["per_defect"] = {
             defect: _score([one for one in tested if one[0].defect in (defect, "")], model.threshold) for defect in self.material.defects
         }
+        figures["precision"] = precision_by_recall(*_pixels(tested), RECALLS)
         figures["per_image"] = {sample.name: average_precision(scores, truth) for sample, scores, truth in tested if sample.defect}
         if self.redrawn_tests:
             figures["shortcut"] = _shortcut(model, self.redrawn_tests, tested)
@@ -128,9 +130,14 @@ def _tested(model: Localiser, samples: Iterable[Sample]) -> Iterable[tuple[Sampl
         yield sample, model.predict(image), mask.pixels_HW if mask else np.zeros(image.shape[:2], bool)
 
 
+def _pixels(tested: Tested) -> tuple[np.ndarray, np.ndarray]:
+    """(scores, truth) of all pixels of all test images."""
+    return np.concatenate([scores.ravel() for _, scores, _ in tested]), np.concatenate([truth.ravel() for _, _, truth in tested])
+
+
 def _score(tested: Tested, threshold: float) -> dict[str, float]:
     maps, truths = [scores for _, scores, _ in tested], [truth for _, _, truth in tested]
-    scores_N, truth_N = (np.concatenate([each.ravel() for each in some]) for some in (maps, truths))
+    scores_N, truth_N = _pixels(tested)
     whole, marked = np.array([image_score(each) for each in maps]), np.array([truth.any() for truth in truths])
     both = marked.any() and not marked.all()
     undefined = float("nan")
@@ -161,6 +168,10 @@ def _block(found: Found, order: Sequence[str], products: Sequence[str], seeds: S
 def _result(found: Found, materials: Sequence[Material], order: Sequence[str], split: Split, comparison: Comparison) -> Record:
     seeds, products = list(comparison.seeds), [material.product for material in materials]
     result = _block(found, order, products, seeds, "values")
+    trained = [found[product, arm, seed] for product in products for arm in order for seed in seeds]
+    if all(np.isfinite(record.get("precision") or np.nan).all() for record in trained):  # those of earlier versions have none
+        curves = {arm: np.mean([found[p, arm, s]["precision"] for p in products for s in seeds], axis=0).tolist() for arm in order}
+        result["curves"] = {"recall": list(RECALLS), "precision": curves}
     if comparison.controls:
         real, more, garbage = (values(found, arm, products, seeds, "values", "pixel_ap") for arm in (REAL, MORE, GARBAGE))
         result["controls"] = controls_hold(real, more, garbage)

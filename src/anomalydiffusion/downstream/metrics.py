@@ -11,7 +11,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.shapes import EIGHT
 
-__all__ = ["accuracy", "auroc", "average_precision", "f1_max", "f1_threshold", "iou", "per_class_accuracy", "pro"]
+__all__ = ["accuracy", "auroc", "average_precision", "f1_max", "f1_threshold", "iou", "per_class_accuracy", "precision_by_recall", "pro"]
 
 
 def _flat(scores: np.ndarray, truth: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -85,6 +85,20 @@ def f1_max(scores: np.ndarray, truth: np.ndarray) -> float:
     """
     best = _f1(scores, truth)[1].max()
     return float(best) if np.any(truth) else float("nan")
+
+
+def precision_by_recall(scores: np.ndarray, truth: np.ndarray, recalls: Sequence[float]) -> list[float]:
+    """The precision-recall curve at given recalls: the best precision of any threshold that finds at least that share, 0..1 each.
+
+    Falling, as PASCAL VOC's interpolated precision is; the area below it is a little above `average_precision`, which is not
+    interpolated. `recalls`: shares of the defects, 0..1. NaN where there is no defect. Arrays and errors as in `auroc`.
+    """
+    _, defects, normals = (each[::-1] for each in _tally(scores, truth))
+    found, called = np.cumsum(defects), np.cumsum(defects + normals)
+    if not found[-1]:
+        return [float("nan")] * len(recalls)
+    best = np.maximum.accumulate((found / called)[::-1])[::-1]
+    return [float(best[index]) for index in np.searchsorted(found / found[-1], recalls)]
 
 
 def f1_threshold(scores: np.ndarray, truth: np.ndarray) -> float:

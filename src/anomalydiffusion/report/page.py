@@ -36,6 +36,7 @@ CELL = 220  # pixels of a picture's longer side: sharp where five stand side by 
 MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
 SHOWN_REASONS = 12
 OVERVIEW = 2  # pairs of each defect type
+COLOURS = 6  # of the other arms' curves
 BINS = 240  # points of the loss curve
 Record = dict[str, Any]
 
@@ -76,6 +77,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         totals=_totals(records, len(kinds)),
         reasons=_reasons(records),
         scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
+        precision=_precision(_json(run / "scores.json")),
         tested=[(path.stem, _uri(read_image(path))) for path in sorted((run / "evaluation").glob("*.png"))],
         masks=_masks(run, groups),
         curves=[*_curves(run / "train_log.jsonl", "defects"), *_curves(run / "mask_log.jsonl", "masks")],
@@ -303,8 +305,23 @@ def _scores(value: Record | None, title: str = "") -> Iterator[Record]:
     if facts or table or value.get("verdict"):
         yield {"title": title, "verdict": str(value.get("verdict") or ""), "table": table, "facts": facts}
     for key, item in value.items():
-        if isinstance(item, dict) and key != "arms":
+        if isinstance(item, dict) and key not in ("arms", "curves"):
             yield from _scores(item, " · ".join(filter(None, (title, _words(key)))))
+
+
+def _precision(scores: Record | None) -> Record | None:
+    """The precision-recall curves of localization, a line for each arm; None where `evaluate` wrote none, or none that can be drawn."""
+    try:
+        curves = (scores or {})["localization"]["curves"]
+        recall, arms = curves["recall"], curves["precision"]
+        paths = {str(arm): " ".join(f"{1000 * x:.1f},{300 * (1 - y):.1f}" for x, y in zip(recall, own, strict=True))
+                 for arm, own in arms.items()}  # fmt: skip
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    looks = {"real-only": "real", "ours": "ours"}
+    others = (arm for arm in paths if arm not in looks)
+    looks |= {arm: f"arm{number % COLOURS}" for number, arm in enumerate(others)}
+    return {"lines": [(arm, looks[arm], path) for arm, path in paths.items()], "ticks": _ticks(0.0, 1.0)}
 
 
 def _origin(about: Record, records: list[Record]) -> list[tuple[str, str]]:

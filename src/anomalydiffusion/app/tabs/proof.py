@@ -30,18 +30,23 @@ def proof_tab(desk: Desk) -> None:
             look = gr.Button("Show what was found", elem_id="proof-look")
         verdict = gr.Markdown(elem_id="proof-verdict")
         table = gr.Dataframe(label="Figures", interactive=False, elem_id="proof-table")
+        curves = gr.LinePlot(x="recall", y="precision", color="trained on", label="Precision by recall, of pixels: higher is better",
+                             height=300, visible=False, elem_id="proof-curves")  # fmt: skip
         sheets = gr.Gallery(label="Best and worst test images", columns=2, format="png", object_fit="contain", elem_id="proof-sheets")
 
         @told
         def on_look(task: str) -> tuple[Any, ...]:
             found = desk.scores().get(task)
             if not found:
-                return f"No {task} yet.", None, []
+                return f"No {task} yet.", None, gr.LinePlot(visible=False), []
             heads, rows = figure_text(found["arms"])
             words = found.get("verdict", f"{found.get('extractor', '')}, split {found['split_digest']}")
+            lines = found.get("curves") or {"recall": [], "precision": {}}
+            points = [(arm, *point) for arm, own in lines["precision"].items() for point in zip(lines["recall"], own, strict=True)]
             return (
                 f"**{words}**",
                 pd.DataFrame(rows, columns=heads),
+                gr.LinePlot(pd.DataFrame(points, columns=["trained on", "recall", "precision"]), visible=bool(points)),
                 [desk.opened(path) for path in desk.tested()] if task == TASKS[0] else [],
             )
 
@@ -51,4 +56,4 @@ def proof_tab(desk: Desk) -> None:
 
         start.click(on_start, [task, seeds, steps, baselines, controls], None)
         stop.click(told(lambda: desk.jobs.stop() and None), None, None)
-        gr.on([tab.select, look.click, task.change], on_look, task, [verdict, table, sheets])
+        gr.on([tab.select, look.click, task.change], on_look, task, [verdict, table, curves, sheets])

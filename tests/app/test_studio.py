@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -269,10 +268,11 @@ def test_learning_and_the_proof_go_on_when_the_page_is_closed(page: Page, base: 
         "--max-train-steps",
         100000,
     ]
-    begun = subprocess.Popen([sys.executable, "-m", "anomalydiffusion", *map(str, words), "--quiet"])
+    begun = Jobs(base / "begun")
+    begun.start(list(map(str, words)))
     learned(1)
-    begun.send_signal(signal.SIGINT)
-    assert begun.wait(60) == 130
+    ended = begun.stop(60)
+    assert ended is not None and ended.code == 130
     before = len(losses())
     served = studio(run, data=base / "kept", port=port, wait=False)
     try:

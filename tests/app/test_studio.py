@@ -315,6 +315,7 @@ def test_learning_and_the_proof_go_on_when_the_page_is_closed(page: Page, base: 
         _says(view, "#proof-table", "ours")
         _says(view, "#proof-verdict", json.loads((through / "scores.json").read_text())["localization"]["verdict"][:40])
         view.wait_for_selector("#proof-curves canvas, #proof-curves svg")
+        _says(view, "#proof-legend", "real-only")
         view.wait_for_selector("#proof-sheets img")
         view.close()
     finally:

@@ -7,14 +7,13 @@ import datetime
 import io
 import json
 import logging
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -26,6 +25,8 @@ from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.report.curves import loss_curves, precision_curves
+from anomalydiffusion.report.figures import is_figure, text
 from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
@@ -36,8 +37,6 @@ CELL = 220  # pixels of a picture's longer side: sharp where five stand side by 
 MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
 SHOWN_REASONS = 12
 OVERVIEW = 2  # pairs of each defect type
-COLOURS = 6  # of the other arms' curves
-BINS = 240  # points of the loss curve
 Record = dict[str, Any]
 
 
@@ -77,10 +76,10 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         totals=_totals(records, len(kinds)),
         reasons=_reasons(records),
         scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
-        precision=_precision(_json(run / "scores.json")),
+        precision=precision_curves(_json(run / "scores.json")),
         tested=[(path.stem, _uri(read_image(path))) for path in sorted((run / "evaluation").glob("*.png"))],
         masks=_masks(run, groups),
-        curves=[*_curves(run / "train_log.jsonl", "defects"), *_curves(run / "mask_log.jsonl", "masks")],
+        curves=[*loss_curves(run / "train_log.jsonl", "defects"), *loss_curves(run / "mask_log.jsonl", "masks")],
         origin=_origin(about, records),
         commands=[str(line) for line in about.get("commands") or []],
         settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
@@ -111,19 +110,12 @@ def _date(about: Record, manifest: Path) -> str:
     return named[:10] or datetime.datetime.fromtimestamp(manifest.stat().st_mtime).date().isoformat()
 
 
-def _text(value: Any) -> str:
-    """A figure with four significant digits, anything else as it is."""
-    if isinstance(value, float):
-        return f"{value:.4g}" if math.isfinite(value) else "–"
-    return "–" if value is None else ", ".join(map(_text, value)) if isinstance(value, list) else str(value)
-
-
 # What was made -------------------------------------------------------------------------------------------------------
 
 
 def _totals(records: list[Record], kinds: int) -> list[tuple[str, str, str]]:
     """The headline: figure, name, explanation."""
-    kept, seconds = len(accepted(records)), [s for r in records if _is_figure(s := r.get(field.SECONDS))]
+    kept, seconds = len(accepted(records)), [s for r in records if is_figure(s := r.get(field.SECONDS))]
     share = f"{100 * kept / len(records):.0f} %" if records else "–"
     found = [(f"{kept:,}", "accepted pairs", "image and label, ready to export"),
              (f"{len(records) - kept:,}", "rejected", "kept on disk, never exported"),
@@ -206,14 +198,14 @@ def _normal(run: Path, record: Record, image_HWC: np.ndarray) -> np.ndarray | No
 
 
 def _caption(record: Record) -> str:
-    parts = [f"{name} {_text(record[key])}" for name, key in (
+    parts = [f"{name} {text(record[key])}" for name, key in (
         ("seed", field.SEED), ("attempt", field.ATTEMPT), ("severity", field.SEVERITY), ("mask", field.MASK_ORIGIN),
     ) if record.get(key) is not None]  # fmt: skip
     if record.get(field.REFERENCE):
         parts.append(f"begun from {Path(str(record[field.REFERENCE])).name}")
     measures = record.get(field.MEASURES)
     shown = list(measures.items())[:4] if isinstance(measures, dict) else []
-    return " · ".join([*parts, *(f"{_words(str(name))} {_text(value)}" for name, value in shown)])
+    return " · ".join([*parts, *(f"{_words(str(name))} {text(value)}" for name, value in shown)])
 
 
 def _uri(image_HWC: np.ndarray) -> str:
@@ -237,7 +229,7 @@ def _mask_line(key: tuple[str, str], title: str, found: Masks, lines: int) -> Re
     """`lines`: of this defect type that are left, for the cell that spans them."""
     figures = [
         (shown(middle), shown(low), shown(high))
-        for (low, middle, high), shown in ((found.area, _score), (found.parts, _text), (found.elongation, _score))
+        for (low, middle, high), shown in ((found.area, _score), (found.parts, text), (found.elongation, _score))
     ]
     return {"key": "/".join(key), "title": title, "count": found.count, "figures": figures, "at_side": f"{found.at_side:.0f} %",
             "where": _uri(found.where), "lines": lines}  # fmt: skip
@@ -250,10 +242,6 @@ def _words(key: str) -> str:
     return key.replace("_", " ")
 
 
-def _is_figure(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
 def _flat(value: Any) -> bool:
     """Whether a value fits on one line: no table, no list of lists."""
     return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(item, dict | list) for item in value))
@@ -263,14 +251,14 @@ def _figure(value: Any) -> tuple[float, float, float] | None:
     """Mean and interval of a score, whether a plain figure or a table with mean, low and high."""
     items: Record = value if isinstance(value, dict) else {"mean": value}
     mean, low, high = (items.get(key, items.get("mean")) for key in ("mean", "low", "high"))
-    if not (_is_figure(mean) and _is_figure(low) and _is_figure(high)):
+    if not (is_figure(mean) and is_figure(low) and is_figure(high)):
         return None
     return float(mean), float(low), float(high)
 
 
 def _score(value: float) -> str:
     """Three digits that count: 36.0, 0.0130."""
-    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else _text(value)
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else text(value)
 
 
 def _table(arms: Record) -> Record:
@@ -300,7 +288,7 @@ def _scores(value: Record | None, title: str = "") -> Iterator[Record]:
     if not value:
         return
     arms = value.get("arms")
-    facts = [(_words(key), _text(item)) for key, item in value.items() if key != "verdict" and _flat(item)]
+    facts = [(_words(key), text(item)) for key, item in value.items() if key != "verdict" and _flat(item)]
     table = _table(arms) if isinstance(arms, dict) else None
     if facts or table or value.get("verdict"):
         yield {"title": title, "verdict": str(value.get("verdict") or ""), "table": table, "facts": facts}
@@ -309,68 +297,14 @@ def _scores(value: Record | None, title: str = "") -> Iterator[Record]:
             yield from _scores(item, " · ".join(filter(None, (title, _words(key)))))
 
 
-def _precision(scores: Record | None) -> Record | None:
-    """The precision-recall curves of localization, a line for each arm; None where `evaluate` wrote none, or none that can be drawn."""
-    try:
-        curves = (scores or {})["localization"]["curves"]
-        recall, arms = curves["recall"], curves["precision"]
-        paths = {str(arm): " ".join(f"{1000 * x:.1f},{300 * (1 - y):.1f}" for x, y in zip(recall, own, strict=True))
-                 for arm, own in arms.items()}  # fmt: skip
-    except (KeyError, TypeError, ValueError, AttributeError):
-        return None
-    looks = {"real-only": "real", "ours": "ours"}
-    others = (arm for arm in paths if arm not in looks)
-    looks |= {arm: f"arm{number % COLOURS}" for number, arm in enumerate(others)}
-    return {"lines": [(arm, looks[arm], path) for arm, path in paths.items()], "ticks": _ticks(0.0, 1.0)}
-
-
 def _origin(about: Record, records: list[Record]) -> list[tuple[str, str]]:
     """Where the pairs come from: what run.json says, and each digest that the records name with its number of pairs."""
-    found = [(_words(key), _text(value)) for key, value in about.items() if key != "commands" and _flat(value)]
+    found = [(_words(key), text(value)) for key, value in about.items() if key != "commands" and _flat(value)]
     for key, value in about.items():
         if isinstance(value, dict):
-            found += [(f"{_words(key)}: {name}", _text(item)) for name, item in value.items() if _flat(item)]
+            found += [(f"{_words(key)}: {name}", text(item)) for name, item in value.items() if _flat(item)]
     for key in (field.PRIOR_DIGEST, field.ADAPTER_DIGEST, field.CONFIG_DIGEST, field.VERSION):
         counts = Counter(str(record[key]) for record in records if record.get(key))
         for name, count in counts.items():
             found.append((f"{_words(key)} of the pairs", f"{name} ({count:,} attempts)" if len(counts) > 1 else name))
     return found
-
-
-def _ticks(low: float, high: float) -> list[tuple[str, float]]:
-    """About four round figures between `low` and `high`, each with its place in percent."""
-    step = 10.0 ** math.floor(math.log10((high - low) / 4))
-    step *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (step * factor) <= 5)
-    first = math.ceil(low / step - 1e-9)
-    values = [step * i for i in range(first, math.floor(high / step + 1e-9) + 1)]
-    return [(f"{value:,.6g}", round(100 * (value - low) / (high - low), 2)) for value in values]
-
-
-def _curves(path: Path, name: str) -> list[Record]:
-    """Training loss by step of what was learned, one curve a stage."""
-    stages: dict[str, dict[float, float]] = {}
-    for line in Manifest(path).records():
-        step, loss = line.get("step"), line.get("loss")
-        if _is_figure(step) and _is_figure(loss):
-            stages.setdefault(_text(line.get("stage") or name), {})[step] = loss  # a resumed step counts once
-    return [_curve(name, np.array(sorted(points.items()), float)) for name, points in stages.items() if len(points) > 1]
-
-
-def _curve(name: str, points: np.ndarray) -> Record:
-    size = -(-len(points) // BINS)
-    bins = [points[i : i + size] for i in range(0, len(points), size)]
-    middle = np.array([part.mean(0) for part in bins])
-    wide = max(1, len(bins) // 20)
-    kernel = np.ones(2 * wide + 1) / (2 * wide + 1)
-    smooth = np.convolve(np.pad(middle[:, 1], wide, mode="edge"), kernel, "valid")
-    first, last = min(0.0, points[0, 0]), points[-1, 0]
-    low, high = float(middle[:, 1].min()), float(middle[:, 1].max())
-    pad = 0.06 * (high - low) or 0.5 * abs(high) or 1.0
-    low, high = low - pad, high + pad
-
-    def path(y: np.ndarray) -> str:
-        xs, ys = 1000 * (middle[:, 0] - first) / (last - first), 300 * (high - y) / (high - low)
-        return " ".join(f"{a:.1f},{b:.1f}" for a, b in zip(xs, ys, strict=True))
-
-    return {"name": name, "raw": path(middle[:, 1]), "smooth": path(smooth), "x": _ticks(first, last), "y": _ticks(low, high),
-            "steps": f"{last:,.0f}", "start": _text(float(smooth[0])), "end": _text(float(smooth[-1]))}  # fmt: skip

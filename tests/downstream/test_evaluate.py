@@ -56,7 +56,9 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     (tmp_path / "arms.jsonl").write_text("\n".join(old) + "\n")
     assert "curves" not in compare(split, pairs, plates, comparison), "what an earlier version found has none"
     (tmp_path / "arms.jsonl").write_text("\n".join(lines[:9]) + "\n")
+    heard.clear()
     assert _without_hours(compare(split, pairs, plates, comparison)) == _without_hours(scores)
+    assert heard[0][0] == 9 * 2 + 1, "what was found counts as done, but is not told as if it had been done now"
     assert len((tmp_path / "arms.jsonl").read_text().splitlines()) == 16
     drawn_anew = write_pairs(split, tmp_path / "anew", len(pairs), misplaced=True)
     compare(split, drawn_anew, plates, comparison)

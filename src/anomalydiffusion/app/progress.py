@@ -1,10 +1,11 @@
-"""Say how far long work is: a bar with a rate on a terminal, plain lines elsewhere, nothing when quiet."""
+"""Say how far long work is and how long it still takes: a bar on a terminal, plain lines elsewhere, nothing when quiet."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,6 +35,8 @@ class Bar:
             self.progress.update(self.task, completed=done, note=text)
         elif not self.quiet and (now - self.last > LINE_EVERY or done == self.total):
             self.last = now
+            left = (self.total - done) / rate if rate > 0 else 0.0
+            text = f"{text}, {timedelta(seconds=round(left))} left" if left > LINE_EVERY else text
             _console.print(f"{self.what}: {done}/{self.total} {text}".rstrip(), soft_wrap=True, markup=False)
 
 

@@ -129,7 +129,10 @@ def run_arms(
     materials: Sequence[Material], order: Sequence[str], comparison: Comparison, ledger: Ledger, stage: Callable[[Material], Stage],
     figure: str,
 ) -> Found:  # fmt: skip
-    """Train every product, seed and arm that the ledger does not know; `figure` is what the best baseline is chosen by, a record's key."""
+    """Train every product, seed and arm that the ledger does not know; `figure` is what the best baseline is chosen by, a record's key.
+
+    What the ledger knows is not reported as progress: a rate is that of the work, not of what was found.
+    """
     steps = comparison.detector.steps
     total, done = steps * len(comparison.seeds) * len(order) * len(materials), 0
     found: dict[tuple[str, str, int], Record] = {}
@@ -147,7 +150,7 @@ def run_arms(
                     record = ledger.add(material.product, arm, seed, own.run(arm, seed, best, on_step))
                 found[material.product, arm, seed] = record
                 done += steps
-                comparison.progress(done, total, f"{material.product}, {arm}, seed {seed}")
+    comparison.progress(total, total, "")
     return found
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from anomalydiffusion.core import devices
-from anomalydiffusion.core.devices import find_device, find_dtype, scarce
+from anomalydiffusion.core.devices import find_device, find_dtype, idle_card, scarce
 from anomalydiffusion.core.errors import ConfigError
 
 
@@ -33,6 +33,13 @@ def test_cuda_without_cuda_and_beyond_the_last_card(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     assert find_device("cuda") == torch.device("cuda") and not chosen
     assert find_device("cuda:1").index == 1 and chosen == [torch.device("cuda:1")]
+
+
+def test_a_card_that_stands_idle_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cuda, mps, name in ((True, False, "cuda"), (False, True, "mps"), (False, False, "")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        assert idle_card("cpu") == name and idle_card("cuda") == ""
 
 
 def test_memory_is_scarce_on_small_cards_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from anomalydiffusion.core.pixels import digest_file, encode_png
 from anomalydiffusion.core.runs import write_atomic
@@ -27,6 +29,23 @@ def plate(random: np.random.Generator, *, defect: bool, kind: str = "spot") -> t
         mask[y : y + 14, x : x + 14] = (down**2 + across**2 < 49) | (kind != "pit")
         image[mask] += -90 if kind == "pit" else 90
     return np.clip(image, 0, 255).astype(np.uint8), mask
+
+
+@cache
+def second_device() -> str:
+    """PyTorch's lazy backend: a device of its own that every machine has, and that refuses tensors of another."""
+    import torch._lazy.ts_backend
+
+    torch._lazy.ts_backend.init()
+    return "lazy"
+
+
+def same_on_another_device(there: torch.nn.Module, here: torch.nn.Module, first: torch.nn.Module) -> None:
+    """Both learned the same from where `first` is; where a gradient is all but zero, its sign and so Adam's step are chance."""
+    assert {p.device.type for p in there.parameters()} == {"lazy"}
+    own, other, begun = (torch.cat([p.detach().cpu().ravel() for p in model.parameters()]) for model in (there, here, first))
+    moved = (other - begun).abs() > 1e-6
+    assert moved.float().mean() > 0.2 and torch.isclose(own, other, rtol=0, atol=1e-6)[moved].float().mean() > 0.95
 
 
 def write_plates(root: Path, counts: dict[str, int], seed: int = 0, product: str = "plate") -> None:

@@ -18,7 +18,7 @@ from anomalydiffusion.downstream.classifiers import NETWORKS, PRESETS, Classifie
 from anomalydiffusion.downstream.classify import ClassStage, class_arms, class_order, compare_classes, shuffled_types
 from anomalydiffusion.downstream.comparison import Comparison
 from anomalydiffusion.downstream.samples import Generated, Sample, gather, made_sample
-from tests.downstream.conftest import plate, write_pairs, write_plates
+from tests.downstream.conftest import plate, same_on_another_device, second_device, write_pairs, write_plates
 
 QUICK = ClassifierConfig(side=32, steps=2, batch_size=4, checks=1)
 LEARNS = replace(QUICK, rate=3e-3, steps=60, batch_size=8, checks=3)
@@ -74,6 +74,12 @@ def test_one_seed_gives_one_classifier_and_no_validation_its_last_state() -> Non
     weights = [list(found.model.parameters())[-1] for found in (once, again, other)]
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
     assert math.isnan(once.accuracy) and once.step == 2
+
+
+def test_it_learns_on_the_device_it_is_told() -> None:
+    config = replace(QUICK, network="resnet18", steps=1, batch_size=2)
+    there, here = (train_classifier([plates(1, 0)], [], KINDS, config, seed=3, device=each).model for each in (second_device(), "cpu"))
+    same_on_another_device(there, here, build_classifier("resnet18", 2, 3))
 
 
 def test_types_are_drawn_evenly_and_of_each_its_pools_in_equal_shares() -> None:

@@ -16,7 +16,7 @@ from anomalydiffusion.downstream.localise import focal_loss, train_localiser, ty
 from anomalydiffusion.downstream.metrics import average_precision
 from anomalydiffusion.downstream.networks import DiscriminativeUNet, build_network
 from anomalydiffusion.downstream.samples import Sample, made_sample
-from tests.downstream.conftest import plate
+from tests.downstream.conftest import plate, same_on_another_device, second_device
 
 SMALL = DetectorConfig(side=64, width=8, steps=90, checks=3)
 
@@ -59,6 +59,13 @@ def test_the_same_seed_gives_the_same_detector_and_no_validation_its_last_state(
     image = plate(np.random.default_rng(9), defect=True)[0]
     np.testing.assert_array_equal(once.predict(image), again.predict(image))
     assert math.isnan(once.threshold) and once.step == 2
+
+
+def test_it_learns_on_the_device_it_is_told() -> None:
+    config = replace(SMALL, network="draem", width=2, side=32, steps=1, batch_size=2)
+    pools = [plates(1, 0, defect=True)], [plates(1, 1, defect=False)]
+    there, here = (train_localiser(*pools, [], config, seed=0, device=device).model for device in (second_device(), "cpu"))
+    same_on_another_device(there, here, build_network("draem", 2, 0))
 
 
 def test_an_images_score_is_the_highest_mean_of_21_x_21_pixels() -> None:

@@ -52,7 +52,7 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
 
     lines = (tmp_path / "arms.jsonl").read_text().splitlines()
     assert len(lines) == 16 and json.loads(lines[5])["best_baseline"] in ("perlin", "cutpaste", "poisson")
-    old = [json.dumps({key: value for key, value in json.loads(line).items() if key != "precision"}) for line in lines]
+    old = [json.dumps({key: value for key, value in json.loads(line).items() if key not in ("precision", "device")}) for line in lines]
     (tmp_path / "arms.jsonl").write_text("\n".join(old) + "\n")
     assert "curves" not in compare(split, pairs, plates, comparison), "what an earlier version found has none"
     (tmp_path / "arms.jsonl").write_text("\n".join(lines[:9]) + "\n")

@@ -104,9 +104,10 @@ def _devices() -> Iterator[Finding]:
         yield well("processor", said)
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        yield well("graphics", ", ".join(f"cuda:{row} {each.name} {each.total_memory / 1e9:.0f} GB" for row, each in enumerate(cards)))
+        named = ", ".join(f"cuda:{row} {each.name} {each.total_memory / 1e9:.0f} GB" for row, each in enumerate(cards))
+        yield well("graphics", f"{named}; used where a command is told --device cuda")
     elif torch.backends.mps.is_available():
-        yield well("graphics", "mps")
+        yield well("graphics", "mps; used where a command is told --device mps")
     elif Path("/dev/nvidia0").exists():
         remedy = "install a PyTorch with CUDA that fits the driver, as https://pytorch.org says"
         yield doubtful("graphics", "a card is here, but PyTorch cannot use it", remedy)

@@ -16,6 +16,7 @@ from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError, SplitError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
@@ -123,7 +124,7 @@ def evaluate(
                 scores = call(split, pairs, root, Comparison(
                     detector=chosen, folder=opened.evaluation, seeds=range(seeds), baselines=baselines, controls=controls,
                     redecode=_redecode(opened, settings) if shortcut and task == "localization" else None,
-                    progress=lambda done, total, what: shown.at(done, what),
+                    device=str(find_device(settings.device)), progress=lambda done, total, what: shown.at(done, what),
                 ))  # fmt: skip
             if task == "localization":
                 _sheets(opened, split, pairs)

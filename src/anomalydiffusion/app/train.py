@@ -21,6 +21,7 @@ from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
 from anomalydiffusion.core.config import read_toml
+from anomalydiffusion.core.devices import idle_card
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.folders import read_folder
@@ -82,6 +83,8 @@ def train(
     split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
     counts = ", ".join(f"{'/'.join(key)} {sum(shot.key == key for shot in split.shots)}" for key in chosen(split, None, None))
     say(f"shots: {counts}; {len(split.held_out)} defect images held out; {len(split.normals)} normals", quiet=quiet)
+    if card := idle_card(settings.device):
+        say(f"the processor computes; this machine has a graphics card too: --device {card}", quiet=quiet)
     if dry_run:
         say(
             f"plan: {settings.train.pool.crops} crops, {settings.train.loop.steps} steps of {settings.train.batch_size}, "

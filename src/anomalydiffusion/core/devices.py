@@ -6,7 +6,7 @@ import torch
 
 from anomalydiffusion.core.errors import ConfigError
 
-__all__ = ["DTYPES", "find_device", "find_dtype", "native_bf16", "scarce"]
+__all__ = ["DTYPES", "find_device", "find_dtype", "idle_card", "native_bf16", "scarce"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KNOWN = ("cpu", "cuda", "mps")
@@ -33,6 +33,13 @@ def find_device(name: str) -> torch.device:
         if device.index is not None:
             torch.cuda.set_device(device)  # what asks for plain "cuda", as accelerate does, then gets this one
     return device
+
+
+def idle_card(device: str) -> str:
+    """The name of a graphics card that this machine has while `device` is the processor; "" = none stands idle."""
+    if device != "cpu":
+        return ""
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else ""
 
 
 def find_dtype(name: str, device: torch.device) -> torch.dtype:

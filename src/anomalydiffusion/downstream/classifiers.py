@@ -111,12 +111,12 @@ class Classifier:
 
 @torch.inference_mode()
 def _logits(model: nn.Module, samples: Sequence[Sample], view: View) -> torch.Tensor:
-    """N x classes. The model is put into evaluation mode and left there. Raises `DataError` on NaN from it."""
+    """N x classes, on the CPU. The model is put into evaluation mode and left there. Raises `DataError` on NaN from it."""
     model.eval()
-    parts = []
+    device, parts = next(model.parameters()).device, []
     for begin in range(0, len(samples), BATCH):
         x_BCHW = to_batch(np.stack([view(sample) for sample in samples[begin : begin + BATCH]]))
-        parts.append(model(x_BCHW.contiguous(memory_format=torch.channels_last)))
+        parts.append(model(x_BCHW.to(device, memory_format=torch.channels_last)).cpu())
     logits_NK = torch.cat(parts)
     if not torch.isfinite(logits_NK).all():
         raise DataError("the classifier answered with numbers that are not finite; lower its rate")
@@ -125,20 +125,20 @@ def _logits(model: nn.Module, samples: Sequence[Sample], view: View) -> torch.Te
 
 def train_classifier(
     pools: Sequence[Sequence[Sample]], validation: Sequence[Sample], classes: Sequence[str], config: ClassifierConfig, *,
-    seed: int, on_step: Callable[[int], None] = lambda step: None,
+    seed: int, device: torch.device | str = "cpu", on_step: Callable[[int], None] = lambda step: None,
 ) -> Classifier:  # fmt: skip
-    """Train for `config.steps` gradient steps of cross entropy on views that are mirrored at random.
+    """Train for `config.steps` gradient steps of cross entropy, on `device`, on views that are mirrored at random.
 
     Every class gives as many views as any other, and of a class every pool that shows it gives as many as any other, however
     many each holds. `config.checks` times in the last quarter `validation` is looked at, and the state with the highest accuracy
     is kept, of equal ones that with the lowest loss, then the earliest; with nothing in `validation` the last one is. One seed,
-    one result.
+    one result, on a processor; a graphics card sums in another order each time.
     Raises `DataError` on a class that no pool shows, `TrainingError` on a loss that is not finite.
     """
     by_class = [[own for pool in pools if (own := [sample for sample in pool if sample.defect == name])] for name in classes]
     if lacking := [name for name, own in zip(classes, by_class, strict=True) if not own]:
         raise DataError(f"{lacking[0]}: no image to learn this type from; add shots of it, or leave the type out")
-    model = build_classifier(config.network, len(classes), seed).train()
+    model = build_classifier(config.network, len(classes), seed).to(device).train()
     descent = Descent(model, rate=config.rate, steps=config.steps, cycle=config.cycle)
     view = lru_cache(maxsize=CACHE // (3 * config.side**2))(lambda sample: look(sample, config))
     looked = looks(config.steps, config.checks)
@@ -151,8 +151,8 @@ def train_classifier(
             pool = showing[turn // len(classes) % len(showing)]
             flip_y, flip_x = generator.choice([1, -1], 2).tolist()
             views.append(view(pool[int(generator.integers(len(pool)))])[::flip_y, ::flip_x])
-        truth_B = torch.from_numpy(turns % len(classes))
-        x_BCHW = to_batch(np.stack(views)).contiguous(memory_format=torch.channels_last)
+        truth_B = torch.from_numpy(turns % len(classes)).to(device)
+        x_BCHW = to_batch(np.stack(views)).to(device, memory_format=torch.channels_last)
         loss = nn.functional.cross_entropy(model(x_BCHW), truth_B)
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(f"classifier, step {step}: the loss is {float(loss.detach())}; check the images, or lower its rate")

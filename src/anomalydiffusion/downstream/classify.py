@@ -106,7 +106,7 @@ class ClassStage:
     """One product's material, divided once for all arms and seeds. Raises `DataError` on a type without what it needs."""
 
     def __init__(self, material: Material, comparison: Comparison[ClassifierConfig]) -> None:
-        self.material, self.config = material, comparison.detector
+        self.material, self.config, self.device = material, comparison.detector, comparison.device
         self.classes = class_order([sample.defect for sample in [*material.shots, *material.tests]])
         self.fitted, self.validation = hold_back(material.shots, comparison.detector.hold_back)
         self._check()
@@ -137,7 +137,9 @@ class ClassStage:
         """Train one arm with one seed and test it."""
         began, product = time.monotonic(), self.material.product
         own = derive(seed, "classifier", product)
-        model = train_classifier(self.pools(arm, own, best), self.validation, self.classes, self.config, seed=own, on_step=on_step)
+        model = train_classifier(
+            self.pools(arm, own, best), self.validation, self.classes, self.config, seed=own, device=self.device, on_step=on_step
+        )
         truth, answers = [sample.defect for sample in self.tests], model.answers(self.tests)
         by_class = per_class_accuracy(answers, truth)
         if constant := answers[0] if len(set(answers)) == 1 else "":

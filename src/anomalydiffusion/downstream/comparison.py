@@ -37,6 +37,7 @@ __all__ = [
     "values",
 ]
 
+EARLIER = {"device": "cpu"}  # of lines of earlier versions, which do not say it
 CHOSEN = "late"  # how a training's state is chosen; lines of trainings that chose otherwise do not count
 LOCALIZATION, CLASSIFICATION = "localization", "classification"  # the tasks, as the ledger names them
 
@@ -70,6 +71,7 @@ class Comparison(Generic[R]):
     baselines: bool = False
     controls: bool = False
     redecode: Redecode | None = None  # the prior's round trip in a random region; None = not checked
+    device: str = "cpu"  # where detectors and classifiers are trained; arms of one comparison all on the same kind
     progress: Progress = lambda done, total, what: None
 
     def __post_init__(self) -> None:
@@ -90,13 +92,13 @@ class Ledger:
         self.regions = digest_of(regions_of(split))
         self.facts = {
             "task": task, "chosen": CHOSEN, "detector": digest(comparison.detector), "split": split.digest,
-            "controls": comparison.controls, "redecoded": comparison.redecode is not None,
+            "controls": comparison.controls, "redecoded": comparison.redecode is not None, "device": comparison.device.split(":")[0],
         }  # fmt: skip
         self.known = {
             (line["product"], line["arm"], line["seed"]): line
             for line in self.lines.records()
             if all(isinstance(line.get(name), kind) for name, kind in (("product", str), ("arm", str), ("seed", int)))
-            and all(line.get(name) == value for name, value in {**self.facts, "pairs": self.pairs(line["arm"])}.items())
+            and all({**EARLIER, **line}.get(name) == value for name, value in {**self.facts, "pairs": self.pairs(line["arm"])}.items())
         }
 
     def pairs(self, arm: str) -> str:

@@ -100,8 +100,9 @@ class Stage:
         own = derive(seed, "detector", self.material.product)
         chosen = pools(arm, self.material, self.fitted, self.extra, seed=own, best=best)
         model = train_localiser(
-            chosen, [pool for pool in normals if pool], self.validation, self.comparison.detector, seed=own, on_step=on_step
-        )
+            chosen, [pool for pool in normals if pool], self.validation, self.comparison.detector, seed=own,
+            device=self.comparison.device, on_step=on_step,
+        )  # fmt: skip
         tested = list(_tested(model, [*self.tests, *self.material.test_normals]))
         figures: Record = {"values": _score(tested, model.threshold), "validation_ap": model.validation_ap, "step": model.step}
         figures["per_defect"] = {

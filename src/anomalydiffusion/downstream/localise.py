@@ -87,16 +87,16 @@ def _pick(generator: Rng, pool: Sequence[Sample]) -> Sample:
 
 def train_localiser(
     pools: Sequence[Sequence[Sample]], normals: Sequence[Sequence[Sample]], validation: Sequence[Sample], config: DetectorConfig, *,
-    seed: int, on_step: Callable[[int], None] = lambda step: None,
+    seed: int, device: torch.device | str = "cpu", on_step: Callable[[int], None] = lambda step: None,
 ) -> Localiser:  # fmt: skip
-    """Train for `config.steps` gradient steps; half of each batch shows a defect, the other half is normal.
+    """Train for `config.steps` gradient steps on `device`; half of each batch shows a defect, the other half is normal.
 
     Every pool of defect samples gives the same share of the defect views, however many it holds, and so does every pool of
     normals. `config.checks` times in the last quarter the pixel AP of each defect type in `validation` is measured, and the state
     with the best mean of them is kept; with no defect in `validation` the last one is. Raises `TrainingError` on a loss that is
     not finite.
     """
-    model = build_network(config.network, config.width, seed).train()
+    model = build_network(config.network, config.width, seed).to(device).train()
     descent = Descent(model, rate=config.rate, steps=config.steps, cycle=config.cycle)
     first = pools[0][0].read()[0]
     read = lru_cache(maxsize=max(8, CACHE // (2 * first.nbytes)))(lambda sample: sample.read())
@@ -110,8 +110,8 @@ def train_localiser(
             sample = _pick(generator, pools[turn % len(pools)] if index % 2 == 0 else normals[turn % len(normals)])
             image, mask = read(sample)
             views.append(_view(generator, image, mask, config))
-        x_BCHW = torch.cat([to_tensor(view) for view, _ in views]).contiguous(memory_format=torch.channels_last)
-        mask_B1HW = torch.from_numpy(np.stack([marked for _, marked in views])[:, None].astype(np.float32))
+        x_BCHW = torch.cat([to_tensor(view) for view, _ in views]).to(device, memory_format=torch.channels_last)
+        mask_B1HW = torch.from_numpy(np.stack([marked for _, marked in views])[:, None].astype(np.float32)).to(device)
         loss = LOSSES[config.loss](model(x_BCHW), mask_B1HW)
         if not math.isfinite(float(loss.detach())):
             raise TrainingError(f"detector, step {step}: the loss is {float(loss.detach())}; check the images, or lower its rate")

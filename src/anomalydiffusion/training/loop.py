@@ -136,10 +136,10 @@ def attention(device: torch.device) -> AbstractContextManager[Any]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
-def precision(device: torch.device, config: LoopConfig) -> torch.autocast:
+def precision(device: torch.device, config: LoopConfig) -> AbstractContextManager[Any]:
     """The number format to learn in."""
     half = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and native_bf16(device))
-    return torch.autocast(device.type, torch.bfloat16, enabled=half)
+    return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
 def run_loop(

@@ -76,3 +76,8 @@ def test_values_are_offered_as_the_program_knows_them() -> None:
     for words, values in known.items():
         assert sorted(_completed(f"anomalydiffusion {words}")) == sorted(values), words
     assert _completed("anomalydiffusion export --format c") == ["coco"]
+
+
+def test_the_studios_password_may_come_from_the_environment(tmp_path: Any) -> None:
+    typed = CliRunner().invoke(app, ["studio", str(tmp_path)], env={"ANOMALYDIFFUSION_AUTH": "nobody"})
+    assert "expected USER:PASSWORD" in str(typed.exception), "it is read, and as it is no login, refused before anything is served"

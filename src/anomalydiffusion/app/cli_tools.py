@@ -41,7 +41,10 @@ def studio(
     data: Annotated[Path | None, typer.Option("--data", help="The data set's folder; known already where the run has learned.")] = None,
     host: Annotated[str, typer.Option("--host", help="Address to serve at; others can reach 0.0.0.0, which needs --auth.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="Port to serve at.", min=1, max=65535)] = 7860,
-    auth: Annotated[str | None, typer.Option("--auth", help="USER:PASSWORD that is asked for.")] = None,
+    auth: Annotated[
+        str | None,
+        typer.Option("--auth", envvar="ANOMALYDIFFUSION_AUTH", help="USER:PASSWORD that is asked for; `ps` does not show the variable."),
+    ] = None,
     debug: Debug = False,
 ) -> None:  # fmt: skip
     """Open the web page: look at data, learn, draw, review, prove, export."""

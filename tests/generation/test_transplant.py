@@ -152,3 +152,16 @@ def test_with_a_membrane_light_that_crosses_the_edge_goes_on_across_it(carry: bo
         assert np.abs(depth + 30).max() < 5, "the dent is as deep everywhere, whatever the light"
         plain, _ = transplant(image, mask, shots, seed=seed, seam="median")
         assert np.abs(plain[mask.pixels_HW].astype(float) - normal[mask.pixels_HW] + 30).max() > 5
+
+
+def test_with_the_median_a_track_that_does_not_quite_meet_leaves_the_colours_alone() -> None:
+    """Half of the surroundings are a dark track, half bright ground; the place is off by two pixels, so that the halves do not agree."""
+    size = 80, 90
+    shot, normal = (np.full((*size, 3), 240, np.uint8) for _ in range(2))
+    shot[:, 10:47] = 10
+    normal[:, 10:45] = 10
+    own = _mask(size, np.s_[30:44, 40:52])
+    shot[own.pixels_HW] = 120  # rust, half on the track and half beside it
+    traced = replace(own, trace=np.argwhere(own.pixels_HW).T.astype(float), reference=0)
+    made, _ = transplant(normal, traced, [(shot, own)], seed=0, seam="median")
+    assert np.abs(made[own.pixels_HW].astype(int) - 120).max() <= 1

@@ -64,6 +64,19 @@ def test_a_break_of_a_track_goes_to_a_track(seed: int) -> None:
     assert (normal[..., 0] < 100).mean() < 0.35
 
 
+def test_what_hardly_occurs_is_not_put_where_there_is_nothing_like_it() -> None:
+    """One place on the picture is like the break's; the four next best are plain ground, of which most of its surroundings are too."""
+    shot, normal = (np.full((*SHAPE, 3), 220, np.uint8) for _ in range(2))
+    shot[:, 40:46] = normal[:, 100:106] = 30
+    normal[0:24, 100:106] = normal[44:, 100:106] = 220  # the bar is short: the break fits it in one place
+    shot[0:24, 40:46] = shot[44:, 40:46] = 220
+    own = marked(np.s_[30:38, 38:48])
+    shot[own.pixels_HW] = 220
+    for seed in range(8):
+        mask, misfit = propose(shot, own, normal, seed=seed, config=MatchedConfig(scale=(1.0, 1.0)))
+        assert np.array_equal(mask.pixels_HW, np.roll(own.pixels_HW, 60, 1)) and misfit < 0.1
+
+
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**6), turn=st.booleans(), flip=st.booleans())
 def test_it_is_a_function_of_its_seed_whole_and_traced(seed: int, turn: bool, flip: bool) -> None:

@@ -8,17 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from scipy import ndimage
 
-from anomalydiffusion.core.crops import crop_box
 from anomalydiffusion.core.seams import membrane
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.compose import ring
 
 __all__ = ["Seam", "transplant"]
 
 LOOKED_AT = 3  # shots of which the one whose shape fits best is taken
 ELONGATED = 1.5  # length over width from which a shape has a direction
-AROUND = (2, 12)  # pixels from a mask where its surroundings are looked at
 EDGE = 8  # pixels around a mask's box that are looked at
 CLEAR = 6  # pixels around a defect that may still show it, as its halo or its blur: taken for sound they would wash it out
 BLUR = 2.0  # deviation in pixels
@@ -50,14 +47,6 @@ def _frame(covariance: np.ndarray, turned: bool) -> np.ndarray:
     return np.asarray(axes * np.sqrt(variances))
 
 
-def _around(image_HWC: np.ndarray, pixels_HW: np.ndarray, box: tuple[int, int, int, int]) -> np.ndarray | None:
-    """The median colour around a mask; None where nothing of the image is there."""
-    height, width = pixels_HW.shape
-    view = np.s_[max(0, box[1]) : min(height, box[3]), max(0, box[0]) : min(width, box[2])]
-    near = ring(pixels_HW[view], *AROUND)
-    return np.median(image_HWC[view][near], axis=0) if near.sum() >= 16 else None
-
-
 def transplant(
     normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, seam: Seam = "membrane"
 ) -> tuple[np.ndarray, int]:
@@ -67,9 +56,9 @@ def transplant(
     like its mask. For any other, of three random shots the one whose shape is nearest is taken, mirrored at random and stretched
     so that both masks have the same centre and the same spread along their axes (along the image's axes unless both are
     elongated). Where the mask reaches beyond the shot's own, the defect's nearest pixel goes on. Its colours keep their
-    difference from the shot's surroundings: with `seam` "median" the median around the shot's mask becomes the median around this
-    one; with "membrane" what both surroundings differ by at each place of the edge is spread over the inside (`core.seams`), so that
-    light and shade that cross the edge go on across it. Outside the mask every pixel stays.
+    difference from the shot's surroundings: with `seam` "median" the median of what both surroundings differ by is added to all of it, so
+    that a few tracks or rims that do not meet count nothing; with "membrane" what they differ by at each place of the edge is spread over
+    the inside (`core.seams`), so that light and shade that cross the edge go on across it. Outside the mask every pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes.
     """
@@ -83,22 +72,18 @@ def transplant(
     blur = max(0.0, (shrunk - 1) / 2)  # where the defect shrinks
     defect = ndimage.gaussian_filter(defect, (blur, blur, 0), mode="nearest")
     colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode="nearest") for c in range(3)], 1)
-    if seam == "membrane":
-        colours += _across(normal_HWC, mask, image, own, at)
-    else:
-        here, there = (
-            _around(each, marked.pixels_HW, crop_box(marked.box, marked.pixels_HW.shape, 2.0, 48))
-            for each, marked in ((normal_HWC, mask), (image, own))
-        )
-        if here is not None and there is not None:
-            colours += here - there
+    unlike, inside = _unlike(normal_HWC, mask, image, own, at)
+    if not inside.all():
+        colours += membrane(unlike, inside) if seam == "membrane" else np.median(unlike[~inside], axis=0)
     out = normal_HWC.copy()
     out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)
     return out, chosen
 
 
-def _across(normal_HWC: np.ndarray, mask: Mask, image_HWC: np.ndarray, own: Mask, at_2N: np.ndarray) -> np.ndarray:
-    """What is added to a defect so that the shot's sound surface would meet the normal image's all along the mask's edge, N x C.
+def _unlike(
+    normal_HWC: np.ndarray, mask: Mask, image_HWC: np.ndarray, own: Mask, at_2N: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """What is to be added to the shot's sound surface around a defect to make the normal image's of it, h x w x 3, and the mask there.
 
     Both are blurred first, so that what crosses the edge are light and shade, not grain. Beyond the mask the way into the shot goes
     on as it does in the mean, `at = A p + b`, from the nearest marked pixel.
@@ -108,7 +93,7 @@ def _across(normal_HWC: np.ndarray, mask: Mask, image_HWC: np.ndarray, own: Mask
     near = np.s_[max(0, y0 - EDGE) : min(height, y1 + EDGE), max(0, x0 - EDGE) : min(width, x1 + EDGE)]
     inside = mask.pixels_HW[near]
     if inside.all():
-        return np.zeros((at_2N.shape[1], 3))
+        return np.zeros((*inside.shape, 3)), inside
     places = np.argwhere(mask.pixels_HW)
     ones = np.concatenate([places, np.ones((len(places), 1))], 1)
     way = np.linalg.lstsq(ones, at_2N.T, rcond=None)[0][:2].T  # A
@@ -121,7 +106,7 @@ def _across(normal_HWC: np.ndarray, mask: Mask, image_HWC: np.ndarray, own: Mask
     sound, corner = _sound(image_HWC, own)
     seen: Any = [ndimage.map_coordinates(sound[..., c], there - corner[:, None], order=1, mode="nearest") for c in range(3)]
     around = ndimage.gaussian_filter(normal_HWC[near].astype(np.float64), (BLUR, BLUR, 0), mode="nearest")
-    return membrane(around - np.stack(seen, 1).reshape(around.shape), inside)
+    return around - np.stack(seen, 1).reshape(around.shape), inside
 
 
 def _sound(image_HWC: np.ndarray, own: Mask) -> tuple[np.ndarray, np.ndarray]:

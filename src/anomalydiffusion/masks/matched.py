@@ -24,6 +24,9 @@ AROUND = 8  # least pixels around a defect's box that are compared, or half the 
 HALO = 2  # pixels around a mask that may still show the defect
 SEARCHED = 384  # pixels of an image's longer side that are searched; places found there are made exact on the image itself
 ON = 0.98  # share of a mask that must lie on the object
+NEAR = 8.0  # pixels from the defect over which surroundings come to count a third
+ALIKE = 2.0  # times the best place's misfit up to which others are as good
+NOISE = 16.0  # mean square of grey levels that any two photographs differ by
 APART = 6  # pixels between two places
 LEAST = 16  # pixels around a defect to compare by
 
@@ -58,9 +61,16 @@ class _Template:
 
     @property
     def weights_hw(self) -> np.ndarray:
-        """1 where the surroundings are compared, 0 on the defect and its halo."""
+        """How much the surroundings count: less the farther from the defect, and nothing on it and its halo."""
         clear = ~ndimage.binary_dilation(self.marks_hw, iterations=HALO)
-        return (clear if clear.sum() >= LEAST else ~self.marks_hw).astype(np.float64)
+        clear = clear if clear.sum() >= LEAST else ~self.marks_hw
+        return np.asarray(clear * np.exp(-ndimage.distance_transform_edt(~self.marks_hw) / NEAR))
+
+    @property
+    def spread(self) -> float:
+        """The variance of the surroundings' grey levels: what a flat grey differs from them by."""
+        weights = self.weights_hw / self.weights_hw.sum()
+        return float((weights * (self.grey_hw - (weights * self.grey_hw).sum()) ** 2).sum())
 
 
 def _grey(image_HWC: np.ndarray) -> np.ndarray:
@@ -166,8 +176,9 @@ def propose(
     """Put a shot's mask where the normal image looks as the shot does around its defect; the mask, and how far from alike it is there.
 
     The shot's surroundings, scaled at random, mirrored and as `config` says turned, are laid on every place of the image; what is compared
-    is the mean square of what their grey levels differ by, off the defect and its halo, over the image's variance: 0 = alike, 1 = as
-    unlike as a flat grey. Of the `places` with the least, local minima all, one is taken at random. The mask lies on the object
+    is the mean square of what their grey levels differ by, off the defect and its halo and the less the farther from it, over their own
+    variance: 0 = alike, 1 = as unlike as a flat grey. Of at most `places` with the least, local minima all and none with over twice the
+    best one's, one is taken at random. The mask lies on the object
     `ground_HW` (bool; None = everywhere) with 98 % of its area, or, where it fits nowhere so, with the share that the shot's own has
     on `own_ground_HW`; what touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its
     trace in it, so that what is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is
@@ -191,9 +202,10 @@ def propose(
     else:
         raise MaskError(f"no place of this {shape[1]} x {shape[0]} image takes a shot's mask; give other normal images or wider regions")
     best = sorted(found, key=lambda each: each[:2])[: config.places]
+    best = [each for each in best if each[0] <= ALIKE * best[0][0] + NOISE]
     cost, (y, x), template = best[int(random.integers(len(best)))]
     pixels = np.zeros(shape, bool)
     height, width = template.marks_hw.shape
     pixels[y : y + height, x : x + width] = template.marks_hw
     mask = Mask(pixels_HW=pixels, origin="matched", seed=seed, reference=reference, trace=template.at_2hw[:, template.marks_hw])
-    return mask, cost / max(float(grey.var()), 1.0)
+    return mask, cost / max(template.spread, NOISE)

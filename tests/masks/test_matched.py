@@ -15,7 +15,7 @@ from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks.matched import MatchedConfig, propose
 
-EXACT = MatchedConfig(places=1, scale=(1.0, 1.0))
+EXACT = MatchedConfig(places=1, scale=(1.0, 1.0), elastic=0.0)
 SHAPE = (120, 160)
 
 
@@ -73,7 +73,7 @@ def test_what_hardly_occurs_is_not_put_where_there_is_nothing_like_it() -> None:
     own = marked(np.s_[30:38, 38:48])
     shot[own.pixels_HW] = 220
     for seed in range(8):
-        mask, misfit = propose(shot, own, normal, seed=seed, config=MatchedConfig(scale=(1.0, 1.0)))
+        mask, misfit = propose(shot, own, normal, seed=seed, config=MatchedConfig(scale=(1.0, 1.0), elastic=0.0))
         assert np.array_equal(mask.pixels_HW, np.roll(own.pixels_HW, 60, 1)) and misfit < 0.1
 
 
@@ -133,6 +133,22 @@ def test_what_lies_partly_off_its_own_object_does_so_again_only_where_it_must() 
     assert 0.2 < rim[mask.pixels_HW].mean() < 0.98
     with pytest.raises(MaskError, match="no place"):
         propose(tracks(1), own, tracks(2), seed=0, ground_HW=rim)
+
+
+def test_it_is_bent_within_the_defect_alone_and_knows_how() -> None:
+    own = marked(np.s_[50:74, 90:101])
+    shot = clouds()
+    shot[own.pixels_HW] = 255
+    bent, shapes = replace(EXACT, elastic=0.15, flip=False), set()
+    for seed in range(6):
+        mask, misfit = propose(shot, own, clouds(), seed=seed, config=bent)
+        assert misfit < 1e-3 and mask.trace is not None, "where it lies is told by what surrounds it as it is"
+        assert ndimage.binary_dilation(own.pixels_HW, iterations=5)[mask.pixels_HW].all() and (mask.pixels_HW & own.pixels_HW).sum() > 150
+        assert own.pixels_HW[tuple(np.rint(mask.trace).astype(int))].all(), "what is marked was marked in the shot"
+        shapes.add(mask.pixels_HW.tobytes())
+    assert len(shapes) == 6
+    with pytest.raises(ConfigError, match="elastic"):
+        MatchedConfig(elastic=0.5)
 
 
 def test_in_a_large_image_the_place_is_exact_too() -> None:

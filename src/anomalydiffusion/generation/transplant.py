@@ -58,7 +58,9 @@ def transplant(
     elongated). Where the mask reaches beyond the shot's own, the defect's nearest pixel goes on. Its colours keep their
     difference from the shot's surroundings: with `seam` "median" the median of what both surroundings differ by is added to all of it, so
     that a few tracks or rims that do not meet count nothing; with "membrane" what they differ by at each place of the edge is spread over
-    the inside (`core.seams`), so that light and shade that cross the edge go on across it. Outside the mask every pixel stays.
+    the inside (`core.seams`), so that light and shade that cross the edge go on across it. A matched mask lies where both surroundings are
+    alike, and what still differs are tracks and rims that are off by a pixel: there it is always the median. Outside the mask
+    every pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes.
     """
@@ -74,7 +76,8 @@ def transplant(
     colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode="nearest") for c in range(3)], 1)
     unlike, inside = _unlike(normal_HWC, mask, image, own, at)
     if not inside.all():
-        colours += membrane(unlike, inside) if seam == "membrane" else np.median(unlike[~inside], axis=0)
+        spread = seam == "membrane" and mask.origin != "matched"
+        colours += membrane(unlike, inside) if spread else np.median(unlike[~inside], axis=0)
     out = normal_HWC.copy()
     out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)
     return out, chosen

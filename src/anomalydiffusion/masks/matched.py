@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
@@ -17,6 +17,7 @@ from scipy.signal import fftconvolve
 from anomalydiffusion.core.errors import ConfigError, MaskError
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.masks.stencils import bend
 
 __all__ = ["MatchedConfig", "propose"]
 
@@ -40,10 +41,13 @@ class MatchedConfig:
     images: int = 4  # normal images that are searched, of which the one with the best place is drawn on
     places: int = 5  # best places in an image, of which one is taken at random
     scale: tuple[float, float] = (0.85, 1.2)  # of lengths
+    elastic: float = 0.15  # largest usual displacement within the defect, as a share of the long side of its box
     turn: bool = False  # also by quarter turns: for surfaces without a direction of their own
     flip: bool = True  # also mirrored
 
     def __post_init__(self) -> None:
+        if not 0 <= self.elastic <= 0.3:
+            raise ConfigError(f"matched masks: elastic = {self.elastic}, expected 0..0.3")
         if not (1 <= self.images <= 8 and 1 <= self.places <= 1000):
             raise ConfigError(f"matched masks: images = {self.images}, places = {self.places}; expected 1..8 and 1..1000")
         if len(self.scale) != 2 or not 0.2 <= self.scale[0] <= self.scale[1] <= 5:
@@ -58,23 +62,29 @@ class _Template:
     marks_hw: np.ndarray
     at_2hw: np.ndarray
     touch: tuple[tuple[bool, bool], tuple[bool, bool]]  # by axis: does the defect touch the image's side there
+    weights_hw: np.ndarray  # how much the surroundings count
 
-    @property
-    def weights_hw(self) -> np.ndarray:
-        """How much the surroundings count: less the farther from the defect, and nothing on it and its halo."""
-        clear = ~ndimage.binary_dilation(self.marks_hw, iterations=HALO)
-        clear = clear if clear.sum() >= LEAST else ~self.marks_hw
-        return np.asarray(clear * np.exp(-ndimage.distance_transform_edt(~self.marks_hw) / NEAR))
 
-    @property
-    def spread(self) -> float:
-        """The variance of the surroundings' grey levels: what a flat grey differs from them by."""
-        weights = self.weights_hw / self.weights_hw.sum()
-        return float((weights * (self.grey_hw - (weights * self.grey_hw).sum()) ** 2).sum())
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Found:
+    """A template's place, searched for in steps of `step` pixels; how unlike it is there, and usually is."""
+
+    template: _Template
+    place: Place
+    step: int
+    misfit: float
+    usual: float
 
 
 def _grey(image_HWC: np.ndarray) -> np.ndarray:
     return image_HWC.astype(np.float64).mean(2)
+
+
+def _weights(marks_hw: np.ndarray) -> np.ndarray:
+    """How much the surroundings of a defect count: less the farther from it, and nothing on it and its halo."""
+    clear = ~ndimage.binary_dilation(marks_hw, iterations=HALO)
+    clear = clear if clear.sum() >= LEAST else ~marks_hw
+    return np.asarray(clear * np.exp(-ndimage.distance_transform_edt(~marks_hw) / NEAR))
 
 
 def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: float, config: MatchedConfig) -> Iterator[_Template]:
@@ -102,7 +112,7 @@ def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: f
         sides = [touch[axis] if step == 1 else touch[axis][::-1] for axis, step in zip(axes, (down, across), strict=True)]
         if marks.any() and not marks.all():
             seen = ndimage.map_coordinates(grey, at, order=1, mode="nearest")
-            yield _Template(grey_hw=seen, marks_hw=marks, at_2hw=at, touch=(sides[0], sides[1]))
+            yield _Template(grey_hw=seen, marks_hw=marks, at_2hw=at, touch=(sides[0], sides[1]), weights_hw=_weights(marks))
 
 
 def _sums(image_HW: np.ndarray, weights_hw: np.ndarray) -> np.ndarray:
@@ -136,37 +146,72 @@ def _smaller(array: np.ndarray, step: int) -> np.ndarray:
     return array[:height, :width].astype(np.float64).reshape(height // step, step, width // step, step).mean((1, 3))
 
 
-def _places(template: _Template, grey_HW: np.ndarray, ground_HW: np.ndarray, least: float, count: int) -> list[tuple[float, Place]]:
-    """The best places of a template, those of a large image searched for in a smaller one first; the least misfit comes first."""
+def _places(template: _Template, grey_HW: np.ndarray, ground_HW: np.ndarray, least: float, config: MatchedConfig) -> Iterator[_Found]:
+    """The best places of a template, local minima all; a large image is searched in a smaller one."""
     step = max(1, min(-(-max(grey_HW.shape) // SEARCHED), min(template.grey_hw.shape) // AROUND))
     if step > 1:
-        coarse = [_smaller(each, step) for each in (grey_HW, template.grey_hw, template.weights_hw, template.marks_hw, ground_HW)]
-        cost = _misfit(coarse[0], coarse[1], coarse[2])
-        cost[~_allowed(template, coarse[3], coarse[4], least - 0.02)] = np.inf
+        grey, seen, weights, marks, ground = (
+            _smaller(each, step) for each in (grey_HW, template.grey_hw, template.weights_hw, template.marks_hw, ground_HW)
+        )
+        cost = _misfit(grey, seen, weights)
+        cost[~_allowed(template, marks, ground, least - 0.02)] = np.inf
     else:
         cost = _misfit(grey_HW, template.grey_hw, template.weights_hw)
         cost[~_allowed(template, template.marks_hw, ground_HW, least)] = np.inf
     lowest = np.argwhere((cost == ndimage.minimum_filter(cost, -(-APART // step) * 2 + 1, mode="nearest")) & np.isfinite(cost))
-    best = sorted((float(cost[y, x]), (int(y), int(x))) for y, x in lowest)[:count]
-    if step == 1:
-        return best
-    return [exact for _, (y, x) in best if (exact := _exact(template, grey_HW, ground_HW, least, (y * step, x * step), step))]
+    usual = float(np.median(cost[np.isfinite(cost)])) if len(lowest) else math.inf
+    for misfit, y, x in sorted((float(cost[y, x]), int(y), int(x)) for y, x in lowest)[: config.places]:
+        yield _Found(misfit=misfit, usual=usual, place=(y * step, x * step), step=step, template=template)
 
 
-def _exact(
-    template: _Template, grey_HW: np.ndarray, ground_HW: np.ndarray, least: float, near: Place, step: int
-) -> tuple[float, Place] | None:  # fmt: skip
-    """The best place within `step` pixels of one that was found in a smaller image."""
-    height, width = template.grey_hw.shape
-    last = grey_HW.shape[0] - height, grey_HW.shape[1] - width
-    (top, bottom), (left, right) = ((min(max(0, at - step), end), min(at + step, end)) for at, end in zip(near, last, strict=True))
-    window = np.s_[top : bottom + height, left : right + width]
-    cost = _misfit(grey_HW[window], template.grey_hw, template.weights_hw)
-    on = _sums(ground_HW[window].astype(np.float64), template.marks_hw.astype(np.float64)) / template.marks_hw.sum()
-    rows, columns = (_flush(touch, end + 1) for touch, end in zip(template.touch, last, strict=True))
-    cost[(on < least - 1e-6) | ~(rows[top : bottom + 1, None] & columns[left : right + 1])] = np.inf
-    y, x = np.unravel_index(int(np.argmin(cost)), cost.shape)
-    return (float(cost[y, x]), (top + int(y), left + int(x))) if np.isfinite(cost[y, x]) else None
+def _exact(found: _Found, grey_HW: np.ndarray, ground_HW: np.ndarray, least: float) -> _Found | None:
+    """The best place within a step of one that was found in a smaller image; None where none there is allowed."""
+    if found.step == 1:
+        return found
+    template, weights, exact = found.template, found.template.weights_hw, None
+    sizes = template.grey_hw.shape
+    ways = [
+        [
+            start
+            for start in range(at - found.step, at + found.step + 1)
+            if 0 <= start <= size - own and _flush(touch, size - own + 1)[start]
+        ]
+        for at, size, own, touch in zip(found.place, grey_HW.shape, sizes, template.touch, strict=True)
+    ]
+    for y, x in itertools.product(*ways):
+        under = np.s_[y : y + sizes[0], x : x + sizes[1]]
+        misfit = float((weights * (grey_HW[under] - template.grey_hw) ** 2).sum() / weights.sum())
+        better = exact is None or misfit < exact.misfit
+        if better and ground_HW[under][template.marks_hw].mean() >= least - 1e-6:
+            exact = replace(found, misfit=misfit, place=(y, x))
+    return exact
+
+
+def _chosen(
+    templates: Sequence[_Template], grey_HW: np.ndarray, ground_HW: np.ndarray, least: float, config: MatchedConfig,
+    random: np.random.Generator,
+) -> _Found | None:  # fmt: skip
+    """At random one of the best places of all templates, no worse than twice the best; None where there is none."""
+    coarse = (each for template in templates for each in _places(template, grey_HW, ground_HW, least, config))
+    found = [exact for each in coarse if (exact := _exact(each, grey_HW, ground_HW, least)) is not None]
+    best = sorted(found, key=lambda each: (each.misfit, each.place))[: config.places]
+    best = [each for each in best if each.misfit <= ALIKE * best[0].misfit + NOISE]
+    return best[int(random.integers(len(best)))] if best else None
+
+
+def _bent(template: _Template, own: Mask, elastic: float, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """The marks and where each pixel was in the shot, bent within the defect and less the farther from it; one at an image's side stays."""
+    if not elastic or any(map(any, template.touch)):
+        return template.marks_hw, template.at_2hw
+    x0, y0, x1, y1 = own.box
+    rows, columns = np.nonzero(template.marks_hw)
+    long = max(np.ptp(rows), np.ptp(columns)) + 1
+    near = np.exp(-ndimage.distance_transform_edt(~template.marks_hw) / NEAR)
+    shift = 0.5 * elastic * max(y1 - y0, x1 - x0) * near * bend(template.marks_hw.shape, float(long), random)
+    most = np.array(own.pixels_HW.shape)[:, None, None] - 1
+    at = (template.at_2hw + shift).clip(0, most)
+    marks = own.pixels_HW[tuple(np.rint(at).astype(int))]
+    return (marks, at) if marks.any() else (template.marks_hw, template.at_2hw)
 
 
 def propose(
@@ -176,12 +221,12 @@ def propose(
     """Put a shot's mask where the normal image looks as the shot does around its defect; the mask, and how far from alike it is there.
 
     The shot's surroundings, scaled at random, mirrored and as `config` says turned, are laid on every place of the image; what is compared
-    is the mean square of what their grey levels differ by, off the defect and its halo and the less the farther from it, over their own
-    variance: 0 = alike, 1 = as unlike as a flat grey. Of at most `places` with the least, local minima all and none with over twice the
-    best one's, one is taken at random. The mask lies on the object
-    `ground_HW` (bool; None = everywhere) with 98 % of its area, or, where it fits nowhere so, with the share that the shot's own has
-    on `own_ground_HW`; what touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its
-    trace in it, so that what is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is
+    is the mean square of what their grey levels differ by, off the defect and its halo and the less the farther from it, over the
+    image's usual one: 0 = alike, 1 = no more alike than elsewhere. Of at most `places` with the least, local minima all and none with
+    over twice the best one's, one is taken at random. There the mask is bent a little. It lies on the object `ground_HW` (bool; None =
+    everywhere) with 98 % of its area, or, where it fits nowhere so, with the share that the shot's own has on `own_ground_HW`; what
+    touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its trace in it, so that what
+    is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is
     no such place.
     """
     config = config or MatchedConfig()
@@ -193,19 +238,12 @@ def propose(
     scale = math.exp(random.uniform(*np.log(config.scale)))
     grey = _grey(normal_HWC)
     templates = list(_templates(shot_HWC, own, (shape[0], shape[1]), scale, config))
-    found: list[tuple[float, Place, _Template]] = []
-    for least in shares:
-        for template in templates:
-            found += [(cost, place, template) for cost, place in _places(template, grey, ground, least, config.places)]
-        if found:
-            break
-    else:
+    found = next((each for least in shares if (each := _chosen(templates, grey, ground, least, config, random))), None)
+    if found is None:
         raise MaskError(f"no place of this {shape[1]} x {shape[0]} image takes a shot's mask; give other normal images or wider regions")
-    best = sorted(found, key=lambda each: each[:2])[: config.places]
-    best = [each for each in best if each[0] <= ALIKE * best[0][0] + NOISE]
-    cost, (y, x), template = best[int(random.integers(len(best)))]
+    (y, x), (marks, at) = found.place, _bent(found.template, own, config.elastic, random)
     pixels = np.zeros(shape, bool)
-    height, width = template.marks_hw.shape
-    pixels[y : y + height, x : x + width] = template.marks_hw
-    mask = Mask(pixels_HW=pixels, origin="matched", seed=seed, reference=reference, trace=template.at_2hw[:, template.marks_hw])
-    return mask, cost / max(template.spread, NOISE)
+    height, width = marks.shape
+    pixels[y : y + height, x : x + width] = marks
+    mask = Mask(pixels_HW=pixels, origin="matched", seed=seed, reference=reference, trace=at[:, marks])
+    return mask, found.misfit / max(found.usual, NOISE)

@@ -15,7 +15,7 @@ from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.masks.geometry import largest
 
-__all__ = ["MIN_PIXELS", "Stencil", "cut", "stencil_of", "warp"]
+__all__ = ["MIN_PIXELS", "Stencil", "bend", "cut", "stencil_of", "warp"]
 
 MIN_PIXELS = 4  # what `accept` asks for
 # A gap to an image side, up to these shares of the picture and of the mask's length, is contact; or is kept about as it is.
@@ -114,7 +114,7 @@ def stencil_of(pixels_HW: np.ndarray, ground_HW: np.ndarray | None, *, rotation:
     )  # fmt: skip
 
 
-def _bend(shape: tuple[int, int], long: float, random: np.random.Generator) -> np.ndarray:
+def bend(shape: tuple[int, int], long: float, random: np.random.Generator) -> np.ndarray:
     """A smooth random field 2 x H x W: wide waves of unit variance and finer ones of a fifth of that height."""
     field = np.zeros((2, *shape), dtype=np.float32)
     for height, width in ((1.0, long / 5), (0.2, long / 16)):
@@ -149,9 +149,9 @@ def warp(
             shape[axis], anchor[axis] = before + after, before + (0.0 if low or high else random.uniform(-0.5, 0.5))
     y = (np.arange(shape[0], dtype=np.float32) + 0.5 - anchor[0])[:, None]
     x = (np.arange(shape[1], dtype=np.float32) + 0.5 - anchor[1])[None, :]
-    bend = 0.5 * elastic * stencil.long * _bend((shape[0], shape[1]), stencil.long * max(scale), random)
+    bent = 0.5 * elastic * stencil.long * bend((shape[0], shape[1]), stencil.long * max(scale), random)
     offset = [stencil.anchor[axis] - stencil.origin[axis] - 0.5 for axis in (0, 1)]
-    source = np.stack([(y * cos - x * sin) / scale[0] + offset[0], (y * sin + x * cos) / scale[1] + offset[1]]) + bend
+    source = np.stack([(y * cos - x * sin) / scale[0] + offset[0], (y * sin + x * cos) / scale[1] + offset[1]]) + bent
     warped = ndimage.map_coordinates(stencil.depth, source, order=1, cval=FAR_OUTSIDE)
     return warped * math.sqrt(scale[0] * scale[1]), (anchor[0], anchor[1]), source + np.array(stencil.origin, np.float32)[:, None, None]
 

@@ -53,7 +53,7 @@ class GenerateConfig:
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
     feather: float = 3.0  # pixels of the normal image
-    seam: Seam = "membrane"  # how a real defect's colours are fitted to the image it is carried into
+    seam: Seam = "membrane"  # how a real defect's colours are fitted to where it is carried; matched masks: always the median
     match: bool = True  # colours on the ring around the mask
     grain: Literal["measured", "full", "off"] = "measured"  # of the normal image, in what begins from noise alone
     reweight: Literal["paper", "preview", "off"] = "preview"  # distances between decoded images, between latents, or none

@@ -42,5 +42,7 @@ def test_masks_are_learned_without_a_mask() -> None:
     for wrong in ({"masked": True}, {"adapter": {"spatial_tokens": 2}}):
         with pytest.raises(ConfigError, match="learned without a mask"):
             resolve(masks={"train": wrong})
-    with pytest.raises(ConfigError, match="'warped', 'matched', 'learned'"):
+    with pytest.raises(ConfigError, match="'warped', 'matched', 'auto', 'learned'"):
         resolve(masks={"source": "drawn"})
+    with pytest.raises(ConfigError, match='matched_for is for source = "auto"'):
+        resolve(masks={"source": "matched", "matched_for": ["tile/crack"]})

@@ -122,6 +122,18 @@ def test_it_keeps_to_the_object() -> None:
         assert ground[mask.pixels_HW].mean() >= 0.98
 
 
+def test_no_bend_leaves_the_object() -> None:
+    own, ground = marked(np.s_[30:50, 60:80]), np.zeros(SHAPE, bool)
+    ground[20:42, 30:53] = True  # room for the defect and hardly more
+    wild = MatchedConfig(scale=(1.0, 1.0), elastic=0.3)
+    shapes = set()
+    for seed in range(24):
+        mask, _ = propose(tracks(1), own, tracks(2), seed=seed, ground_HW=ground, config=wild)
+        assert ground[mask.pixels_HW].mean() >= 0.98
+        shapes.add(int(mask.pixels_HW.sum()))
+    assert own.pixels_HW.sum() in shapes and len(shapes) > 1, "some would have left it, and some are bent"
+
+
 def test_what_lies_partly_off_its_own_object_does_so_again_only_where_it_must() -> None:
     own, half, rim = marked(np.s_[30:50, 60:80]), np.zeros(SHAPE, bool), np.zeros(SHAPE, bool)
     half[:40], rim[:20] = True, True

@@ -138,8 +138,8 @@ def masks(
     run: Run, num: Annotated[int, typer.Option("--num", help="Proposals per defect type.")] = 8,
     source: Annotated[
         str | None,
-        typer.Option("--source", help="warped: real masks, changed; matched: put where they fit; learned: drawn by the prior.",
-                     autocompletion=offered("warped", "matched", "learned")),
+        typer.Option("--source", help="warped: real masks, changed; matched: put where they fit; auto: whichever suits a type; "
+                     "learned: drawn by the prior.", autocompletion=offered("auto", "warped", "matched", "learned")),
     ] = None,
     product: Product = None, defect: Defect = None,
     prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, to_toml
@@ -67,7 +68,8 @@ def curate(
         manifest = Manifest(opened.manifest)
         if not (records := manifest.pairs()):
             raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
-        gate = Source(run_split(opened), settings, None, None).gate()
+        split = run_split(opened)
+        gate = Source(split, settled(opened, settings, split, note=not dry_run, quiet=quiet), None, None).gate()
         if from_verdicts:
             found = agreed(records, gate, [name for name in ("visible", "strict") if given[name] is not None])
             say(f"limits from verdicts by hand: {found.says}", quiet=quiet)

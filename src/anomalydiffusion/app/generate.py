@@ -11,6 +11,7 @@ from typing import Any
 
 from anomalydiffusion.app.again import draw_again
 from anomalydiffusion.app.drawer import Drawer, Order
+from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.reference import begin_from_reference
@@ -83,7 +84,6 @@ def generate(
     settings = run_settings(opened, config=config, **given)
     drawn_by = Adapter.digest_of(opened.mask_adapter) if settings.masks.source == "learned" and opened.mask_adapter.exists() else ""
     split = run_split(opened)
-    drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
     keys = chosen(split, product, defect)
     part = None if shard is None else Shard.parse(shard)
     if workers is not None and workers < 1:
@@ -97,8 +97,11 @@ def generate(
         say(f"plan: {whose}{num} pairs each of {', '.join('/'.join(key) for key in keys)}, {settings.generate.steps} steps", quiet=quiet)
         return []
     normals, masks = (folder and folder.resolve() for folder in (normals, masks))  # a worker may begin elsewhere
-    order = Order(folder=opened.folder.resolve(), settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
     with opened.lock() if part is None else part.lock(opened):
+        if masks is None:
+            settings = settled(opened, settings, split, normals, note=part is None, quiet=quiet)
+        drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
+        order = Order(folder=opened.folder.resolve(), settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
         if resume:
             _refuse_mixing(opened, keys, drawing)
 

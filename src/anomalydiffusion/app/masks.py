@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.learning import learn_masks
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
@@ -29,8 +30,8 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
           device: str | None = None, dtype: str | None = None, quiet: bool = False) -> list[Path]:  # fmt: skip
     """Write the masks of each defect type's first `num` pairs to RUN/masks, as 8 bit PNG 0 / 255 of their normal images' size.
 
-    `source` is "warped" or "learned"; learned masks are learned first, where that was not done yet. Source and settings of
-    masks become the run's. In RUN/masks/sheet.png the first masks are drawn on their normal images.
+    `source` is "warped", "matched", "auto" or "learned"; learned masks are learned first, where that was not done yet. Source and
+    settings of masks become the run's. In RUN/masks/sheet.png the first masks are drawn on their normal images.
     """
     if num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
@@ -46,7 +47,7 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
             check_tracker(settings.report_to)
             of_the_run = replace(settings, seed=run_settings(opened).seed)  # --seed is for what is drawn
             adapter = learn_masks(opened, of_the_run, split.digest, shots_of(split), loaded, quiet)
-        proposals = Source(split, settings, None, None, adapter)
+        proposals = Source(split, settled(opened, settings, split, quiet=quiet), None, None, adapter)
         written: list[Path] = []
         slots = plan(keys, num)
         lines: dict[Key, list[Cell]] = {key: [] for key in keys}
@@ -67,7 +68,8 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
         write_atomic(opened.masks / "sheet.png", encode_png(sheet))
         if (known := run_settings(opened)).masks != settings.masks:
             write_atomic(opened.config, to_toml(replace(known, masks=settings.masks)).encode())
-            say(f"{opened.folder}: pairs are drawn on {settings.masks.source} masks like these from now on", quiet=quiet)
+            whose = "" if settings.masks.source == "auto" else f"{settings.masks.source} "
+            say(f"{opened.folder}: pairs are drawn on {whose}masks like these from now on", quiet=quiet)
         opened.update(command=typed("masks"))
     say(f"{len(written)} masks in {opened.masks}; the first of them drawn on their normal images: sheet.png", quiet=quiet)
     return written

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from tqdm.auto import tqdm
 
+from anomalydiffusion.app.fits import as_noted
 from anomalydiffusion.app.learning import load_masks
 from anomalydiffusion.app.opened import run_split
 from anomalydiffusion.app.settings import Settings, prior_of, resolve, to_toml
@@ -24,11 +25,12 @@ from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.formats import check_format
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
+from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Provenance
 from anomalydiffusion.data.regions import NAME, Regions, copy_regions, ground_of, grounds_of, read_regions, regions_of
 from anomalydiffusion.generation.pairs import Item, make_pairs
 from anomalydiffusion.generation.transplant import transplant
-from anomalydiffusion.masks import learned, warped
+from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.priors.latent import LatentPrior
 
 __all__ = ["AnomalyDiffusionPipeline", "Drawn"]
@@ -83,13 +85,16 @@ class AnomalyDiffusionPipeline:
             shots = _saved_shots(folder)
             regions = {product: read_regions(folder / NAME / product) for product in {key[0] for key in shots}}
         else:
-            split = run_split(Run.open(folder))
+            own = Run.open(folder)
+            split = run_split(own)
             shots, regions = shots_of(split), regions_of(split)
-        settings = resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)  # after the formats are known
+        settings = as_noted(
+            own, resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)
+        )  # after the formats are known
         loaded = prior_of(settings)
         masks = None
         if settings.masks.source == "learned":
-            masks = Adapter.load(own.mask_adapter, loaded, name="masks") if saved else load_masks(Run.open(folder), settings, loaded)
+            masks = Adapter.load(own.mask_adapter, loaded, name="masks") if saved else load_masks(own, settings, loaded)
         return cls(loaded, Adapter.load(own.adapter, loaded), shots, settings, masks, regions)
 
     @property
@@ -156,6 +161,12 @@ class AnomalyDiffusionPipeline:
         if self.mask_adapter is not None:
             return learned.propose(self.mask_adapter, key, references, normal, seed=seed, config=masks.learned, foreground_HW=ground)
         grounds = grounds_of(regions, key[1], self.shots[key])
+        if masks.source == "matched" or "/".join(key) in (masks.matched_for or ()):
+            number = int(rng(seed, "alike").integers(len(self.shots[key])))
+            return matched.propose(
+                *self.shots[key][number], normal, seed=seed, config=masks.matched, reference=number, ground_HW=ground,
+                own_ground_HW=grounds[number],
+            )[0]  # fmt: skip
         return warped.propose(references, normal, seed=seed, config=masks.warped, foreground_HW=ground, reference_foregrounds=grounds)
 
     def save_pretrained(self, folder: Path | str) -> Path:

@@ -67,9 +67,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskConfig:
-    """Where masks come from: real ones, warped, or put where they fit; or the prior, which `train` teaches the shots' masks first."""
+    """Where masks come from: real ones, warped or put where they fit; or the prior, which `train` teaches the shots' masks first.
 
-    source: Literal["warped", "matched", "learned"] = "warped"
+    "auto": matched masks for those defect types whose defects fit their labels clearly better there than under warped ones.
+    """
+
+    source: Literal["warped", "matched", "auto", "learned"] = "warped"
+    matched_for: tuple[str, ...] | None = None  # with "auto": "product/defect" of those that have matched ones; None = found (`app.fits`)
     alike: int | None = None  # of so many normal images and so many places on it those that are most like a shot's; None = the first
     warped: WarpedConfig = field(default_factory=WarpedConfig)
     matched: MatchedConfig | None = None  # None = its defaults
@@ -85,8 +89,10 @@ class MaskConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.source not in ("warped", "matched", "learned"):
-            raise ConfigError(f"mask source '{self.source}' is not known; known: warped, matched, learned")
+        if self.source not in ("warped", "matched", "auto", "learned"):
+            raise ConfigError(f"mask source '{self.source}' is not known; known: warped, matched, auto, learned")
+        if self.matched_for is not None and self.source != "auto":
+            raise ConfigError(f'masks: matched_for is for source = "auto"; this one is "{self.source}", for all defect types')
         if self.alike is not None and not 1 <= self.alike <= 1000:
             raise ConfigError(f"masks: alike = {self.alike}: expected 1..1000, or leave it away")
         if self.train.masked or self.train.adapter.spatial_tokens:

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -34,6 +35,7 @@ __all__ = ["Source", "limits_json", "shots_of"]
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
+Kind = Literal["warped", "matched", "learned"]
 TRIES = 8  # normal images that may be unusable, one after the other, before an attempt is given up
 CARRIED = 32  # shots of a type that are laid on normal images, for the gate to know what a right label scores
 
@@ -140,17 +142,18 @@ class Source:
         warped masks on it the one whose surroundings are most like that shot's defect's. A normal image that cannot be used is named
         once and passed over. Raises the last error when `TRIES` in a row fail.
         """
-        return self._on(task, *self._chosen(task, self._given(task)))
+        given = self._given(task)
+        return self._on(task, *self._chosen(task, given, self.kind(task.slot.key)))
 
-    def _chosen(self, task: Task, given: Mask | None) -> tuple[Path, str, np.ndarray, Mask]:
+    def _chosen(self, task: Task, given: Mask | None, kind: Kind) -> tuple[Path, str, np.ndarray, Mask]:
         """A normal image and the mask on it: the first that can be used, or of several the one where a matched mask fits best."""
         problem: Exception = DataError(f"{task.slot.key[0]}: no normal image can be used")
-        searched = self.matched.images if given is None and self.settings.masks.source == "matched" else 1
+        searched = self.matched.images if given is None and kind == "matched" else 1
         found: list[tuple[float, tuple[Path, str, np.ndarray, Mask]]] = []
         for _, (path, sha256) in zip(range(TRIES), self._likeliest(task, given), strict=False):
             try:
                 image = self.image(path, sha256)
-                mask, misfit = (given, 0.0) if given else self._proposed(task, path, sha256)
+                mask, misfit = (given, 0.0) if given else self._proposed(task, path, sha256, kind)
             except (DataError, MaskError, OSError) as error:
                 problem = error
                 if path not in self.named:
@@ -176,7 +179,7 @@ class Source:
                 f"no normal image of {task.slot.key[0]} has the SHA-256 {sha256[:16]}..; give the one that was drawn on: --normals"
             )
         image = self.image(path, sha256)
-        return self._on(task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256)[0])
+        return self._on(task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256, self.kind(task.slot.key))[0])
 
     def _on(self, task: Task, path: Path, sha256: str, image: np.ndarray, mask: Mask) -> Item:
         """One pair to be made, of a normal image and a mask."""
@@ -202,27 +205,40 @@ class Source:
         if not config.compares:
             return Gate(exemplars, {}, config)
         count = CARRIED if config.strict else 0
-        carried = {key: [each for index in range(count) if (each := self._carried(key, index))] for key in self.shots}
+        carried = {key: self.carried(key, count) for key in self.shots}
         return Gate(exemplars, carried, config, self.features())
 
-    def _carried(self, key: Key, index: int) -> Carried | None:
-        """A shot's defect under a warped mask of a normal image; None where no mask fits the images that were tried."""
+    def kind(self, key: Key) -> Kind:
+        """Where a type's masks come from; warped ones where that was left open and is not found yet (`app.fits`)."""
+        masks = self.settings.masks
+        if masks.source != "auto":
+            return masks.source
+        return "matched" if "/".join(key) in (masks.matched_for or ()) else "warped"
+
+    def carried(self, key: Key, count: int, kind: Kind | None = None) -> list[Carried]:
+        """Shots' defects under masks of a kind, each on a random normal image; fewer where the images that were tried take no mask.
+
+        The kind is by default that of the type's pairs, and warped beside learned or given masks.
+        """
+        usual: Kind = "matched" if self.masks is None and self.kind(key) == "matched" else "warped"
+        return [each for index in range(count) if (each := self._one_carried(key, kind or usual, index))]
+
+    def _one_carried(self, key: Key, kind: Kind, index: int) -> Carried | None:
         task = Task(slot=Slot(key=key, index=index), attempt=0, seed=derive(self.settings.seed, "gate", *key, index))
-        if self.settings.masks.source == "matched":
+        image, mask = None, None
+        if kind == "matched":
             with suppress(DataError, MaskError, OSError):
-                _, _, image, mask = self._chosen(task, None)
-                laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)
-                return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
+                _, _, image, mask = self._chosen(task, None, kind)
+        else:
+            for _, (path, sha256) in zip(range(TRIES), self._candidates(task, None), strict=False):
+                with suppress(DataError, MaskError, OSError):  # named when a pair is wanted of it
+                    image = self.image(path, sha256)
+                    mask = self._warped(task, path, sha256)
+                    break
+        if image is None or mask is None:
             return None
-        for _, (path, sha256) in zip(range(TRIES), self._candidates(task, None), strict=False):
-            try:
-                image = self.image(path, sha256)
-                mask = self._warped(task, path, sha256)
-            except (DataError, MaskError, OSError):
-                continue  # named when a pair is wanted of it
-            laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)
-            return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
-        return None
+        laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)
+        return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
 
     def _candidates(self, task: Task, given: Mask | None) -> Iterator[tuple[Path, str]]:
         """Normal images in a random order; for a mask of the user's those of its size."""
@@ -274,9 +290,9 @@ class Source:
             raise MaskError(f"{path}: marks no pixel; draw the defect or take the file away")
         return Mask(pixels_HW=pixels, origin="user", seed=task.seed)
 
-    def _proposed(self, task: Task, normal: Path, sha256: str) -> tuple[Mask, float]:
+    def _proposed(self, task: Task, normal: Path, sha256: str, kind: Kind) -> tuple[Mask, float]:
         """A mask, and how far its surroundings are from those of its shot, as far as that is known."""
-        if self.settings.masks.source == "matched":
+        if kind == "matched":
             return self._matched(task, normal, sha256)
         if self.mask_adapter is None:
             return self._placed(task, normal, sha256), 0.0

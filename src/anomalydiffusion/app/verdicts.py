@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
+from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.source import Source
 from anomalydiffusion.core.manifest import Manifest
@@ -25,7 +26,8 @@ def suggest(run: Path | str) -> Agreed:
     Raises `DataError` where too few were judged by hand.
     """
     opened = Run.open(Path(run))
-    gate = Source(run_split(opened), run_settings(opened), None, None).gate()
+    split = run_split(opened)
+    gate = Source(split, settled(opened, run_settings(opened), split, note=False, quiet=True), None, None).gate()
     return agreed(Manifest(opened.manifest).pairs(), gate)
 
 

@@ -238,12 +238,17 @@ def propose(
     scale = math.exp(random.uniform(*np.log(config.scale)))
     grey = _grey(normal_HWC)
     templates = list(_templates(shot_HWC, own, (shape[0], shape[1]), scale, config))
-    found = next((each for least in shares if (each := _chosen(templates, grey, ground, least, config, random))), None)
+    chosen = ((each, least) for least in shares if (each := _chosen(templates, grey, ground, least, config, random)))
+    found, least = next(chosen, (None, 0.0))
     if found is None:
         raise MaskError(f"no place of this {shape[1]} x {shape[0]} image takes a shot's mask; give other normal images or wider regions")
-    (y, x), (marks, at) = found.place, _bent(found.template, own, config.elastic, random)
+    (y, x), template = found.place, found.template
+    height, width = template.marks_hw.shape
+    under = np.s_[y : y + height, x : x + width]
+    marks, at = _bent(template, own, config.elastic, random)
+    if ground[under][marks].mean() < least - 1e-6:  # bent off the object
+        marks, at = template.marks_hw, template.at_2hw
     pixels = np.zeros(shape, bool)
-    height, width = marks.shape
-    pixels[y : y + height, x : x + width] = marks
+    pixels[under] = marks
     mask = Mask(pixels_HW=pixels, origin="matched", seed=seed, reference=reference, trace=at[:, marks])
     return mask, found.misfit / max(found.usual, NOISE)

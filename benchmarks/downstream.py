@@ -7,6 +7,9 @@ and, where there are several defect types, by classifiers of them. What a rotati
 benchmarks/results/downstream-<product>/ and is not done again under the same settings, on whichever machine; after each,
 benchmarks/results/<date>-downstream-<product>.md is written from all that are there: one row an arm.
 
+With `--take NAME` arms of real images alone, which do not depend on pairs, are taken from what NAME has kept of the same splits, seeds and
+detectors, instead of being trained again.
+
 With `--rotation R` only that rotation is done. Small networks gain little from a second thread, so two rotations beside each other, each
 with OMP_NUM_THREADS=1, finish sooner on two cores.
 """
@@ -23,16 +26,25 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
+from itertools import product
 from operator import getitem
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import anomalydiffusion as ad
-from anomalydiffusion.app.opened import run_settings
+from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.settings import Settings, resolve
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.types import Mask
+from anomalydiffusion.downstream.arms import MORE, REAL
+from anomalydiffusion.downstream.classify import METRICS as OF_CLASSES
+from anomalydiffusion.downstream.comparison import CLASSIFICATION, LOCALIZATION, Comparison, Ledger
+from anomalydiffusion.downstream.detectors import PRESETS as DETECTORS
+from anomalydiffusion.downstream.evaluate import METRICS as OF_MAPS
 from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
 
 METRICS = {"pixel_ap": "pixel AP", "pixel_auroc": "pixel AUROC", "pro": "PRO", "image_auroc": "image AUROC", "image_ap": "image AP"}
@@ -97,8 +109,47 @@ def made(given: argparse.Namespace, rotation: int) -> Path:
     return folder
 
 
+def untouched(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
+    """Stands for the round trip, of which a ledger's lines only say whether there was one."""
+    return image_HWC, Mask(pixels_HW=np.ones(image_HWC.shape[:2], bool), origin=product, seed=seed)
+
+
+def take_over(given: argparse.Namespace, rotation: int, run: Run) -> None:
+    """Put the arms of real images alone that `--take` has kept into a run's ledger, as if they had been trained for it."""
+    split, own = run_split(run), run_settings(run)
+    detector = DETECTORS[given.detector] if given.steps is None else replace(DETECTORS[given.detector], steps=given.steps)
+    for name, task, recipe, metrics, parts in (
+        (f"r{rotation}", LOCALIZATION, detector, OF_MAPS, "per_defect"),
+        (f"classes-r{rotation}", CLASSIFICATION, own.classifier, OF_CLASSES, "per_class"),
+    ):
+        kept = json.loads((RESULTS / f"{given.take}-{given.product}" / f"{name}.json").read_text())
+        scores, told = kept["scores"], {key: kept["settings"][key] for key in ("seeds", "detector", "steps", "controls")}
+        same = scores["split_digest"] == split.digest and (scores["network"], scores["steps"]) == (recipe.network, recipe.steps)
+        if not same or told != {key: getattr(given, key) for key in told}:
+            raise ConfigError(f"--take {given.take}: its {name} is of another split, detector, seeds or controls; leave --take away")
+        comparison: Comparison[Any] = Comparison(detector=recipe, folder=run.evaluation, controls=given.controls,
+                                                 redecode=untouched if task == LOCALIZATION else None)  # fmt: skip
+        ledger = Ledger(run.evaluation / "arms.jsonl", task, comparison, split, [])
+        of_part = metrics if task == LOCALIZATION else metrics[:1]
+        for arm, seed in product((REAL, MORE), range(given.seeds)):
+            constant = scores.get("constant_answers", {}).get(arm, 0)  # it is not kept of which seed, so those are trained again
+            if arm in scores["arms"] and not constant and ledger.get(given.product, arm, seed) is None:
+                at = partial(figures_at, scores, arm, seed)
+                figures = {"values": at(metrics), parts: {part.split("/")[1]: at(of_part, parts, part) for part in scores[parts]}}
+                shown = {"shortcut": at(tuple(SHORTCUT), "shortcut")} if task == LOCALIZATION else {"constant": ""}
+                ledger.add(given.product, arm, seed, {**figures, **shown, "seconds": 0.0})
+
+
+def figures_at(scores: dict[str, Any], arm: str, seed: int, metrics: Sequence[str], *path: str) -> dict[str, Any]:
+    """What one training gave, as its ledger line has it; `path` leads to the arms of a part."""
+    figures = reduce(getitem, [*path, "arms", arm], scores)
+    return {name: figures[name]["values"][seed] for name in metrics}
+
+
 def located(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
     folder = made(given, rotation)
+    if given.take:
+        take_over(given, rotation, Run.open(folder))
     asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
     scores = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
     ad.report(folder)
@@ -251,6 +302,7 @@ def main() -> int:
     parser.add_argument("--no-baselines", dest="baselines", action="store_false")
     parser.add_argument("--no-controls", dest="controls", action="store_false")
     parser.add_argument("--rotation", type=int, help="do this one alone")
+    parser.add_argument("--take", help="the name of a page whose real-only and more-real are taken")
     given = parser.parse_args()
     folder, settings = RESULTS / f"{given.name}-{given.product}", settings_of(given, given.config)
     typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])

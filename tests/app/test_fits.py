@@ -107,7 +107,9 @@ def test_a_record_that_is_none_is_found_anew(split: Split, run: Run, record: obj
     assert as_noted(run, OPEN).masks.matched_for == ("board/break",)
 
 
-@pytest.mark.parametrize("masks", [MaskConfig(), MaskConfig(source="matched"), MaskConfig(source="auto", matched_for=("board/spot",))])
+@pytest.mark.parametrize(
+    "masks", [MaskConfig(source="warped"), MaskConfig(source="matched"), MaskConfig(source="auto", matched_for=("board/spot",))]
+)
 def test_what_the_user_said_stays(split: Split, run: Run, masks: MaskConfig) -> None:
     own = replace(OPEN, masks=masks)
     assert settled(run, own, split, quiet=True) == as_noted(run, own) == own

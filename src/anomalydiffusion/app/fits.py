@@ -56,7 +56,8 @@ def settled(
     if note:
         run.update(matched_masks={"asked": asked, "for": found})
     if found:
-        say(f"masks are put where the surroundings are alike for {', '.join(found)}; warped masks fit the others as well", quiet=quiet)
+        others = "" if len(found) == len(source.shots) else "; the others fit warped masks as well"
+        say(f"masks are put where the surroundings are alike for {', '.join(found)}{others}", quiet=quiet)
     return _with(settings, found)
 
 

@@ -72,7 +72,7 @@ class MaskConfig:
     "auto": matched masks for those defect types whose defects fit their labels clearly better there than under warped ones.
     """
 
-    source: Literal["warped", "matched", "auto", "learned"] = "warped"
+    source: Literal["warped", "matched", "auto", "learned"] = "auto"
     matched_for: tuple[str, ...] | None = None  # with "auto": "product/defect" of those that have matched ones; None = found (`app.fits`)
     alike: int | None = None  # of so many normal images and so many places on it those that are most like a shot's; None = the first
     warped: WarpedConfig = field(default_factory=WarpedConfig)

@@ -307,6 +307,7 @@ def main() -> int:
     folder, settings = RESULTS / f"{given.name}-{given.product}", settings_of(given, given.config)
     typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
     typed = re.sub(r" --rotation \d+", "", typed.replace(str(given.work), "WORK"))
+    typed = typed.replace(str(given.config), given.config.name) if given.config else typed
     target = RESULTS / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
     for rotation in range(given.rotations) if given.rotation is None else [given.rotation]:
         for name, make in ((f"r{rotation}", located), (f"classes-r{rotation}", classified)):

@@ -1,6 +1,7 @@
 """The gate keeps what is there and new, and says why it does not."""
 
-from collections.abc import Sequence
+import weakref
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -160,6 +161,24 @@ def test_limits_are_drawn_from_real_defects_and_a_given_figure_takes_their_place
     for wrong in ({"strict": np.inf}, {"agreement": 5.0}, {"visible": np.nan}, {"copy": 0.0}, {"margin": -3.0}, {"evenness": 1.0}):
         with pytest.raises(ConfigError, match=f"gate: {next(iter(wrong))} = "):
             GateConfig(**wrong)
+
+
+def test_carried_defects_are_looked_at_one_by_one_and_let_go(lite: FeatureExtractor) -> None:
+    """Each may be a picture of many megapixels: the last one may still be held while the next is made, no more."""
+    image, mask = _drawn("hole", 0, _normal(4))
+    shots = {KEY: [Exemplar(image_HWC=image, mask=mask, name="a", group="one part")] * 4}
+    made: list[weakref.ref[np.ndarray]] = []
+
+    def carried() -> Iterator[Carried]:
+        for n in range(20, 26):
+            assert sum(each() is not None for each in made) <= 1
+            laid, own = _drawn("hole", n, _normal(4, n))
+            made.append(weakref.ref(laid))
+            yield Carried(image_HWC=laid, normal_HWC=_normal(4, n), mask=own, group="others")
+            del laid, own
+
+    assert Gate(shots, {KEY: carried()}, GateConfig(), lite).limits[KEY].agreement is not None
+    assert len(made) == 6
 
 
 def test_good_pairs_pass_and_each_kind_of_bad_one_is_refused_by_its_name(gate: Gate) -> None:

@@ -215,13 +215,14 @@ class Source:
             return masks.source
         return "matched" if "/".join(key) in (masks.matched_for or ()) else "warped"
 
-    def carried(self, key: Key, count: int, kind: Kind | None = None) -> list[Carried]:
+    def carried(self, key: Key, count: int, kind: Kind | None = None) -> Iterator[Carried]:
         """Shots' defects under masks of a kind, each on a random normal image; fewer where the images that were tried take no mask.
 
-        The kind is by default that of the type's pairs, and warped beside learned or given masks.
+        The kind is by default that of the type's pairs, and warped beside learned or given masks. They are made one by one: images of a
+        line camera would fill the memory.
         """
         usual: Kind = "matched" if self.masks is None and self.kind(key) == "matched" else "warped"
-        return [each for index in range(count) if (each := self._one_carried(key, kind or usual, index))]
+        return (each for index in range(count) if (each := self._one_carried(key, kind or usual, index)))
 
     def _one_carried(self, key: Key, kind: Kind, index: int) -> Carried | None:
         task = Task(slot=Slot(key=key, index=index), attempt=0, seed=derive(self.settings.seed, "gate", *key, index))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 
 import numpy as np
@@ -146,7 +146,8 @@ def _strayed(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) -> bool:
 class Gate:
     """Judges pairs: visible, in its place, like the real defects of its type, and no copy of one.
 
-    `shots` are the real defects of each type, `carried` some of them laid under masks on normal images, as good as pairs can be.
+    `shots` are the real defects of each type, `carried` some of them laid under masks on normal images, as good as pairs can be; one of
+    those is looked at at a time.
     Besides the fixed thresholds of `GateConfig` there are limits that those set: `strict` deviations (of 0.05 at least, of 0.35 for the
     evenness) under the mean of what the carried defects score in
 
@@ -161,7 +162,7 @@ class Gate:
     """
 
     def __init__(
-        self, shots: Mapping[Key, Sequence[Exemplar]], carried: Mapping[Key, Sequence[Carried]], config: GateConfig,
+        self, shots: Mapping[Key, Sequence[Exemplar]], carried: Mapping[Key, Iterable[Carried]], config: GateConfig,
         extractor: FeatureExtractor | None = None,
     ) -> None:  # fmt: skip
         self.config, self.extractor = config, extractor if config.compares else None
@@ -197,15 +198,14 @@ class Gate:
         views = [view(image, mask) for image, mask in defects]
         return masked_features(self.extractor.maps([each.image_HWC for each in views]), [each.mask for each in views])
 
-    def _real(self, key: Key, groups: Sequence[str], carried: Sequence[Carried]) -> dict[str, tuple[float, float]]:
-        """Mean and deviation of what a type's carried defects score, where enough of them do."""
+    def _real(self, key: Key, groups: Sequence[str], carried: Iterable[Carried]) -> dict[str, tuple[float, float]]:
+        """Mean and deviation of what a type's carried defects score, where enough of them do; each is looked at once, and let go."""
         if self.extractor is None:
             return {}
-        scored: dict[str, list[float]] = {
-            "agreement": [mask_agreement(each.image_HWC, each.normal_HWC, each.mask) for each in carried], "similarity": [], "margin": [],
-            "evenness": [mask_evenness(each.image_HWC, each.normal_HWC, each.mask) for each in carried],
-        }  # fmt: skip
+        scored: dict[str, list[float]] = {"agreement": [], "similarity": [], "margin": [], "evenness": []}
         for each in carried:
+            scored["agreement"].append(mask_agreement(each.image_HWC, each.normal_HWC, each.mask))
+            scored["evenness"].append(mask_evenness(each.image_HWC, each.normal_HWC, each.mask))
             features = self._features([(each.image_HWC, each.mask)])
             assert features is not None
             own = self._likeness(key, features, [row for row, group in enumerate(groups) if group != each.group])

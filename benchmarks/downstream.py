@@ -114,8 +114,8 @@ def untouched(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarra
     return image_HWC, Mask(pixels_HW=np.ones(image_HWC.shape[:2], bool), origin=product, seed=seed)
 
 
-def take_over(given: argparse.Namespace, rotation: int, run: Run) -> None:
-    """Put the arms of real images alone that `--take` has kept into a run's ledger, as if they had been trained for it."""
+def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
+    """Put the arms of real images alone that `--take` has kept into a run's ledger, as if they had been trained for it; says so."""
     split, own = run_split(run), run_settings(run)
     detector = DETECTORS[given.detector] if given.steps is None else replace(DETECTORS[given.detector], steps=given.steps)
     for name, task, recipe, metrics, parts in (
@@ -138,6 +138,7 @@ def take_over(given: argparse.Namespace, rotation: int, run: Run) -> None:
                 figures = {"values": at(metrics), parts: {part.split("/")[1]: at(of_part, parts, part) for part in scores[parts]}}
                 shown = {"shortcut": at(tuple(SHORTCUT), "shortcut")} if task == LOCALIZATION else {"constant": ""}
                 ledger.add(given.product, arm, seed, {**figures, **shown, "seconds": 0.0})
+    return f"{REAL} and {MORE} are those of {given.take}: {kept['hardware']}"
 
 
 def figures_at(scores: dict[str, Any], arm: str, seed: int, metrics: Sequence[str], *path: str) -> dict[str, Any]:
@@ -148,12 +149,11 @@ def figures_at(scores: dict[str, Any], arm: str, seed: int, metrics: Sequence[st
 
 def located(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
     folder = made(given, rotation)
-    if given.take:
-        take_over(given, rotation, Run.open(folder))
+    taken = {"taken": take_over(given, rotation, Run.open(folder))} if given.take else {}
     asked = {"seeds": given.seeds, "baselines": given.baselines, "controls": given.controls}
     scores = ad.evaluate(folder, detector=given.detector, steps=given.steps, **asked)
     ad.report(folder)
-    return {"rotation": rotation, "scores": dict(scores)}
+    return {"rotation": rotation, "scores": dict(scores), **taken}
 
 
 def classified(given: argparse.Namespace, rotation: int) -> dict[str, Any]:
@@ -270,7 +270,8 @@ def page(given: argparse.Namespace, rows: Sequence[dict[str, Any]], of_classes: 
         if all(defect in scores["per_defect"] for scores in found):
             lines += [f"## {defect}", "", *judged(found, METRICS, "per_defect", defect)]
             lines += undeveloped(found, "pixel_ap", METRICS["pixel_ap"], "per_defect", defect)
-    lines += ["## Settings", "", *(f"- {each}" for each in sorted({row["hardware"] for row in rows})),
+    taken = sorted({row["taken"] for row in rows if "taken" in row})
+    lines += ["## Settings", "", *(f"- {each}" for each in sorted({row["hardware"] for row in rows})), *(f"- {each}" for each in taken),
               f"- detector: {found[0]['network']}, {found[0]['steps']} steps an arm",
               f"- {given.num} pairs a defect type, adapter trained for {given.train_steps} steps, preset default" + other,
               "- split digests: " + ", ".join(scores["split_digest"] for scores in found),

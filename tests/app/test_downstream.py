@@ -47,9 +47,9 @@ def test_arms_of_real_images_alone_are_taken_and_not_trained_again(
     given = argparse.Namespace(take="page", product="plate", **ASKED)
     for name, scores in kept.items():
         (tmp_path / "page-plate").mkdir(exist_ok=True)
-        record = {"settings": {**ASKED, "product": "plate"}, "scores": scores}
+        record = {"settings": {**ASKED, "product": "plate"}, "hardware": "an abacus", "scores": scores}
         (tmp_path / "page-plate" / f"{name}.json").write_text(json.dumps(record))
-    downstream.take_over(given, 0, Run.open(second))
+    assert "those of page: an abacus" in downstream.take_over(given, 0, Run.open(second))
     taken, trained = lines(second), [line for line in lines(first) if line["arm"] in REAL]
     assert len(taken) == len(trained) == 8
     for line in taken:

@@ -27,7 +27,7 @@ def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path
     assert list(ratios) == ["call", "pair_default", "pair_fast", "train_step", "memory"]
     assert ratios["pair_default"] == pytest.approx(plain["pair"]["median"] / ours["pair_default"]["median"])
     assert ratios["train_step"] == pytest.approx(plain["train_sample"]["median"] / ours["train_sample"]["median"])
-    assert plain["pair_embedding_each_step"]["median"] > plain["pair"]["median"] > 100 * plain["call"]["median"]  # its 200 steps
+    assert plain["pair_embedding_each_step"]["most"] > plain["pair"]["least"] > 100 * plain["call"]["least"]  # its 200 steps
     assert list(plain["peak_mb"]) == ["call", "pair", "train"] and plain["peak_mb"]["pair"] > 50
     assert 0 < ours["share"] < 1.5 and ours["call_gflop"] > 0
     assert list(ours["peak_mb"]) == ["start", "load", "call", "pair", "generate", "train"] and ours["peak_mb"]["start"] > 50

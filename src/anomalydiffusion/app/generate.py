@@ -99,6 +99,8 @@ def generate(
     normals, masks = (folder and folder.resolve() for folder in (normals, masks))  # a worker may begin elsewhere
     with opened.lock() if part is None else part.lock(opened):
         if masks is None:
+            if opened.adapter.exists():
+                Adapter.check(opened.adapter)  # a damaged one is told at once
             settings = settled(opened, settings, split, normals, note=part is None, quiet=quiet)
         drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
         order = Order(folder=opened.folder.resolve(), settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)

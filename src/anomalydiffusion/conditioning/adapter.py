@@ -240,6 +240,11 @@ class Adapter(nn.Module):
             raise RunError(f"{path}: no adapter here; run 'anomalydiffusion train' first")
         return digest_file(path)[:16]
 
+    @staticmethod
+    def check(path: Path) -> None:
+        """Raises `RunError` where an adapter's file is missing, damaged or newer: before something long is begun for it."""
+        _read(path)
+
     @classmethod
     def load(cls, path: Path, prior: LatentPrior, name: str = "default") -> Adapter:
         """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""

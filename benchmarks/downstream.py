@@ -116,7 +116,7 @@ def untouched(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarra
 
 def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
     """Put the arms of real images alone that `--take` has kept into a run's ledger, as if they had been trained for it; says so."""
-    split, own = run_split(run), run_settings(run)
+    split, own, taken = run_split(run), run_settings(run), set()
     detector = DETECTORS[given.detector] if given.steps is None else replace(DETECTORS[given.detector], steps=given.steps)
     for name, task, recipe, metrics, parts in (
         (f"r{rotation}", LOCALIZATION, detector, OF_MAPS, "per_defect"),
@@ -133,12 +133,15 @@ def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
         of_part = metrics if task == LOCALIZATION else metrics[:1]
         for arm, seed in product((REAL, MORE), range(given.seeds)):
             constant = scores.get("constant_answers", {}).get(arm, 0)  # it is not kept of which seed, so those are trained again
-            if arm in scores["arms"] and not constant and ledger.get(given.product, arm, seed) is None:
+            line = ledger.get(given.product, arm, seed)
+            if arm in scores["arms"] and not constant and line is None:
                 at = partial(figures_at, scores, arm, seed)
                 figures = {"values": at(metrics), parts: {part.split("/")[1]: at(of_part, parts, part) for part in scores[parts]}}
                 shown = {"shortcut": at(tuple(SHORTCUT), "shortcut")} if task == LOCALIZATION else {"constant": ""}
-                ledger.add(given.product, arm, seed, {**figures, **shown, "seconds": 0.0})
-    return f"{REAL} and {MORE} are those of {given.take}: {kept['hardware']}"
+                line = ledger.add(given.product, arm, seed, {**figures, **shown, "seconds": 0.0})
+            if line is not None and not line["seconds"]:  # taken now, or before this was begun again
+                taken.add(arm)
+    return f"taken from {given.take}: {', '.join(sorted(taken)) or 'nothing'}; trained on {kept['hardware']}"
 
 
 def figures_at(scores: dict[str, Any], arm: str, seed: int, metrics: Sequence[str], *path: str) -> dict[str, Any]:

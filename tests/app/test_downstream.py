@@ -49,7 +49,7 @@ def test_arms_of_real_images_alone_are_taken_and_not_trained_again(
         (tmp_path / "page-plate").mkdir(exist_ok=True)
         record = {"settings": {**ASKED, "product": "plate"}, "hardware": "an abacus", "scores": scores}
         (tmp_path / "page-plate" / f"{name}.json").write_text(json.dumps(record))
-    assert "those of page: an abacus" in downstream.take_over(given, 0, Run.open(second))
+    assert downstream.take_over(given, 0, Run.open(second)) == "taken from page: more-real, real-only; trained on an abacus"
     taken, trained = lines(second), [line for line in lines(first) if line["arm"] in REAL]
     assert len(taken) == len(trained) == 8
     for line in taken:

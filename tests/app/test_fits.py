@@ -76,8 +76,7 @@ def run(tmp_path: Path) -> Run:
 def test_a_defect_that_is_one_only_in_its_place_has_matched_masks_and_another_warped_ones(split: Split, run: Run) -> None:
     found = settled(run, OPEN, split, quiet=True)
     assert found.masks.matched_for == ("board/break",)
-    source = Source(split, found, None, None)
-    assert (source.kind(BREAK), source.kind(SPOT)) == ("matched", "warped")
+    assert (found.masks.kind(BREAK), found.masks.kind(SPOT)) == ("matched", "warped")
 
 
 def test_held_out_images_and_pictures_of_pairs_are_not_looked_at(split: Split, run: Run) -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from anomalydiffusion.app.progress import bar, say
-from anomalydiffusion.app.settings import Drawing, Settings
-from anomalydiffusion.app.source import Kind, Source
+from anomalydiffusion.app.settings import Drawing, Kind, Settings
+from anomalydiffusion.app.source import Source
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split

@@ -161,7 +161,7 @@ class AnomalyDiffusionPipeline:
         if self.mask_adapter is not None:
             return learned.propose(self.mask_adapter, key, references, normal, seed=seed, config=masks.learned, foreground_HW=ground)
         grounds = grounds_of(regions, key[1], self.shots[key])
-        if masks.source == "matched" or "/".join(key) in (masks.matched_for or ()):
+        if masks.kind(key) == "matched":
             number = int(rng(seed, "alike").integers(len(self.shots[key])))
             return matched.propose(
                 *self.shots[key][number], normal, seed=seed, config=masks.matched, reference=number, ground_HW=ground,

@@ -30,7 +30,7 @@ from anomalydiffusion.training.loop import LoopConfig
 from anomalydiffusion.training.recipes import TrainConfig
 from anomalydiffusion.training.shots import PoolConfig
 
-__all__ = ["PRESETS", "Drawing", "MaskConfig", "Settings", "prior_of", "resolve", "to_toml"]
+__all__ = ["PRESETS", "Drawing", "Kind", "MaskConfig", "Settings", "prior_of", "resolve", "to_toml"]
 
 # The paper's values; where it names none, those of its released code (rate, threshold and border of masks, steps of masks).
 # A ratio of 64 is the largest square that the picture has.
@@ -65,6 +65,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
+Kind = Literal["warped", "matched", "learned"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MaskConfig:
     """Where masks come from: real ones, warped or put where they fit; or the prior, which `train` teaches the shots' masks first.
@@ -97,6 +100,12 @@ class MaskConfig:
             raise ConfigError(f"masks: alike = {self.alike}: expected 1..1000, or leave it away")
         if self.train.masked or self.train.adapter.spatial_tokens:
             raise ConfigError("masks.train: masks are learned without a mask: masked = false, spatial_tokens = 0")
+
+    def kind(self, key: tuple[str, str]) -> Kind:
+        """Where a type's masks come from; warped ones where that is left open and not found yet (`app.fits`)."""
+        if self.source != "auto":
+            return self.source
+        return "matched" if "/".join(key) in (self.matched_for or ()) else "warped"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

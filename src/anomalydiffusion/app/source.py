@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from anomalydiffusion.app.settings import Settings
+from anomalydiffusion.app.given import given_masks_of, given_normals
+from anomalydiffusion.app.settings import Kind, Settings
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import DataError, MaskError
-from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask, read_size
+from anomalydiffusion.core.pixels import digest_file, read_image, read_mask, read_size
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.data.folders import folders_in, images_in, load
+from anomalydiffusion.data.folders import load
 from anomalydiffusion.data.regions import Region, ground_of, grounds_of, region_for, regions_of
 from anomalydiffusion.generation.pairs import Item
 from anomalydiffusion.generation.shards import Slot, Task
@@ -35,7 +35,6 @@ __all__ = ["Source", "limits_json", "shots_of"]
 log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
-Kind = Literal["warped", "matched", "learned"]
 TRIES = 8  # normal images that may be unusable, one after the other, before an attempt is given up
 CARRIED = 32  # shots of a type that are laid on normal images, for the gate to know what a right label scores
 
@@ -55,45 +54,10 @@ def _same(path: Path, sha256: str) -> None:
         raise DataError(f"{path}: changed since the split was made; restore it, or train again into another folder")
 
 
-def _anywhere(folder: Path) -> list[Path]:
-    """The pictures in a folder and its visible sub-folders."""
-    return [*images_in(folder), *(path for below in folders_in(folder) for path in _anywhere(below))]
-
-
-def _given_normals(folder: Path, split: Split) -> list[tuple[Path, str]]:
-    """A user's own normal images with their hashes; refuses those that are held out, also when saved anew.
-
-    Whole paths: a manifest's relative ones begin at its run.
-    """
-    files = [(path, digest_file(path)) for path in images_in(folder.resolve())]
-    if not files:
-        raise DataError(f"{folder}: no normal images to generate on; give --normals a folder of pictures")
-    held = {split.sha256[path] for path in split.tested}
-    held_pixels = {digest_pixels(read_image(path)) for path in split.tested}
-    for path, sha256 in files:
-        if sha256 in held or digest_pixels(read_image(path)) in held_pixels:
-            raise DataError(f"{path}: is held out for testing; take it out of --normals")
-    return files
-
-
-def _given_masks(folder: Path, keys: Iterable[Key], split: Split) -> dict[Key, list[Path]]:
-    """A user's own masks by defect type: those in FOLDER/<product>/<defect> or FOLDER/<defect>, or all for each where there is neither."""
-    if not (everything := _anywhere(folder)):
-        raise DataError(f"{folder}: no masks found; give --masks a folder of PNG files")
-    held = {split.sha256[shot.mask_path]: shot.path for shot in split.held_out}
-    for path in everything:
-        if (tested := held.get(digest_file(path))) is not None:
-            raise DataError(f"{path}: is the mask of {tested}, which is held out for testing; take it out of --masks")
-    places = {key: (folder / key[0] / key[1], folder / key[1]) for key in keys}
-    if not any(place.is_dir() for own in places.values() for place in own):
-        return dict.fromkeys(places, everything)
-    return {key: next(filter(None, map(_anywhere, own)), []) for key, own in places.items()}
-
-
 class Source:
     """Normal images, references and masks of a run; the pictures in use are kept, a few at a time.
 
-    `mask_adapter`: what draws learned masks; without it, masks are warped ones.
+    `mask_adapter`: what draws learned masks; without it, masks are warped or matched ones.
     """
 
     def __init__(
@@ -106,13 +70,13 @@ class Source:
         self.grounds = {key: grounds_of(self.regions[key[0]], key[1], items) for key, items in self.shots.items()}
         self.names = {key: [str(shot.path) for shot in split.shots if shot.key == key] for key in self.shots}
         self.groups = {key: [shot.group for shot in split.shots if shot.key == key] for key in self.shots}
-        given = None if normals is None else _given_normals(normals, split)
+        given = None if normals is None else given_normals(normals, split)
         self.normals: dict[str, list[tuple[Path, str]]] = {}
         for product in {key[0] for key in self.shots}:
             self.normals[product] = given or [(n.path, split.sha256[n.path]) for n in split.normals if n.product == product]
             if not self.normals[product]:
                 raise DataError(f"{product}: no normal images to generate on; add some to {product}/train/good or give --normals")
-        self.masks = None if given_masks is None else _given_masks(given_masks, self.shots, split)
+        self.masks = None if given_masks is None else given_masks_of(given_masks, self.shots, split)
         self.named: set[Path] = set()  # unusable normal images that were warned of
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
         self.ground_bits = lru_cache(maxsize=4096)(self._ground)
@@ -143,7 +107,7 @@ class Source:
         once and passed over. Raises the last error when `TRIES` in a row fail.
         """
         given = self._given(task)
-        return self._on(task, *self._chosen(task, given, self.kind(task.slot.key)))
+        return self._on(task, *self._chosen(task, given, self.settings.masks.kind(task.slot.key)))
 
     def _chosen(self, task: Task, given: Mask | None, kind: Kind) -> tuple[Path, str, np.ndarray, Mask]:
         """A normal image and the mask on it: the first that can be used, or of several the one where a matched mask fits best."""
@@ -179,7 +143,9 @@ class Source:
                 f"no normal image of {task.slot.key[0]} has the SHA-256 {sha256[:16]}..; give the one that was drawn on: --normals"
             )
         image = self.image(path, sha256)
-        return self._on(task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256, self.kind(task.slot.key))[0])
+        return self._on(
+            task, path, sha256, image, self._given(task) or self._proposed(task, path, sha256, self.settings.masks.kind(task.slot.key))[0]
+        )
 
     def _on(self, task: Task, path: Path, sha256: str, image: np.ndarray, mask: Mask) -> Item:
         """One pair to be made, of a normal image and a mask."""
@@ -208,20 +174,13 @@ class Source:
         carried = {key: self.carried(key, count) for key in self.shots}
         return Gate(exemplars, carried, config, self.features())
 
-    def kind(self, key: Key) -> Kind:
-        """Where a type's masks come from; warped ones where that was left open and is not found yet (`app.fits`)."""
-        masks = self.settings.masks
-        if masks.source != "auto":
-            return masks.source
-        return "matched" if "/".join(key) in (masks.matched_for or ()) else "warped"
-
     def carried(self, key: Key, count: int, kind: Kind | None = None) -> Iterator[Carried]:
         """Shots' defects under masks of a kind, each on a random normal image; fewer where the images that were tried take no mask.
 
         The kind is by default that of the type's pairs, and warped beside learned or given masks. They are made one by one: images of a
         line camera would fill the memory.
         """
-        usual: Kind = "matched" if self.masks is None and self.kind(key) == "matched" else "warped"
+        usual: Kind = "matched" if self.masks is None and self.settings.masks.kind(key) == "matched" else "warped"
         return (each for index in range(count) if (each := self._one_carried(key, kind or usual, index)))
 
     def _one_carried(self, key: Key, kind: Kind, index: int) -> Carried | None:

@@ -16,7 +16,7 @@ from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus
 from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
-from anomalydiffusion.priors.load import BUNDLED, digest_folder, load_prior
+from anomalydiffusion.priors.load import BUNDLED, digest_folder, load_prior, precision
 from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.training.autoencoder import build_autoencoder
 from anomalydiffusion.training.prior import PriorConfig
@@ -227,6 +227,46 @@ def test_pickles_beside_safetensors_are_not_looked_at(small_folder: Path, tmp_pa
     assert load_prior(str(copy)).digest == digest_folder(small_folder)
 
 
+@pytest.mark.parametrize("shards", [False, True], ids=["whole", "in shards"])
+def test_a_folder_of_the_half_precision_s_files_alone_is_read(written: tuple[Path, dict[str, Path]], tmp_path: Path, shards: bool) -> None:
+    folder, files = written
+    copy = shutil.copytree(folder, tmp_path / "half")
+    for file in files.values():
+        halves = {name: value.half() if value.is_floating_point() else value for name, value in load_file(copy / file).items()}
+        (copy / file).unlink()
+        kept = copy / file.with_name(f"{file.stem}.fp16.safetensors")
+        if not shards:
+            save_file(halves, kept, {"format": "pt"})
+            continue
+        parts, index = (list(halves)[::2], list(halves)[1::2]), {}
+        for number, names in enumerate(parts, 1):
+            shard = f"{file.stem}.fp16-{number:05d}-of-00002.safetensors"
+            save_file({name: halves[name] for name in names}, copy / file.with_name(shard), {"format": "pt"})
+            index.update(dict.fromkeys(names, shard))
+        told = json.dumps({"metadata": {"total_size": 0}, "weight_map": index})
+        (copy / file.with_name(f"{file.stem}.safetensors.index.fp16.json")).write_text(told)
+    one, two = load_prior(str(folder)), load_prior(str(copy))
+    for part in ("vae", "unet", "text_encoder"):
+        whole, half = getattr(one, part).state_dict(), getattr(two, part).state_dict()
+        floats = [name for name in whole if whole[name].is_floating_point()]
+        assert floats and all(torch.equal(whole[name].half().float(), half[name]) for name in floats)
+    assert (precision(str(folder)), precision(str(copy))) == (torch.float32, torch.float16)
+
+
+def test_of_two_precisions_the_whole_one_is_read_and_other_variants_never_are(small_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(small_folder, tmp_path / "both")
+    whole = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(whole)
+    save_file({name: value.half() for name, value in weights.items()}, whole.with_suffix(".fp16.safetensors"), {"format": "pt"})
+    save_file({name: value + 1 for name, value in weights.items()}, whole.with_suffix(".non_ema.safetensors"), {"format": "pt"})
+    assert precision(str(copy)) == torch.float32
+    assert torch.equal(load_prior(str(copy)).unet.conv_in.weight, weights["conv_in.weight"])
+    whole.unlink()
+    whole.with_suffix(".fp16.safetensors").unlink()
+    with pytest.raises(PriorError, match=r"unet: cannot be loaded as UNet2DConditionModel .*diffusion_pytorch_model\.safetensors"):
+        load_prior(str(copy))
+
+
 @pytest.mark.parametrize(
     ("said", "says"),
     [([[8]], "expected"), ("x", "expected"), (None, "sample_size = None: expected how many latent cells"),
@@ -266,7 +306,7 @@ def test_what_the_hub_does_not_give_is_named_file_by_file(
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
     prior = load_prior("someone/model")
     assert torch.equal(prior.unet.conv_in.weight, load_prior(str(folder)).unet.conv_in.weight)
-    assert len(asked) == 2 and not any(fnmatch("safety_checker/model.safetensors", pattern) for pattern in asked[0] + asked[1])
+    assert len(asked) == 3 and not any(fnmatch("safety_checker/model.safetensors", pattern) for patterns in asked for pattern in patterns)
 
     def fails(name: str, allow_patterns: list[str]) -> str:
         raise ConnectionError("no route")

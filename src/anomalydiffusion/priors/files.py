@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.pixels import digest_file
 
-__all__ = ["BUNDLED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "weight_files"]
+__all__ = ["BUNDLED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "variant_of", "weight_files"]
 
 BUNDLED = Path(__file__).with_name("tiny")
 SUMS = "SHA256SUMS"  # as sha256sum writes it and checks it
 PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
          "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
+VARIANTS = ("", "fp16", "bf16")  # of a file of weights, "NAME.fp16.safetensors": the one that says nothing is the most exact
 NETWORKS = [name for role in ("vae", "text_encoder", "unet") for name in PARTS[role]]
 
 
+def variant_of(file: Path) -> str:
+    """What stands between a file's name and its ending, the count of its shards apart; "" where nothing does."""
+    return re.sub(r"-\d{5}-of-\d{5}", "", file.stem).partition(".")[2]
+
+
 def weight_files(part: Path) -> list[Path]:
-    """The files of weights in the folder of a prior's part that count: safetensors, or pickles where there are none."""
-    return sorted(part.glob("*.safetensors")) or sorted(part.glob("*.bin"))
+    """The files of weights in the folder of a prior's part that count: safetensors, or pickles where there are none.
+
+    Of several `VARIANTS` of them it is the first; of other ones, such as non_ema, none is taken.
+    """
+    kinds = [sorted(part.glob(f"*{ending}")) for ending in (".safetensors", ".bin")]
+    found = ([file for file in files if variant_of(file) == variant] for files in kinds for variant in VARIANTS)
+    return next((files for files in found if files), [])
 
 
 def digest_folder(folder: Path) -> str:

@@ -13,7 +13,7 @@ import transformers
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
-from anomalydiffusion.priors.files import PARTS, weight_files
+from anomalydiffusion.priors.files import PARTS, variant_of, weight_files
 from anomalydiffusion.priors.fit import check_fit
 from anomalydiffusion.priors.weights import PICKLES, read_weights
 
@@ -63,10 +63,12 @@ def _network(where: Path, kind: Any, dtype: torch.dtype) -> Any:
 
     The libraries would fill what is missing with random numbers.
     """
-    pickles = [path for path in weight_files(where) if path.suffix in PICKLES]
+    files = weight_files(where)
+    pickles = [path for path in files if path.suffix in PICKLES]
     for path in pickles:
         read_weights(path)  # refuses what would build more than tensors; the library maps it again
-    given = {"use_safetensors": not pickles, "local_files_only": True, "dtype": dtype}
+    variant = next(filter(None, map(variant_of, files)), None)
+    given = {"use_safetensors": not pickles, "variant": variant, "local_files_only": True, "dtype": dtype}
     model, found = kind.from_pretrained(where, **given, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
         raise PriorError(
@@ -91,8 +93,9 @@ def _check_configs(folder: Path, vae: Any, text_encoder: Any) -> None:
 def parts_in(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """vae, text_encoder, tokenizer, scheduler and unet of a diffusers folder, of the classes that its `model_index.json` names.
 
-    Weights are safetensors, or where there are none pickles of which nothing but tensors is built. An autoencoder overflows in
-    float16 and is read in single precision there. Raises `PriorError` naming the part that is missing, not whole or not supported.
+    Weights are safetensors, or where there are none pickles of which nothing but tensors is built; the half precision's
+    (`NAME.fp16.safetensors`) are read where there are no others. An autoencoder overflows in float16 and is read in single precision
+    there. Raises `PriorError` naming the part that is missing, not whole or not supported.
     """
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))

@@ -40,11 +40,11 @@ def _find(name_or_path: str) -> Path:
 
 
 def _fetched(name: str) -> Path:
-    """The folder of a prior on the hub, or in the hub's cache: safetensors, and pickles only where a network has none."""
+    """The folder of a prior on the hub, or in the hub's cache: safetensors, and pickles only where a network has none at all."""
     from huggingface_hub import snapshot_download
 
     try:
-        for ending in ("safetensors", "bin"):
+        for ending in ("safetensors", "fp16.safetensors", "bin"):
             wanted = ["model_index.json", "*/*.json", "*/*.txt", *(f"{network}/*model.{ending}" for network in NETWORKS)]
             folder = Path(snapshot_download(name, allow_patterns=wanted))
             if all(weight_files(folder / network) for network in NETWORKS if (folder / network).is_dir()):

@@ -42,6 +42,11 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "from-noise-reweight-paper": ("drawn from noise alone, the paper's re-weighting", {"generate": {"strength": 1.0, "reweight": "paper"}}),
     "from-noise-no-grain": ("drawn from noise alone, the normal's grain not added again", {"generate": {"strength": 1.0, "grain": "off"}}),
     "steps-200": ("as many steps as the paper", {"generate": {"steps": 200}}),
+    "from-noise-steps-10": ("drawn from noise alone, half of the steps", {"generate": {"strength": 1.0, "steps": 10}}),
+    "from-noise-dpm-10": (
+        "drawn from noise alone, half of the steps, by DPM-Solver++",
+        {"generate": {"strength": 1.0, "steps": 10, "solver": "dpm"}},
+    ),
     "no-fresh-noise": ("nothing random between the steps: eta 0", {"generate": {"eta": 0.0}}),
     "unguided": ("the adapted prediction alone", {"generate": {"guidance": 1.0}}),
     "largest-crops": ("the largest square of the image, not one around the defect", {"generate": {"ratio": [64.0, 64.0]}}),

@@ -16,6 +16,7 @@ from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.priors.sampling import Solver
 from tests.conftest import build_prior_folder
 
 KEY = ("plate", "hole")
@@ -183,9 +184,12 @@ def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrio
         make_pairs(*made, [item], replace(CONFIG, strength=0.5))
 
 
-def test_of_a_range_each_pair_takes_its_own_and_is_drawn_as_if_alone(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+@pytest.mark.parametrize("solver", [None, "dpm"])
+def test_of_a_range_each_pair_takes_its_own_and_is_drawn_as_if_alone(
+    made: tuple[LatentPrior, Adapter], item: Item, solver: Solver | None
+) -> None:
     items = [replace(item, seed=seed, start_HWC=255 - item.normal_HWC, reference="shot.png") for seed in (5, 6)]
-    config = replace(CONFIG, steps=12, strength=(0.2, 1.0), severity=(0.5, 2.0))
+    config = replace(CONFIG, steps=12, strength=(0.2, 1.0), severity=(0.5, 2.0), solver=solver)
     pairs = make_pairs(*made, items, config)
     strengths = [rng(one.seed, "strength").uniform(0.2, 1.0) for one in items]
     assert round(strengths[0] * 12) != round(strengths[1] * 12), "two different first steps, or this shows nothing"
@@ -198,6 +202,15 @@ def test_of_a_range_each_pair_takes_its_own_and_is_drawn_as_if_alone(made: tuple
     assert (other.image_HWC != pairs[0].image_HWC).any()
 
 
+def test_each_solver_draws_its_own_defect_on_the_same_background(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    plain, named, other = (make_pairs(*made, [item], replace(CONFIG, solver=solver))[0] for solver in (None, "ddim", "dpm"))
+    assert (plain.image_HWC == named.image_HWC).all()
+    x0, y0, x1, y1 = plain.provenance.touched_box
+    assert plain.provenance.touched_box == other.provenance.touched_box
+    differs = (plain.image_HWC != other.image_HWC).any(2)
+    assert differs[y0:y1, x0:x1].any() and not differs[:y0].any() and not differs[y1:].any()
+
+
 def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     assert make_pairs(*made, [], CONFIG) == []
     with pytest.raises(GenerationError, match="3 items do not fit a batch of 2"):
@@ -206,6 +219,7 @@ def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item
         {"guidance": 0.0},
         {"severity": -1.0},
         {"eta": 2.0},
+        {"solver": "euler"},
         {"steps": 0},
         {"strength": 0.0},
         {"strength": 1.5},

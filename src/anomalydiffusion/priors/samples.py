@@ -11,7 +11,7 @@ from anomalydiffusion.core.pixels import to_uint8
 from anomalydiffusion.core.seeds import torch_noise
 from anomalydiffusion.priors.base import Context, Estimate
 from anomalydiffusion.priors.latent import LatentPrior
-from anomalydiffusion.priors.sampling import ddim, strided_steps
+from anomalydiffusion.priors.sampling import sample, strided_steps
 
 __all__ = ["draw", "from_noise", "spoken"]
 
@@ -36,7 +36,7 @@ def from_noise(prior: LatentPrior, answer: Callable[[torch.Tensor, torch.Tensor]
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
         return prior.estimate(z, answer(z, t), t)
 
-    z = ddim(denoise, noise("start", 0), prior.alphas, strided_steps(len(prior.alphas), steps), noise=noise)
+    z = sample(denoise, noise("start", 0), prior.alphas, strided_steps(len(prior.alphas), steps), noise=noise)
     return to_uint8(prior.decode(z))
 
 

@@ -30,8 +30,14 @@ def test_demo_from_data_to_report(tmp_path: Path) -> None:
     assert sorted(p.name for p in (tmp_path / "demo" / "export").iterdir())[:2] == ["brick", "gravel"]
     assert set(json.loads((run / "scores.json").read_text())["localization"]["arms"]) == {"real-only", "ours"}
     assert (run / "evaluation" / "brick.png").is_file() and "Test images of brick" in page.read_text()
-    printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "quality", "--quiet"])
-    assert printed.exit_code == 0 and "mask" in printed.output and "brick/crack, ours" in printed.output, printed.output
+    printed = CliRunner().invoke(app, ["evaluate", str(run), "--task", "quality", "--baselines", "--quiet"])
+    assert (
+        printed.exit_code == 0
+        and "mask" in printed.output
+        and "brick/crack, ours" in printed.output
+        and "mean of types, poisson" in printed.output
+    ), printed.output
+    assert list(json.loads((run / "scores.json").read_text())["quality"]["arms"]) == ["ours", "perlin", "cutpaste", "poisson", "real"]
     assert list(json.loads((run / "scores.json").read_text())) == ["localization", "quality"]
     printed = CliRunner().invoke(app, ["evaluate", str(run), "--steps", str(QUICK["evaluate_steps"]), "--quiet"])
     assert printed.exit_code == 0 and "not a proof" in printed.output and "shortcut:" in printed.output, printed.output

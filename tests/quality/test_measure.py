@@ -32,6 +32,18 @@ def test_like_defects_are_near_and_unlike_ones_far() -> None:
     assert near["real"]["similarity"]["mean"] < 1.0  # shots against held-out, never an image against itself
 
 
+def test_what_was_made_otherwise_has_a_row_of_its_own_and_changes_no_other() -> None:
+    key, net = ("p", "spot"), extractor("efficientnet-lite0")
+    shots, real, own, other = ([look(start + i, bright=start < 30) for i in range(6)] for start in (0, 10, 20, 30))
+    alone = measure_quality({key: own}, {key: shots}, {key: real}, net)
+    both = measure_quality({key: own}, {key: shots}, {key: real}, net, others={"pasted": {key: other}, "none": {}})
+    assert list(both["arms"]) == ["ours", "pasted", "real"]
+    assert {arm: both["arms"][arm] for arm in alone["arms"]} == alone["arms"]
+    swapped = measure_quality({key: other}, {key: shots}, {key: real}, net)
+    assert both["arms"]["pasted"] == swapped["arms"]["ours"] != both["arms"]["ours"]
+    assert list(both["per_defect"]["p/spot"]["masks"]) == ["ours", "pasted", "real", "shots"]
+
+
 def test_masks_are_measured_beside_the_shots() -> None:
     key, net = ("p", "spot"), extractor("efficientnet-lite0")
     some = [look(seed, bright=True) for seed in range(6)]

@@ -160,9 +160,9 @@ class Desk:
 
     def prove(self, task: str, seeds: int, baselines: bool, controls: bool = False, steps: int | None = None) -> None:
         """Put `evaluate` in line, or go on with it; `steps`: of each detector's training, None = as the run's settings say."""
-        words = ["evaluate", str(self.folder), "--task", task]
+        words = ["evaluate", str(self.folder), "--task", task, *(["--baselines"] if baselines else [])]
         if task != "quality":
-            words += ["--seeds", str(seeds), *(["--baselines"] if baselines else []), *(["--controls"] if controls else [])]
+            words += ["--seeds", str(seeds), *(["--controls"] if controls else [])]
             words += [] if steps is None else ["--steps", str(steps)]
         self.jobs.add(words)
 

@@ -17,7 +17,7 @@ from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.devices import find_device
-from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, RunError, SplitError
+from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, DataError, RunError, SplitError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -25,12 +25,13 @@ from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Shot, Split
 from anomalydiffusion.data.folders import load
 from anomalydiffusion.downstream import classifiers, detectors
-from anomalydiffusion.downstream.arms import OURS, REAL, arms
+from anomalydiffusion.downstream.arms import OURS, REAL, arms, baseline_samples
+from anomalydiffusion.downstream.baselines import BASELINES
 from anomalydiffusion.downstream.classify import class_arms, compare_classes
 from anomalydiffusion.downstream.comparison import Comparison, Redecode
 from anomalydiffusion.downstream.evaluate import compare
 from anomalydiffusion.downstream.leaks import guard
-from anomalydiffusion.downstream.samples import Generated, gather
+from anomalydiffusion.downstream.samples import Generated, Sample, gather
 from anomalydiffusion.generation.roundtrip import redecode
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.measure import View, measure_quality, view
@@ -98,8 +99,8 @@ def evaluate(
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
     known: dict[str, dict[str, Any]] = {"localization": {**detectors.PRESETS}, "classification": {**classifiers.PRESETS}}
     presets = known.get(task, {})
-    if task == "quality" and (baselines or controls or steps is not None):
-        raise ConfigError("--task quality trains nothing: leave out --baselines, --controls and --steps")
+    if task == "quality" and (controls or steps is not None):
+        raise ConfigError("--task quality trains nothing: leave out --controls and --steps")
     if detector is not None and detector not in presets:
         raise ConfigError(f"--detector {detector}: known for {task} are {', '.join(presets) or 'none'}")
     opened = Run.open(Path(run))
@@ -113,7 +114,7 @@ def evaluate(
     with opened.lock():
         if task == "quality":
             guard(split, pairs, root)
-            scores = {**_quality(split, pairs, features, quiet), "split_digest": split.digest}
+            scores = {**_quality(split, pairs, features, quiet, baselines=baselines), "split_digest": split.digest}
         else:
             own: Any = settings.detector if task == "localization" else settings.classifier
             chosen = replace(presets[detector] if detector else own, **({} if steps is None else {"steps": steps}))
@@ -134,14 +135,21 @@ def evaluate(
     return scores
 
 
-def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: bool) -> dict[str, Any]:
-    """The pairs' image scores; at most `MOST` views of a type, evenly spaced."""
+def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: bool, *, baselines: bool) -> dict[str, Any]:
+    """The pairs' image scores, and those of as many samples of each baseline; at most `MOST` views of a type, evenly spaced."""
     looked: list[dict[tuple[str, str], list[View]]] = []
     made: list[list[tuple[tuple[str, str], Callable[[], View]]]] = [
         [((pair.product, pair.defect), partial(_pair_view, pair)) for pair in pairs],
         [(shot.key, partial(_shot_view, shot)) for shot in split.shots],
         [(shot.key, partial(_shot_view, shot)) for shot in split.held_out],
     ]
+    names = list(BASELINES) if baselines else []
+    materials = gather(split, pairs) if baselines else []
+    made += [
+        [((material.product, sample.defect), partial(_sample_view, sample))
+         for material in materials for sample in baseline_samples(name, material, seed=0)]
+        for name in names
+    ]  # fmt: skip
     with bar("look at the images", sum(map(len, made)), quiet=quiet) as shown:
         done = 0
         for some in made:
@@ -152,8 +160,8 @@ def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: boo
                 done += len(own)
                 shown.at(done, "/".join(key))
             looked.append(views)
-    generated, shots, real = looked
-    return measure_quality(generated, shots, real, extractor(features))
+    generated, shots, real, *others = looked
+    return measure_quality(generated, shots, real, extractor(features), others=dict(zip(names, others, strict=True)))
 
 
 def _pair_view(pair: Generated) -> View:
@@ -163,6 +171,13 @@ def _pair_view(pair: Generated) -> View:
 
 def _shot_view(shot: Shot) -> View:
     return view(*load(shot))
+
+
+def _sample_view(sample: Sample) -> View:
+    image, mask = sample.read()
+    if mask is None:
+        raise DataError(f"{sample.name}: shows no defect")
+    return view(image, mask)
 
 
 def _before(run: Run, split: Split) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def _table(first: str, arms: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def _quality_table(console: Console, scores: Mapping[str, Any]) -> None:
     rows = {f"{key}, {arm}": values for key, block in scores["per_defect"].items() for arm, values in block["arms"].items()}
+    if len(scores["per_defect"]) > 1:
+        rows |= {f"mean of types, {arm}": values for arm, values in scores["arms"].items()}
     console.print(_table("images", rows))
     console.print(_masks_table(scores["per_defect"]))
     console.print(f"features of {scores['extractor']}, crops of {scores['view']} pixels around each defect; \"real\" reads the others: "

@@ -102,9 +102,11 @@ def _scores(
 
 def measure_quality(
     generated: Mapping[Key, Sequence[View]], shots: Mapping[Key, Sequence[View]], real: Mapping[Key, Sequence[View]],
-    extractor: FeatureExtractor, *, seed: int = 0,
+    extractor: FeatureExtractor, *, others: Mapping[str, Mapping[Key, Sequence[View]]] | None = None, seed: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure each defect type's generated views, and its held-out real ones as if they had been generated.
+
+    `others`: views that were made by other means, by what these are called; they get rows of their own.
 
     `kid` against the held-out real views (for the row "real" the shots against them), its band one standard deviation over
     subsets; `inception_score`; `ic_lpips` around the shots; `spread` of what lies under the masks, among themselves, and its
@@ -117,19 +119,25 @@ def measure_quality(
     """
     per_defect: dict[str, Any] = {}
     for key in sorted(key for key in generated if generated[key] and shots.get(key) and real.get(key)):
-        own, few, held = (_Features.of(some[key], extractor) for some in (generated, shots, real))
+        few, held = (_Features.of(some[key], extractor) for some in (shots, real))
+        made = {"ours": generated[key], **{name: some[key] for name, some in (others or {}).items() if some.get(key)}}
         per_defect["/".join(key)] = {
             "n_generated": len(generated[key]), "n_real": len(real[key]),
             "arms": {
-                "ours": _scores(own, few, held, extractor, [each.agreement for each in generated[key]], seed),
+                **{
+                    name: _scores(_Features.of(some, extractor), few, held, extractor, [each.agreement for each in some], seed)
+                    for name, some in made.items()
+                },
                 "real": {**_scores(held, few, held, extractor, [], seed), **_between(few, held, extractor, seed)},
             },
             "masks": {
                 arm: _shapes([each.shape for each in views], [each.shape for each in shots[key]])
-                for arm, views in (("ours", generated[key]), ("real", real[key]), ("shots", shots[key]))
+                for arm, views in {**made, "real": real[key], "shots": shots[key]}.items()
             },
         }  # fmt: skip
-    return {"arms": {arm: _mean([block["arms"][arm] for block in per_defect.values()]) for arm in ("ours", "real") if per_defect},
+    blocks = [block["arms"] for block in per_defect.values()]
+    return {"arms": {arm: _mean([block[arm] for block in blocks]) for arm in blocks[0] if all(arm in block for block in blocks)}
+            if blocks else {},
             "per_defect": per_defect, "extractor": extractor.name, "view": SIDE}  # fmt: skip
 
 

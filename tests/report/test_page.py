@@ -82,6 +82,21 @@ def test_each_defect_type_with_pairs_gets_a_contact_sheet(run: Path) -> None:
     assert all(sheet.shape[2] == 3 and sheet.shape[0] > 160 for sheet in sheets.values())
 
 
+def test_the_overview_stays_a_picture_that_can_be_seen_whole(run: Path) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    (first, *_) = [record for record in manifest.records() if record["accepted"]]
+
+    def height(types: int) -> int:
+        manifest.rewrite([first | {"defect": f"type {number:02d}"} for number in range(types) for _ in range(3)])
+        report(run)
+        return int(np.asarray(Image.open(run / "report" / "overview.png")).shape[0])
+
+    line = height(2) - height(1)
+    assert line > 2 * 100 and height(3) == height(1) + 2 * line
+    assert height(4) == height(2), "one pair of each of four types, where it was two of each of two"
+    assert height(30) == height(24)
+
+
 def test_the_page_stands_alone_and_is_the_same_twice(run: Path) -> None:
     html = report(run).read_text(encoding="utf-8")
     addresses = re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?([^"'\s>)]+)""", html)

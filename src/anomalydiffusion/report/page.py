@@ -36,7 +36,8 @@ log = logging.getLogger(__name__)
 CELL = 220  # pixels of a picture's longer side: sharp where five stand side by side on a laptop's screen
 MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
 SHOWN_REASONS = 12
-OVERVIEW = 2  # pairs of each defect type
+OVERVIEW = 2  # pairs of each defect type, one where they would not fit into so many lines
+OVERVIEW_LINES, OVERVIEW_TYPES = 6, 24
 Record = dict[str, Any]
 
 
@@ -45,10 +46,9 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
 
     The page needs nothing else: pictures are inside, nothing is fetched. It shows up to `max_pairs` accepted pairs of each
     defect type, evenly spaced, fewer where there are so many types that the page would grow heavy; the same pairs go into a
-    contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type into overview.png. Masks are measured
-    beside those of the shots, where the data set is still there. The training curves and the scores appear where their logs and
-    scores.json exist. However large the images are, only those of one
-    pair are in memory at a time.
+    contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type, or of the first 24, into overview.png.
+    Masks are measured beside those of the shots, where the data set is still there. The training curves and the scores appear where
+    their logs and scores.json exist. However large the images are, only those of one pair are in memory at a time.
     Raises `RunError` where run.json or the manifest is missing, or a newer version made the run.
     """
     run = Path(run)
@@ -84,7 +84,9 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         commands=[str(line) for line in about.get("commands") or []],
         settings=settings.read_text(encoding="utf-8", errors="replace").strip() if settings.is_file() else "",
     )
-    overview = [(f"{kind['product']}/{kind['defect']} {label}", line) for kind in kinds for label, line in kind["sheet"]["first"]]
+    shown = [kind for kind in kinds if kind["sheet"]["first"]][:OVERVIEW_TYPES]
+    each = OVERVIEW if len(shown) * OVERVIEW <= OVERVIEW_LINES else 1
+    overview = [(f"{kind['product']}/{kind['defect']} {label}", line) for kind in shown for label, line in kind["sheet"]["first"][:each]]
     if overview:
         write_atomic(run / "report" / "overview.png", encode_png(contact_sheet(overview)))
     target = run / "report" / "index.html"

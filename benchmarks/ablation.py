@@ -47,6 +47,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
         "drawn from noise alone, half of the steps, by DPM-Solver++",
         {"generate": {"strength": 1.0, "steps": 10, "solver": "dpm"}},
     ),
+    "from-noise-interpolated": (
+        "drawn from noise alone, conditions up to half the way to another shot's mask",
+        {"generate": {"strength": 1.0, "interpolate": 0.5}},
+    ),
     "no-fresh-noise": ("nothing random between the steps: eta 0", {"generate": {"eta": 0.0}}),
     "unguided": ("the adapted prediction alone", {"generate": {"guidance": 1.0}}),
     "largest-crops": ("the largest square of the image, not one around the defect", {"generate": {"ratio": [64.0, 64.0]}}),

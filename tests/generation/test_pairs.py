@@ -13,7 +13,7 @@ from anomalydiffusion.core.errors import ConfigError, GenerationError
 from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
+from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs, other_mask
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.sampling import Solver
@@ -229,6 +229,21 @@ def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item
             replace(CONFIG, **wrong)
 
 
+def test_a_condition_goes_toward_that_of_another_mask_and_the_label_stays(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    long = np.zeros((70, 120), bool)
+    long[30:34, 5:115] = True
+    toward = replace(item, other=Mask(pixels_HW=long, origin="real"))
+    plain = make_pairs(*made, [item], CONFIG)[0]
+    none, some = (make_pairs(*made, [toward], replace(CONFIG, interpolate=most))[0] for most in (0.0, 1.0))
+    assert (none.image_HWC == plain.image_HWC).all() and (some.image_HWC != plain.image_HWC).any()
+    assert (some.mask.pixels_HW == item.mask.pixels_HW).all() and some.provenance.touched_box == plain.provenance.touched_box
+    with pytest.raises(GenerationError, match="give another shot's mask"):
+        make_pairs(*made, [item], replace(CONFIG, interpolate=0.5))
+    shots = [(item.normal_HWC, mask) for mask in (item.mask, Mask(pixels_HW=long, origin="real"))]
+    drawn = [other_mask(shots, seed) for seed in range(20)]
+    assert {id(mask) for mask in drawn} == {id(mask) for _, mask in shots} and drawn[3] is other_mask(shots, 3)
+
+
 def test_a_graft_looks_at_its_own_shot_alone_and_at_nothing_beside_the_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     def shot(level: int, around: int = 128) -> tuple[np.ndarray, Mask]:
         image, marked = np.full((80, 80, 3), around, np.uint8), np.zeros((80, 80), bool)
@@ -245,5 +260,6 @@ def test_a_graft_looks_at_its_own_shot_alone_and_at_nothing_beside_the_defect(ma
     other = replace(item, seed=6, shot=shot(230))
     together = make_pairs(*made, [other, dark], replace(CONFIG, graft=1.0))[1].image_HWC.astype(int)
     assert np.abs(together - _image(made, dark, graft=1.0)).max() <= 2
-    with pytest.raises(ConfigError, match="graft"):
-        GenerateConfig(graft=1.5)
+    for name in ("graft", "interpolate"):
+        with pytest.raises(ConfigError, match=name):
+            GenerateConfig(**{name: 1.5})

@@ -28,7 +28,7 @@ from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Provenance
 from anomalydiffusion.data.regions import NAME, Regions, copy_regions, ground_of, grounds_of, read_regions, regions_of
-from anomalydiffusion.generation.pairs import Item, make_pairs
+from anomalydiffusion.generation.pairs import Item, make_pairs, other_mask
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.priors.latent import LatentPrior
@@ -131,7 +131,7 @@ class AnomalyDiffusionPipeline:
             start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam)
             shot = self.shots[key][number]
         item = Item(key=key, normal_HWC=normal, normal=str(image) if isinstance(image, Path | str) else "", normal_sha256="", mask=asked,
-                    seed=seed, start_HWC=start, shot=shot)  # fmt: skip
+                    seed=seed, start_HWC=start, shot=shot, other=other_mask(self.shots[key], seed))  # fmt: skip
         with tqdm(**{"desc": "/".join(key), "leave": False, **self.bar}) as bar:
 
             def on_step(index: int, t: int, z: torch.Tensor) -> torch.Tensor | None:

@@ -22,7 +22,7 @@ from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import load
 from anomalydiffusion.data.regions import Region, ground_of, grounds_of, region_for, regions_of
-from anomalydiffusion.generation.pairs import Item
+from anomalydiffusion.generation.pairs import Item, other_mask
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, matched, warped
@@ -155,7 +155,7 @@ class Source:
             shot, name = self.shots[task.slot.key][number], self.names[task.slot.key][number]
         return Item(
             key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
-            attempt=task.attempt, start_HWC=start, shot=shot, reference=name,
+            attempt=task.attempt, start_HWC=start, shot=shot, reference=name, other=other_mask(self.shots[task.slot.key], task.seed),
         )  # fmt: skip
 
     def gate(self) -> Gate:

@@ -126,15 +126,20 @@ class Adapter(nn.Module):
         return nn.ModuleDict(parts)
 
     def context(
-        self, keys: Sequence[Key], mask_B1HW: torch.Tensor, noise_BKD: torch.Tensor | None = None, surroundings: torch.Tensor | None = None
-    ) -> Context:
+        self, keys: Sequence[Key], mask_B1HW: torch.Tensor, noise_BKD: torch.Tensor | None = None,
+        surroundings: torch.Tensor | None = None, *, toward: tuple[torch.Tensor, torch.Tensor] | None = None,
+    ) -> Context:  # fmt: skip
         """Condition of a batch: `prompt` with `{e_a, e_s}` in its place; `noise_BKD` is added to the learned tokens.
 
-        An adapter without spatial tokens does not look at the masks. `surroundings` are for inpainting priors.
+        An adapter without spatial tokens does not look at the masks. `surroundings` are for inpainting priors. `toward`: other masks,
+        B x 1 x H x W, and for each how far `e_s` goes from that of its own mask to theirs, B values in 0..1.
         """
         learned = self.tokens.rows(keys)
         if self.spatial is not None:
-            learned = torch.cat([learned, self.spatial(mask_B1HW.to(learned))], dim=1)
+            spatial = self.spatial(mask_B1HW.to(learned))
+            if toward is not None:
+                spatial = spatial.lerp(self.spatial(toward[0].to(learned)), toward[1].to(learned)[:, None, None])
+            learned = torch.cat([learned, spatial], dim=1)
         if noise_BKD is not None:
             learned = learned + noise_BKD.to(learned)
         return replace(insert(self.prior, self.config.prompt, learned), surroundings=surroundings)

@@ -24,7 +24,7 @@ from anomalydiffusion.priors.base import Context, Estimate, Graft
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import Solver, sample, strided_steps
 
-__all__ = ["GenerateConfig", "Item", "make_pairs", "to_levels"]
+__all__ = ["GenerateConfig", "Item", "make_pairs", "other_mask", "to_levels"]
 
 
 OnStep = Callable[[int, int, torch.Tensor], torch.Tensor | None]  # what goes on from here; None = the latents as they are
@@ -60,6 +60,7 @@ class GenerateConfig:
     reweight: Literal["paper", "preview", "off"] = "preview"  # distances between decoded images, between latents, or none
     reweight_bound: float = 4.0  # of `preview`
     condition_noise: float = 0.02
+    interpolate: float | None = None  # 0..1: e_s goes up to so far, each pair its own way, to that of another shot's mask; None = stays
     graft: float | None = None  # 0..1: share of self-attention in the mask that looks at a real defect instead; None = not drawn beside it
     batch_size: int = 8
     attempts: int = 5
@@ -77,8 +78,10 @@ class GenerateConfig:
         low, high = _ends(self.severity)
         if not 0 <= low <= high <= 10 or not 0 < self.guidance <= 10:
             raise ConfigError("severity must be 0..10, or two such numbers that rise; guidance above 0 and at most 10")
-        if self.graft is not None and not 0 <= self.graft <= 1:
-            raise ConfigError(f"graft = {self.graft}: expected 0..1, or leave it away")
+        for name in ("graft", "interpolate"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise ConfigError(f"{name} = {value}: expected 0..1, or leave it away")
 
     @property
     def begins_from_real(self) -> bool:
@@ -104,6 +107,7 @@ class Item:
     attempt: int = 0
     start_HWC: np.ndarray | None = None  # the normal image with a real defect under the mask; needed below a strength of 1
     shot: tuple[np.ndarray, Mask] | None = None  # the one that this defect is from, H x W x 3 with its mask; needed for `graft`
+    other: Mask | None = None  # as `other_mask` finds it; needed for `interpolate`
     reference: str = ""  # and its name
 
 
@@ -219,7 +223,8 @@ def _draw(
     spread = config.condition_noise * adapter.tokens.spread(keys)
     jitter = torch.stack([torch_noise((tokens, prior.token_width), item.seed, "condition") for item in items]).to(device) * spread
     around = prior.surroundings(pictures, mask)
-    context = adapter.context(keys, mask, jitter, around)
+    toward = None if config.interpolate is None else _toward(prior, items, ratios, config, config.interpolate)
+    context = adapter.context(keys, mask, jitter, around, toward=toward)
     graft = None if config.graft is None else _grafted(prior, items, ratios, config, config.graft, latent_mask, noise("graft", 0))
     weight = torch.tensor([config.guidance * part.severity for part in filled], device=device)[:, None, None, None]
     plain = adapter.plain(len(filled)) if bool((weight != 1).any()) else None
@@ -273,6 +278,25 @@ def _draw(
                   width=config.feather, grain=grain, match=config.match, cell=prior.factor, start_HWC=part.start())
         )  # fmt: skip
     return out
+
+
+def other_mask(shots: Sequence[tuple[np.ndarray, Mask]], seed: int) -> Mask:
+    """The mask of a shot of the item's type, drawn from the item's seed."""
+    return shots[int(rng(seed, "other mask").integers(len(shots)))][1]
+
+
+def _toward(
+    prior: LatentPrior, items: Sequence[Item], ratios: Sequence[float], config: GenerateConfig, most: float
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Each item's other mask, seen as widely as its own, and how far its condition goes there."""
+    marks = []
+    for item, ratio in zip(items, ratios, strict=True):
+        if item.other is None:
+            raise GenerationError(f"interpolate = {most}: give another shot's mask; or leave interpolate away")
+        box = crop_box(item.other.box, item.other.pixels_HW.shape, ratio, config.minimum_side)
+        marks.append(resize(extract(item.other.pixels_HW, box), prior.working_size))
+    shares = torch.tensor([_drawn((0.0, most), item.seed, "interpolate") for item in items], device=prior.device)
+    return torch.from_numpy(np.stack(marks))[:, None].float().to(prior.device), shares
 
 
 def _grafted(

@@ -240,8 +240,9 @@ def test_a_condition_goes_toward_that_of_another_mask_and_the_label_stays(made: 
     with pytest.raises(GenerationError, match="give another shot's mask"):
         make_pairs(*made, [item], replace(CONFIG, interpolate=0.5))
     shots = [(item.normal_HWC, mask) for mask in (item.mask, Mask(pixels_HW=long, origin="real"))]
-    drawn = [other_mask(shots, seed) for seed in range(20)]
-    assert {id(mask) for mask in drawn} == {id(mask) for _, mask in shots} and drawn[3] is other_mask(shots, 3)
+    drawn = [other_mask(shots, seed, GenerateConfig(interpolate=0.5)) for seed in (*range(20), 3)]
+    assert {id(mask) for mask in drawn} == {id(mask) for _, mask in shots} and drawn[3] is drawn[-1]
+    assert other_mask([], 0, GenerateConfig()) is None
 
 
 def test_a_graft_looks_at_its_own_shot_alone_and_at_nothing_beside_the_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:

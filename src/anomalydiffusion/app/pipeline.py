@@ -131,7 +131,7 @@ class AnomalyDiffusionPipeline:
             start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam)
             shot = self.shots[key][number]
         item = Item(key=key, normal_HWC=normal, normal=str(image) if isinstance(image, Path | str) else "", normal_sha256="", mask=asked,
-                    seed=seed, start_HWC=start, shot=shot, other=other_mask(self.shots[key], seed))  # fmt: skip
+                    seed=seed, start_HWC=start, shot=shot, other=other_mask(self.shots[key], seed, config))  # fmt: skip
         with tqdm(**{"desc": "/".join(key), "leave": False, **self.bar}) as bar:
 
             def on_step(index: int, t: int, z: torch.Tensor) -> torch.Tensor | None:

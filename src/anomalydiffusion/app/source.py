@@ -150,12 +150,13 @@ class Source:
     def _on(self, task: Task, path: Path, sha256: str, image: np.ndarray, mask: Mask) -> Item:
         """One pair to be made, of a normal image and a mask."""
         start, shot, name = None, None, ""
-        if self.settings.generate.needs_shot:
-            start, number = transplant(image, mask, self.shots[task.slot.key], seed=task.seed, seam=self.settings.generate.seam)
-            shot, name = self.shots[task.slot.key][number], self.names[task.slot.key][number]
+        config, shots = self.settings.generate, self.shots[task.slot.key]
+        if config.needs_shot:
+            start, number = transplant(image, mask, shots, seed=task.seed, seam=config.seam)
+            shot, name = shots[number], self.names[task.slot.key][number]
         return Item(
             key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
-            attempt=task.attempt, start_HWC=start, shot=shot, reference=name, other=other_mask(self.shots[task.slot.key], task.seed),
+            attempt=task.attempt, start_HWC=start, shot=shot, reference=name, other=other_mask(shots, task.seed, config),
         )  # fmt: skip
 
     def gate(self) -> Gate:

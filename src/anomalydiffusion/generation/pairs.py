@@ -280,9 +280,9 @@ def _draw(
     return out
 
 
-def other_mask(shots: Sequence[tuple[np.ndarray, Mask]], seed: int) -> Mask:
-    """The mask of a shot of the item's type, drawn from the item's seed."""
-    return shots[int(rng(seed, "other mask").integers(len(shots)))][1]
+def other_mask(shots: Sequence[tuple[np.ndarray, Mask]], seed: int, config: GenerateConfig) -> Mask | None:
+    """The mask of a shot of the item's type, drawn from the item's seed; None where no condition goes to it."""
+    return None if config.interpolate is None else shots[int(rng(seed, "other mask").integers(len(shots)))][1]
 
 
 def _toward(

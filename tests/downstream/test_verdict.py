@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from anomalydiffusion.downstream.verdict import controls_hold, difference, summary, verdict
+from anomalydiffusion.downstream.verdict import controls_hold, difference, qualified, summary, verdict
 
 
 def test_a_summary_is_the_t_interval_from_three_seeds_on() -> None:
@@ -35,3 +35,6 @@ def test_controls() -> None:
     assert lost["counts"] is False and "did not help" in lost["says"]
     assert "misplaced labels helped" in controls_hold(real, up, up)["says"]
     assert controls_hold([0.1], [0.5], [0.1])["counts"] is None
+    assert qualified("use it", lost).startswith("use it; but the comparison does not count: further real defects did not help")
+    for held in (controls_hold(real, up, down), controls_hold([0.1], [0.5], [0.1])):
+        assert qualified("use it", held) == "use it"

@@ -123,7 +123,15 @@ def test_scores_become_a_table_with_intervals_and_a_verdict(run: Path) -> None:
     (run / "scores.json").write_text(json.dumps({"localization": block, "n": 3, "deep": [[1]]}))
     page = Page(report(run))
     assert page.text.count("It helps.") == 2  # at the top and at the table
-    assert "Data pixel ap pro real-only 31.2 28.0 – 34.5 – generated + real 41.7 70.0 seeds 0, 1" in page.text
+    assert "Data pixel AP PRO real-only 31.2 28.0 – 34.5 – generated + real 41.7 70.0 seeds 0, 1" in page.text
+
+
+def test_the_gain_stands_beside_what_it_is_of(run: Path) -> None:
+    arms = {
+        arm: {"pixel_ap": ap, "pixel_auroc": 0.9, "image_f1_max": 0.8, "gain": ap - 0.3} for arm, ap in (("real-only", 0.3), ("ours", 0.4))
+    }
+    (run / "scores.json").write_text(json.dumps({"localization": {"arms": arms}}))
+    assert "Data pixel AP against real-only pixel AUROC image F1 max real-only 0.300" in Page(report(run)).text
 
 
 def test_the_head_of_the_page_tells_each_tasks_verdict_and_not_every_types(run: Path) -> None:

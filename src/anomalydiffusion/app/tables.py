@@ -90,7 +90,7 @@ def scores_table(scores: Mapping[str, Any]) -> None:
         f"{scores['network']} for {scores['steps']} steps; split {scores['split_digest']}",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    if "controls" in scores:
+    if "controls" in scores and scores["controls"]["counts"] is not False:  # else the verdict says it
         console.print(f"controls: {scores['controls']['says']}", markup=False, soft_wrap=True)
     if ours := scores.get("shortcut", {}).get("arms", {}).get("ours"):
         plain, redecoded = (ours[f"false_positive_rate_{name}"]["mean"] for name in ("plain", "redecoded"))

@@ -20,7 +20,7 @@ from anomalydiffusion.downstream.comparison import CLASSIFICATION, Comparison, F
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.metrics import accuracy, per_class_accuracy
 from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, set_apart
-from anomalydiffusion.downstream.verdict import controls_hold
+from anomalydiffusion.downstream.verdict import controls_hold, qualified
 
 __all__ = ["METRICS", "SHUFFLED", "class_arms", "class_order", "compare_classes", "shuffled_types"]
 
@@ -167,6 +167,7 @@ def _figures(found: Found, order: Sequence[str], stages: dict[str, ClassStage], 
     if comparison.controls:
         real, more, wrong = (values(found, arm, products, seeds, "values", "accuracy") for arm in (REAL, MORE, SHUFFLED))
         result["controls"] = controls_hold(real, more, wrong, "shuffled types")
+        result["verdict"] = qualified(result["verdict"], result["controls"])
     if len(products) > 1:
         result["per_product"] = {product: _judged(found, order, [product], seeds) for product in products}
     result["per_class"] = {

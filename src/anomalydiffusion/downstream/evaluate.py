@@ -32,7 +32,7 @@ from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.localise import Localiser, train_localiser
 from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max, iou, precision_by_recall, pro
 from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, made_sample, set_apart
-from anomalydiffusion.downstream.verdict import controls_hold, summary
+from anomalydiffusion.downstream.verdict import controls_hold, qualified, summary
 
 __all__ = ["METRICS", "Comparison", "Redecode", "compare"]
 
@@ -176,6 +176,7 @@ def _result(found: Found, materials: Sequence[Material], order: Sequence[str], s
     if comparison.controls:
         real, more, garbage = (values(found, arm, products, seeds, "values", "pixel_ap") for arm in (REAL, MORE, GARBAGE))
         result["controls"] = controls_hold(real, more, garbage)
+        result["verdict"] = qualified(result["verdict"], result["controls"])
     if len(products) > 1:
         result["per_product"] = {product: _block(found, order, [product], seeds, "values") for product in products}
     result["per_defect"] = {

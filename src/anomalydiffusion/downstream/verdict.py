@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-__all__ = ["ENOUGH", "controls_hold", "difference", "summary", "verdict"]
+__all__ = ["ENOUGH", "controls_hold", "difference", "qualified", "summary", "verdict"]
 
 ENOUGH = 3  # seeds from which a t-interval says something
 CONFIDENCE = 0.95
@@ -71,3 +71,8 @@ def controls_hold(
         else "the comparison counts: more real defects help, garbage does not"
     )
     return {"counts": not faults, "says": says, "more_real": up, "wrong": down}
+
+
+def qualified(said: str, controls: Mapping[str, Any]) -> str:
+    """A verdict with what `controls_hold` found behind it, where that forbids to count on it."""
+    return f"{said}; but {controls['says']}" if controls["counts"] is False else said

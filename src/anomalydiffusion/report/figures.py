@@ -5,7 +5,18 @@ from __future__ import annotations
 import math
 from typing import Any, TypeGuard
 
-__all__ = ["is_figure", "text"]
+__all__ = ["heading", "is_figure", "text"]
+
+TERMS = {
+    "ap": "AP",
+    "auroc": "AUROC",
+    "f1": "F1",
+    "pro": "PRO",
+    "iou": "IoU",
+    "kid": "KID",
+    "ic": "IC",
+    "lpips": "LPIPS",
+}  # as the field has them
 
 
 def is_figure(value: Any) -> TypeGuard[int | float]:
@@ -17,3 +28,8 @@ def text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}" if math.isfinite(value) else "–"
     return "–" if value is None else ", ".join(map(text, value)) if isinstance(value, list) else str(value)
+
+
+def heading(name: str) -> str:
+    """The words for a figure by its name in scores.json."""
+    return "against real-only" if name == "gain" else " ".join(TERMS.get(word, word) for word in name.split("_"))

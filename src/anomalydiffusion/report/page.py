@@ -26,7 +26,7 @@ from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.curves import loss_curves, precision_curves
-from anomalydiffusion.report.figures import is_figure, text
+from anomalydiffusion.report.figures import heading, is_figure, text
 from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
@@ -37,6 +37,7 @@ CELL = 220  # pixels of a picture's longer side: sharp where five stand side by 
 MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
 SHOWN_REASONS = 12
 OVERVIEW = 2  # pairs of each defect type, one where they would not fit into so many lines
+GAIN = "gain"  # of an arm's first figure against real-only's
 OVERVIEW_LINES, OVERVIEW_TYPES = 6, 24
 Record = dict[str, Any]
 
@@ -264,9 +265,11 @@ def _score(value: float) -> str:
 
 
 def _table(arms: Record) -> Record:
-    """Arms as lines, metrics as columns; each figure with its place (percent) on its column's scale."""
+    """Arms as lines, metrics as columns, the gain next to what it is of; each figure with its place (percent) on its column's scale."""
     arms = {arm: values for arm, values in arms.items() if isinstance(values, dict)}
-    metrics = list(dict.fromkeys(key for values in arms.values() for key, value in values.items() if _figure(value)))
+    named = list(dict.fromkeys(key for values in arms.values() for key, value in values.items() if _figure(value)))
+    others = [key for key in named if key != GAIN]
+    metrics = [*others[:1], *(key for key in named if key == GAIN), *others[1:]]
     found = {arm: {key: _figure(values.get(key)) for key in metrics} for arm, values in arms.items()}
     spans = {}
     for key in metrics:
@@ -282,7 +285,7 @@ def _table(arms: Record) -> Record:
             interval = f"{_score(figure[1])} – {_score(figure[2])}" if figure and figure[1] != figure[2] else ""
             shown.append({"mean": _score(figure[0]) if figure else "–", "interval": interval, "bar": bar})
         lines.append((arm, shown))
-    return {"metrics": [_words(key) for key in metrics], "lines": lines}
+    return {"metrics": [heading(key) for key in metrics], "lines": lines}
 
 
 def _scores(value: Record | None, title: str = "") -> Iterator[Record]:

@@ -94,7 +94,7 @@ def parts_in(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
     """vae, text_encoder, tokenizer, scheduler and unet of a diffusers folder, of the classes that its `model_index.json` names.
 
     Weights are safetensors, or where there are none pickles of which nothing but tensors is built; the half precision's
-    (`NAME.fp16.safetensors`) are read where there are no others. An autoencoder overflows in float16 and is read in single precision
+    (`NAME.fp16.safetensors`) where no other safetensors are there. An autoencoder overflows in float16 and is read in single precision
     there. Raises `PriorError` naming the part that is missing, not whole or not supported.
     """
     try:

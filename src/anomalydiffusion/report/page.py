@@ -26,7 +26,7 @@ from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.curves import loss_curves, precision_curves
-from anomalydiffusion.report.figures import heading, is_figure, text
+from anomalydiffusion.report.figures import GAIN, heading, is_figure, text
 from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
@@ -37,7 +37,6 @@ CELL = 220  # pixels of a picture's longer side: sharp where five stand side by 
 MOST_PAIRS = 120  # on the whole page, which keeps it near 10 MB however many defect types there are
 SHOWN_REASONS = 12
 OVERVIEW = 2  # pairs of each defect type, one where they would not fit into so many lines
-GAIN = "gain"  # of an arm's first figure against real-only's
 OVERVIEW_LINES, OVERVIEW_TYPES = 6, 24
 Record = dict[str, Any]
 

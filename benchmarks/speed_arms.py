@@ -30,6 +30,7 @@ from anomalydiffusion.data.demo import make_demo
 from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.pairs import make_pairs
 from anomalydiffusion.generation.shards import Task, fill, plan
+from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.save import save_prior
@@ -43,7 +44,15 @@ def ours(given: Options) -> LatentPrior:
 def call_ours(given: Options) -> Found:
     prior = ours(given)
     sizes = prior.working_size // prior.factor, prior.latent_channels, prior.token_width
-    return called(prior, *sizes, {**given, "tokens": prior.max_tokens}, DTYPES[given["dtype"]])
+    found = called(prior, *sizes, {**given, "tokens": prior.max_tokens}, DTYPES[given["dtype"]])
+    z, t, context = torch.randn(1, sizes[1], sizes[0], sizes[0]), torch.tensor([500]), torch.randn(1, prior.max_tokens, prior.token_width)
+    with torch.no_grad():
+        prior.compile()
+        began = time.perf_counter()
+        prior.predict(z, t, Context(tokens_BND=context))
+        compiling = time.perf_counter() - began
+        compiled = times(lambda: prior.predict(z, t, Context(tokens_BND=context)), given["repeat"])
+    return {**found, "compiled": compiled, "compiling": [compiling]}
 
 
 def pair_ours(given: Options) -> Found:

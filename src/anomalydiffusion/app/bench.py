@@ -63,8 +63,8 @@ def _hardware(device: torch.device) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _call(prior: LatentPrior, repeat: int) -> dict[str, Any]:
-    """The denoiser, the text encoder and the autoencoder, one picture each."""
+def _call(prior: LatentPrior, repeat: int, compile: bool) -> dict[str, Any]:
+    """The denoiser, the text encoder and the autoencoder, one picture each; with `compile` the denoiser is compiled from then on."""
     side = prior.working_size // prior.factor
     z = torch.randn(1, prior.latent_channels, side, side, device=prior.device)
     t, picture = torch.tensor([500], device=prior.device), torch.zeros(1, 3, prior.working_size, prior.working_size)
@@ -74,18 +74,23 @@ def _call(prior: LatentPrior, repeat: int) -> dict[str, Any]:
         context = Context(tokens_BND=tokens)
         with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # it does not know the CPU's fused attention
             prior.predict(z, t, context)
+        began = time.perf_counter()
+        if compile:
+            prior.compile()
+            prior.predict(z, t, context)
+        warm = {"compile": time.perf_counter() - began} if compile else {}
         found = {
             "call": times(lambda: prior.predict(z, t, context), repeat),
             "embed": times(lambda: prior.embed((prior.tokenize("a photo of"), []), learned), repeat),
             "encode": times(lambda: prior.encode(picture), repeat),
             "decode": times(lambda: prior.decode(z), repeat),
         }
-    return {**{name: _figures(seconds) for name, seconds in found.items()}, "call_gflop": counted.get_total_flops() / 1e9}
+    return {**warm, **{name: _figures(seconds) for name, seconds in found.items()}, "call_gflop": counted.get_total_flops() / 1e9}
 
 
 def bench(
     prior: str = "tiny", *, what: str = "all", preset: str | None = None, config: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, repeat: int = 3, plain: bool = True, quiet: bool = False,
+    dtype: str | None = None, compile: bool | None = None, repeat: int = 3, plain: bool = True, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Measure one prior here. Seconds are wall time, each the median, least and most of `repeat`; memory is this process's peak.
 
@@ -99,7 +104,7 @@ def bench(
         raise ConfigError(f"--what {what}: known are {', '.join(WHAT)}")
     if repeat < 1:
         raise ConfigError(f"--repeat {repeat}: expected at least 1")
-    settings = resolve(preset, config, prior=prior, device=device, dtype=dtype)
+    settings = resolve(preset, config, prior=prior, device=device, dtype=dtype, compile=compile)
     place = find_device(settings.device)
     if find_dtype(settings.dtype, place) == torch.float16 and what in ("train", "all"):
         raise ConfigError(f"--dtype float16 --what {what}: it is not learned with; give --what call or generate")
@@ -116,7 +121,7 @@ def bench(
     memory["load"] = _peak()
     say(f"{prior}: loaded in {ours['load']:.1f} s", quiet=quiet)
     if what != "load":
-        ours |= _call(loaded, repeat)
+        ours |= _call(loaded, repeat, bool(settings.compile))
         ours["share"] = ours["call_gflop"] / ours["call"]["median"] / limits[settings.dtype]
         memory["call"] = _peak()
         say(f"one call of the denoiser: {ours['call']['median']:.3f} s", quiet=quiet)

@@ -13,6 +13,7 @@ from anomalydiffusion.app.cli_prior import prior_app
 from anomalydiffusion.app.cli_tools import tools_app
 from anomalydiffusion.app.options import (
     AsJson,
+    Compile,
     Config,
     Debug,
     Defect,
@@ -171,7 +172,7 @@ def generate(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that draw, each with its own model.")] = None,
     ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors draw.")] = None,
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: this command's part where n of them share the work.")] = None,
-    config: Config = None, device: Device = None, dtype: Dtype = None,
+    config: Config = None, device: Device = None, dtype: Dtype = None, compile: Compile = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on, or throw these types' pairs away first.")] = True,
     dry_run: DryRun = False, as_json: AsJson = False,
     quiet: Quiet = False, debug: Debug = False,
@@ -183,7 +184,7 @@ def generate(
         run, num, like=like, output=output, product=product, defect=defect, prior=prior, seed=seed, steps=steps,
         severity=number_or_range(severity, "--severity"), normals=normals, masks=masks, batch_size=batch_size, attempts=attempts,
         workers=workers, ray=ray, shard=shard, config=config, reference=reference, reference_mask=reference_mask, device=device,
-        dtype=dtype, resume=resume, dry_run=dry_run, quiet=quiet,
+        dtype=dtype, compile=compile, resume=resume, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     if as_json and like is not None:
         print_json(records[0] if records else {})

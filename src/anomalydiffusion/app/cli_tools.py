@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomalydiffusion.app.options import AsJson, Config, Debug, Device, Dtype, Preset, Quiet, offered, print_json
+from anomalydiffusion.app.options import AsJson, Compile, Config, Debug, Device, Dtype, Preset, Quiet, offered, print_json
 
 __all__ = ["tools_app"]
 
@@ -62,7 +62,7 @@ def bench(
                      autocompletion=offered("load", "call", "masks", "generate", "train", "all")),
     ] = "all",
     preset: Preset = None,
-    config: Config = None, device: Device = None, dtype: Dtype = None,
+    config: Config = None, device: Device = None, dtype: Dtype = None, compile: Compile = None,
     repeat: Annotated[int, typer.Option("--repeat", help="How often each is measured.")] = 3,
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside the published way, written plainly.")] = True,
     as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
@@ -71,8 +71,9 @@ def bench(
     from anomalydiffusion.app.bench import bench as call
 
     found = call(
-        prior, what=what, preset=preset, config=config, device=device, dtype=dtype, repeat=repeat, plain=plain, quiet=quiet or as_json
-    )
+        prior, what=what, preset=preset, config=config, device=device, dtype=dtype, compile=compile, repeat=repeat, plain=plain,
+        quiet=quiet or as_json,
+    )  # fmt: skip
     if as_json:
         print_json(found)
     else:

@@ -46,6 +46,8 @@ class Drawer:
             raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(self.prior.alphas)} steps at most")
         self.adapter = Adapter.load(self.run.adapter, self.prior)
         learned = load_masks(self.run, settings, self.prior) if settings.masks.source == "learned" and not order.masks else None
+        if settings.compile:
+            self.prior.compile()
         self.source = Source(order.split, settings, order.normals, order.masks, learned)
         self.gate = self.source.gate()
         write_atomic(self.run.limits, limits_json(self.gate))

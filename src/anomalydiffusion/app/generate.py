@@ -36,7 +36,7 @@ def generate(
     normals: Path | str | None = None, masks: Path | str | None = None, batch_size: int | None = None, attempts: int | None = None,
     shard: str | None = None, workers: int | None = None, ray: str | None = None, config: Path | str | None = None,
     reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    dtype: str | None = None, compile: bool | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
@@ -47,6 +47,7 @@ def generate(
     n-th pair, and the pairs are the same as without.
     `workers`: processes of this machine that draw, each with a model of its own; with `ray`, the address of a cluster or "local", its
     actors (`generation.crew`): by default as many as there is room for. The pairs are the same, within a grey level.
+    `compile`: the denoiser is compiled for this machine first (`LatentPrior.compile`): worth it for large priors and many pairs.
     `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
     `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
     `normals`, which must be given the first time; `product` and `defect` name what it shows (`app.reference`).
@@ -66,7 +67,8 @@ def generate(
     if like is not None:
         _refuse_beside_like(
             num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
-            config=config, dtype=dtype, reference=reference, shard=shard, workers=workers, ray=ray, no_resume=None if resume else True,
+            config=config, dtype=dtype, compile=compile, reference=reference, shard=shard, workers=workers, ray=ray,
+            no_resume=None if resume else True,
         )  # fmt: skip
         if dry_run:
             say(f"plan: the pair of {like} again", quiet=quiet)
@@ -79,7 +81,7 @@ def generate(
         raise ConfigError("give --num, how many pairs, or --like, a picture to draw again")
     if num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
-    given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype,
+    given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype, "compile": compile,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
     settings = run_settings(opened, config=config, **given)
     drawn_by = Adapter.digest_of(opened.mask_adapter) if settings.masks.source == "learned" and opened.mask_adapter.exists() else ""
@@ -147,6 +149,8 @@ def _filled(
         if alone:
             put_in_order(run)
         return records_of(run, slots)
+    if order.settings.compile:
+        say("compiling the denoiser for this machine: takes a minute or more before the first pairs", quiet=quiet)
     kept = {slot for record in manifest.each_pair() if record["accepted"] and (slot := slot_of(record)) in wanted}
     with bar("generate", len(slots), quiet=quiet) as shown:
 

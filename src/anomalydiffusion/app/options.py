@@ -54,6 +54,10 @@ Dtype = Annotated[
         "--dtype", help="float32, bfloat16 or float16: of the prior's networks.", autocompletion=offered("float32", "bfloat16", "float16"),
     ),
 ]  # fmt: skip
+Compile = Annotated[
+    bool | None,
+    typer.Option("--compile/--no-compile", help="Compile the denoiser first: a minute or more, then faster.", show_default=False),
+]  # fmt: skip
 Preset = Annotated[
     str | None, typer.Option("--preset", help="default, paper or fast.", autocompletion=offered("default", "paper", "fast")),
 ]  # fmt: skip

@@ -69,11 +69,18 @@ class AnomalyDiffusionPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path: Path | str, *, prior: str | None = None, device: str | None = None, dtype: str | None = None
+        cls,
+        path: Path | str,
+        *,
+        prior: str | None = None,
+        device: str | None = None,
+        dtype: str | None = None,
+        compile: bool | None = None,
     ) -> AnomalyDiffusionPipeline:
         """Open a run's folder, what `save_pretrained` wrote, or a repository on the Hugging Face hub that holds it.
 
-        `prior`: where the prior lies now, if it is not where the run was trained. Raises `RunError` on what is missing, damaged,
+        `prior`: where the prior lies now, if it is not where the run was trained. `compile`: its first drawings take a
+        minute or more, those after them less than otherwise. Raises `RunError` on what is missing, damaged,
         newer or was trained on another prior.
         """
         folder = Path(path)
@@ -89,13 +96,16 @@ class AnomalyDiffusionPipeline:
             split = run_split(own)
             shots, regions = shots_of(split), regions_of(split)
         settings = as_noted(
-            own, resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype)
+            own, resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype, compile=compile)
         )  # after the formats are known
         loaded = prior_of(settings)
         masks = None
         if settings.masks.source == "learned":
             masks = Adapter.load(own.mask_adapter, loaded, name="masks") if saved else load_masks(own, settings, loaded)
-        return cls(loaded, Adapter.load(own.adapter, loaded), shots, settings, masks, regions)
+        adapter = Adapter.load(own.adapter, loaded)
+        if settings.compile:
+            loaded.compile()
+        return cls(loaded, adapter, shots, settings, masks, regions)
 
     @property
     def defects(self) -> list[Key]:

@@ -139,7 +139,8 @@ def bench_table(found: Mapping[str, Any]) -> None:
     limits = ", ".join(f"{name} {value:.0f}" for name, value in found["limit_gflops"].items())
     reached = f"; the denoiser's call reaches {100 * ours['share']:.0f} % of that" if "share" in ours else ""
     many = f"{ours['pairs_per_second']:.2f} pairs a second in full batches; " if "pairs_per_second" in ours else ""
-    console.print(f"{found['prior']} in {found['dtype']}: {many}loaded in {ours['load']:.1f} s", markup=False, soft_wrap=True)
+    compiled = f", the denoiser's first call compiled in {ours['compile']:.0f} s" if "compile" in ours else ""
+    console.print(f"{found['prior']} in {found['dtype']}: {many}loaded in {ours['load']:.1f} s{compiled}", markup=False, soft_wrap=True)
     console.print(f"products of large matrices here, GFLOP/s: {limits}{reached}", markup=False, soft_wrap=True)
     console.print(", ".join(f"{name} {value}" for name, value in found["hardware"].items()), markup=False, soft_wrap=True)
 

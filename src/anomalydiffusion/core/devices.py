@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
+from typing import Any
+
 import torch
+from torch import nn
 
 from anomalydiffusion.core.errors import ConfigError
 
-__all__ = ["DTYPES", "find_device", "find_dtype", "idle_card", "native_bf16", "scarce"]
+__all__ = ["DTYPES", "compiled", "find_device", "find_dtype", "idle_card", "native_bf16", "scarce"]
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 KNOWN = ("cpu", "cuda", "mps")
@@ -65,3 +69,21 @@ def native_bf16(device: torch.device) -> bool:
 def scarce(device: torch.device) -> bool:
     """Whether a graphics card has so little memory that what is not in use should wait elsewhere."""
     return device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < ROOM
+
+
+def compiled(module: nn.Module, device: torch.device) -> Any:
+    """What answers as `module` does without a gradient, by machine code that its first calls make for this device: a minute or more each.
+
+    On a processor its weights are built into that code, in the order that is read fastest, and must stay as they are from then on; on
+    a CUDA card a call is one graph. Raises `ConfigError` where nothing can be compiled, as without a C++ compiler.
+    """
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # of diffusers', which holds a version's number
+    try:
+        torch.compile(torch.sin)(torch.ones(8, device=device))
+    except Exception as error:  # whatever compilers raise, the user needs the same advice
+        said = " ".join(str(error).split())[:200]
+        raise ConfigError(
+            f"--compile: torch cannot compile for this {device.type} ({said}); install g++, or leave --compile away"
+        ) from error
+    wanted = {"cpu": "freezing", "cuda": "triton.cudagraphs"}.get(device.type)
+    return torch.compile(module, options={wanted: True} if wanted else None)

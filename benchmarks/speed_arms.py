@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,6 +70,26 @@ def pair_ours(given: Options) -> Found:
     return found
 
 
+WAYS: dict[str, dict[str, Any]] = {"default": {}, "from noise": {"strength": 1.0}, "decoded": {"reweight": "paper"}}
+
+
+def levers_ours(given: Options) -> Found:
+    """Seconds of a pair, one at a time, in each of the named ways, which are the default but for one thing; and compiled, where asked."""
+    prior, found = ours(given), Found()
+    adapter = Adapter(prior, [KEY], resolve().train.adapter, Origin(prior_digest=prior.digest)).eval()
+    config, items = replace(resolve().generate, batch_size=1), [item(prior.working_size, 0)]
+    for name in given["ways"]:
+        way = replace(config, **WAYS[name])
+        found[name] = times(lambda way=way: make_pairs(prior, adapter, items, way), given["repeat"])  # type: ignore[misc]
+    if given["compiled"]:
+        prior.compile()
+        began = time.perf_counter()
+        make_pairs(prior, adapter, items, config)
+        found["compiling"] = [time.perf_counter() - began]
+        found["compiled"] = times(lambda: make_pairs(prior, adapter, items, config), given["repeat"])
+    return {**found, "peak": peak()}
+
+
 def train_ours(given: Options) -> Found:
     """The same, with a sample's share of what is encoded beforehand."""
     prior, marks, pool = ours(given), list[float](), [time.perf_counter()]
@@ -84,7 +105,7 @@ def train_ours(given: Options) -> Found:
             progress=lambda step, means: marks.append(time.perf_counter()), pool_progress=lambda done: pool.append(time.perf_counter()),
         )  # fmt: skip
     crop = (pool[-1] - pool[0]) / (2 * batch)
-    return {"sample": [(b - a) / batch + share * crop for a, b in pairwise(marks)], "crop": crop, "batch": batch, "peak": peak()}
+    return {"sample": [(b - a) / batch + share * crop for a, b in pairwise(marks)], "crop": crop, "share": share, "batch": batch, "peak": peak()}
 
 
 def saved(given: Options) -> Found:
@@ -170,5 +191,6 @@ def images(given: Options) -> Found:
 
 ARMS: dict[str, Callable[[Options], Found]] = {
     **{f"{name}_plain": arm for name, arm in PLAIN.items()},
-    **{arm.__name__: arm for arm in (call_ours, pair_ours, train_ours, saved, base, book, images)},
+    **{arm.__name__: arm for arm in (call_ours, pair_ours, levers_ours, train_ours, saved, base, book, images)},
+    "train_ours_plain": train_ours,  # under the default allocator
 }  # fmt: skip

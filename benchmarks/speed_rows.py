@@ -99,12 +99,15 @@ def memory_lines(lab: Lab) -> list[Line]:
                  ratio=spread(found, "x"), **{way: spread(values, " GB") for way, values in held.items()})]  # fmt: skip
 
 
-def tiny_lines(lab: Lab) -> list[Line]:
-    options = {
+def _tiny(lab: Lab) -> Found:
+    return {
         "prior": "tiny", "dtype": lab.given.tiny_dtype, "repeat": lab.given.repeat, "steps": 200, "walked": None, "presets": ["default"],
         "batched": True,
     }  # fmt: skip
-    rounds = lab.rounds("pair", options)
+
+
+def tiny_lines(lab: Lab) -> list[Line]:
+    rounds = lab.rounds("pair", _tiny(lab))
     rate = [1 / value for value in gathered(rounds, "ours", "default")]
     return [
         against("a pair with the tiny prior, in full batches", rounds, "once", "default", 5, ">= 3 /s", statistics.median(rate) >= 3),
@@ -129,6 +132,35 @@ def train_lines(lab: Lab) -> list[Line]:
 
 def train_tiny_lines(lab: Lab) -> list[Line]:
     return _train(lab, "the same with the tiny prior", {"prior": "tiny", "dtype": lab.given.tiny_dtype, "batch": 0})
+
+
+def lever_lines(lab: Lab) -> list[Line]:
+    """What each lever gives alone: ours beside ours without it."""
+    given = lab.given
+    large = {"prior": lab.prior(), "repeat": given.repeat, "ways": ["default"], "compiled": False}
+    one = lab.arm("levers_ours", 0, {**large, "dtype": given.dtype, "ways": ["default", "from noise", "decoded"], "compiled": True})
+    single = lab.arm("levers_ours", 1, {**large, "dtype": "float32"})
+    small = {"dtype": given.tiny_dtype, "repeat": given.repeat}
+    alone = lab.arm("levers_ours", 0, {**large, **small, "prior": "tiny"})
+    batched = lab.arm("pair_ours", 0, _tiny(lab))
+    learned = [lab.arm(arm, 0, {"prior": "tiny", "batch": 0, **small}) for arm in ("train_ours", "train_ours_plain")]
+    encoded = lab.arm("train_ours", 0, {"prior": large["prior"], "dtype": given.dtype, "batch": given.train_batch, "repeat": given.repeat})
+    anew = [value + (1 - encoded["share"]) * encoded["crop"] for value in encoded["sample"]]
+
+    def line(what: str, ours: list[float], without: list[float]) -> Line:
+        ratio = spread([statistics.median(without) / statistics.median(ours)], "x")
+        return Line(what=f"- {what}", ours=spread(ours, " s"), plain=spread(without, " s"), ratio=ratio)
+
+    return [
+        Line(what='**one lever alone** ("plain": ours without it)'),
+        line("2 of 20 steps, from a real defect on; without: all 20, from noise", one["default"], one["from noise"]),
+        line("re-weighting by latents; without: by images that are decoded", one["default"], one["decoded"]),
+        line(f"{given.dtype}; without: float32", one["default"], single["default"]),
+        line(f"--compile, after {one['compiling'][0]:.0f} s for the first pair; without: not compiled", one["compiled"], one["default"]),
+        line("tiny prior, batches of 8; without: one at a time", batched["default"], alone["default"]),
+        line("tiny prior, learning under the allocator's settings; without: its own", learned[0]["sample"], learned[1]["sample"]),
+        line("learning from crops that are encoded once; without: at each step", encoded["sample"], anew),
+    ]
 
 
 def _under(what: str, seconds: list[float], most: float) -> Line:
@@ -228,5 +260,5 @@ def grow_lines(lab: Lab) -> list[Line]:
 LINES: dict[str, Callable[[Lab], list[Line]]] = {
     "call": call_lines, "pair": pair_lines, "fast": fast_lines, "memory": memory_lines, "tiny": tiny_lines, "train": train_lines,
     "train-tiny": train_tiny_lines, "help": help_lines, "check": check_lines, "report": report_lines, "grow": grow_lines,
-    "resume": resume_lines,
+    "resume": resume_lines, "levers": lever_lines,
 }  # fmt: skip

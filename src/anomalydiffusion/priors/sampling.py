@@ -47,11 +47,11 @@ def sample(
     None = the first.
     """
     move = _Dpm(begins) if solver == "dpm" else _ddim
-    z = z_BChw
+    z, levels = z_BChw, [*alphas[steps].tolist(), 1.0]
     for index, t in enumerate(steps):
         s = steps[index + 1] if index + 1 < len(steps) else -1
         estimate = denoise(z, torch.full((z.shape[0],), t, device=z.device))
-        z, sigma = move(z, estimate, t, float(alphas[t]), float(alphas[s]) if s >= 0 else 1.0, eta)
+        z, sigma = move(z, estimate, t, levels[index], levels[index + 1], eta)
         if sigma > 0 and noise is not None:
             z = z + sigma * noise("step", t)
         if after_step is not None:

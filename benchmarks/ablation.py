@@ -42,6 +42,8 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "from-noise-reweight-paper": ("drawn from noise alone, the paper's re-weighting", {"generate": {"strength": 1.0, "reweight": "paper"}}),
     "from-noise-no-grain": ("drawn from noise alone, the normal's grain not added again", {"generate": {"strength": 1.0, "grain": "off"}}),
     "steps-200": ("as many steps as the paper", {"generate": {"steps": 200}}),
+    "fast": ("one step that is walked instead of two, as the preset of that name draws", {"generate": {"steps": 10}}),
+    "bfloat16": ("drawn by networks in bfloat16", {"dtype": "bfloat16"}),
     "from-noise-steps-10": ("drawn from noise alone, half of the steps", {"generate": {"strength": 1.0, "steps": 10}}),
     "from-noise-dpm-10": (
         "drawn from noise alone, half of the steps, by DPM-Solver++",

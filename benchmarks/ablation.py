@@ -32,6 +32,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "plain-loss": ("the loss counts every cell alike", {"train": {"masked": False}}),
     "inside-only": ("no loss outside the mask", {"train": {"outside": 0.0}}),
     "summed-loss": ("the loss is not divided by the mask's area", {"train": {"normalise": False}}),
+    "nearest-cells": (
+        "a cell of the latent grid is marked as the pixel in its middle is, not where any of its pixels is",
+        {"train": {"pool": {"cells": "nearest"}}, "generate": {"cells": "nearest"}},
+    ),
     "embeddings": ("embeddings alone, no LoRA", {"train": {"adapter": {"lora_rank": 0}}}),
     "resnet50": ("the paper's trunk of the spatial encoder", {"train": {"adapter": {"backbone": "resnet50"}}}),
     "no-condition-noise": ("no noise on the condition", {"train": {"condition_noise": 0.0}, "generate": {"condition_noise": 0.0}}),

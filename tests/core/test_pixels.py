@@ -86,7 +86,10 @@ def test_bytes_to_tensor_and_back() -> None:
 def test_one_marked_pixel_marks_its_cell() -> None:
     mask = torch.zeros(1, 1, 16, 16)
     mask[0, 0, 7, 8] = 1
-    assert to_latent_mask(mask, 8)[0, 0].tolist() == [[0, 1], [0, 0]]
+    assert to_latent_mask(mask, 8)[0, 0].tolist() == to_latent_mask(mask, 8, "any")[0, 0].tolist() == [[0, 1], [0, 0]]
+    assert not to_latent_mask(mask, 8, "nearest").any()
+    mask[0, 0, 4, 12] = 1
+    assert to_latent_mask(mask, 8, "nearest")[0, 0].tolist() == [[0, 1], [0, 0]]
 
 
 def _saved(kind: str) -> bytes:

@@ -10,7 +10,7 @@ from scipy import ndimage
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, GenerationError
-from anomalydiffusion.core.pixels import to_latent_mask
+from anomalydiffusion.core.pixels import Cells, to_latent_mask
 from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs, other_mask
@@ -68,19 +68,21 @@ def test_each_form_of_reweighting_draws_its_own_defect_and_one_pair_is_the_same_
         assert np.abs(together - alone).max() <= 2, form
 
 
+@pytest.mark.parametrize("kind", [None, "nearest"])
 def test_each_step_is_the_posterior_in_the_mask_and_the_noised_normal_image_around_it(
-    made: tuple[LatentPrior, Adapter], item: Item, monkeypatch: pytest.MonkeyPatch
+    made: tuple[LatentPrior, Adapter], item: Item, kind: Cells | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior, adapter = made
     encoded, encode, steps = [], prior.encode, []
     monkeypatch.setattr(prior, "encode", lambda x: encoded.append(encode(x)) or encoded[-1])
-    config = replace(CONFIG, batch_size=1, reweight="off", condition_noise=0.0, ratio=(2.0, 2.0), steps=4)
+    config = replace(CONFIG, batch_size=1, reweight="off", condition_noise=0.0, ratio=(2.0, 2.0), steps=4, cells=kind)
     make_pairs(prior, adapter, [item], config, lambda index, t, z: steps.append((t, z.clone())))
     generator, normal = rng(item.seed, "crop"), encoded[0]
     generator.uniform()  # the ratio
     box = crop_box(item.mask.box, (90, 110), 2.0, 64, tuple(generator.uniform(0.2, 0.8) for _ in "yx"))
     mask = torch.from_numpy(resize(extract(item.mask.pixels_HW, box), 64))[None, None].float()
-    cells = to_latent_mask(mask, 8)
+    cells = to_latent_mask(mask, 8, kind)
+    assert (kind is None) == torch.equal(cells, to_latent_mask(mask, 8))
     assert 0 < cells.sum() < cells.numel() and cells.unique().tolist() == [0, 1]
 
     def drawn(purpose: str, t: int) -> torch.Tensor:

@@ -36,6 +36,10 @@ def test_compiled_calls_answer_as_plain_ones_and_learning_stays_plain(small_prio
     again = answers()
     assert counters["stats"]["unique_graphs"] == before + 2  # ... and none anew
     assert all(torch.equal(one, other) for one, other in zip(again, compiled, strict=True))
+    with torch.no_grad():
+        small_prior.unet.conv_in.weight.add_(1.0)
+    built_in = answers()  # nothing of the network's own weights is read any more: they are packed
+    assert all(torch.equal(one, other) for one, other in zip(built_in, compiled, strict=True))
 
     loss = adapter.predict(z, t, context).square().mean()  # with a gradient
     loss.backward()

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -65,5 +66,9 @@ def test_every_defect_type_fills_the_same_share_of_the_pool(small_folder) -> Non
     assert (pool.latent_masks.flatten(1).sum(1) > 0).all()
     again = build_pool(prior, shots, PoolConfig(crops=12), seed=3)
     assert (again.latents == pool.latents).all() and (again.masks == pool.masks).all()
+    middles = build_pool(prior, shots, PoolConfig(crops=12, cells="nearest"), seed=3)
+    assert torch.equal(middles.masks, pool.masks) and torch.equal(middles.latent_masks, pool.masks[..., 4::8, 4::8].float())
     with pytest.raises(ConfigError):
         PoolConfig(ratio=(3.0, 2.0))
+    with pytest.raises(ConfigError, match="cells 'all' is not known"):
+        PoolConfig(cells="all")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -71,12 +73,14 @@ def scarce(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_properties(device).total_memory < ROOM
 
 
-def compiled(module: nn.Module, device: torch.device) -> Any:
+def compiled(module: nn.Module, device: torch.device) -> Callable[..., Any]:
     """What answers as `module` does without a gradient, by machine code that its first calls make for this device: a minute or more each.
 
     On a processor its weights are built into that code, in the order that is read fastest, and must stay as they are from then on; on
     a CUDA card a call is one graph. Raises `ConfigError` where nothing can be compiled, as without a C++ compiler.
     """
+    from torch._inductor import config  # takes a second
+
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")  # of diffusers', which holds a version's number
     try:
         torch.compile(torch.sin)(torch.ones(8, device=device))
@@ -85,5 +89,11 @@ def compiled(module: nn.Module, device: torch.device) -> Any:
         raise ConfigError(
             f"--compile: torch cannot compile for this {device.type} ({said}); install g++, or leave --compile away"
         ) from error
-    wanted = {"cpu": "freezing", "cuda": "triton.cudagraphs"}.get(device.type)
-    return torch.compile(module, options={wanted: True} if wanted else None)
+    made = torch.compile(module, options={"triton.cudagraphs": True} if device.type == "cuda" else None)
+
+    @wraps(module.forward)
+    def call(*given: Any, **named: Any) -> Any:
+        with config.patch(freezing=device.type == "cpu"):  # as an option of torch.compile it comes too late to be heard
+            return made(*given, **named)
+
+    return call

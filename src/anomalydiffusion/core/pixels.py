@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from anomalydiffusion.core.errors import DataError
 
 __all__ = [
+    "Cells",
     "decode_png",
     "digest_file",
     "digest_pixels",
@@ -28,6 +30,8 @@ __all__ = [
     "to_tensor",
     "to_uint8",
 ]
+
+Cells = Literal["any", "nearest"]
 
 MAX_PIXELS = 200_000_000
 # Told from what is in the file, not from its name: Pillow knows kinds besides for which it starts other programs. It reads MPO as JPEG,
@@ -136,6 +140,11 @@ def to_uint8(x_1CHW: torch.Tensor) -> np.ndarray:
     return x.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
 
-def to_latent_mask(mask_B1HW: torch.Tensor, factor: int) -> torch.Tensor:
-    """Max-pool a pixel mask (0/1 float) to the latent grid: what marks a pixel marks a cell [method: pooled masks]."""
+def to_latent_mask(mask_B1HW: torch.Tensor, factor: int, cells: Cells | None = None) -> torch.Tensor:
+    """Bring a pixel mask (0/1 float) to the latent grid: "any" marked pixel marks its cell (None is the same), or the "nearest" does.
+
+    The nearest to a cell's middle is plain resizing: thin scratches lose cells, or all of them, while their label stays.
+    """
+    if cells == "nearest":
+        return torch.nn.functional.interpolate(mask_B1HW, scale_factor=1 / factor, mode="nearest-exact")
     return torch.nn.functional.max_pool2d(mask_B1HW, factor)

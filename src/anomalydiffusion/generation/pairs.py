@@ -13,7 +13,7 @@ from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, GenerationError
-from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
+from anomalydiffusion.core.pixels import Cells, to_latent_mask, to_tensor
 from anomalydiffusion.core.seeds import derive, rng, torch_noise
 from anomalydiffusion.core.types import Box, Mask, Pair, Provenance
 from anomalydiffusion.core.version import __version__
@@ -53,6 +53,7 @@ class GenerateConfig:
     severity: float | Range = 1.0  # 1 = as learned; a factor on guidance and start: below weaker, above stronger, 0 = as the prior draws
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
+    cells: Cells | None = None  # of the latent grid, that are drawn anew: of "any" marked pixel, or by the "nearest"; None = any
     feather: float = 3.0  # pixels of the normal image
     seam: Seam = "membrane"  # how a real defect's colours are fitted to where it is carried; matched masks: always the median
     match: bool = True  # colours on the ring around the mask
@@ -70,6 +71,8 @@ class GenerateConfig:
             raise ConfigError("steps, batch_size and attempts must be at least 1")
         if self.solver not in (None, "ddim", "dpm"):
             raise ConfigError(f"solver '{self.solver}' is not known; known: ddim, dpm")
+        if self.cells not in (None, "any", "nearest"):
+            raise ConfigError(f"cells '{self.cells}' is not known; known: any, nearest")
         if not 0 <= self.eta <= 1 or not 1 <= self.ratio[0] <= self.ratio[1]:
             raise ConfigError("eta must be 0..1, ratio two rising numbers of at least 1")
         low, high = _ends(self.strength)
@@ -211,7 +214,7 @@ def _draw(
         marks.append(resize(extract(item.mask.pixels_HW, box), size))
         starts.append(resize(extract(part.start(), box), size))
     mask = torch.from_numpy(np.stack(marks))[:, None].float().to(device)
-    latent_mask = to_latent_mask(mask, prior.factor)
+    latent_mask = to_latent_mask(mask, prior.factor, config.cells)
     pictures = torch.cat([to_tensor(view)[:1] for view in views]).to(device)
     normal = torch.cat([prior.encode(picture[None]) for picture in pictures])
     grid = (channels, *normal.shape[-2:])

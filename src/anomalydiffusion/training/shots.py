@@ -11,7 +11,7 @@ from PIL import Image
 
 from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError
-from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
+from anomalydiffusion.core.pixels import Cells, to_latent_mask, to_tensor
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.priors.latent import LatentPrior
@@ -29,10 +29,13 @@ class PoolConfig:
     rotation: float = 20.0
     flips: bool = True
     light: float = 0.08
+    cells: Cells | None = None  # of the latent grid, that the loss counts as marked: of "any" marked pixel, or by the "nearest"; None = any
 
     def __post_init__(self) -> None:
         if not 1.0 <= self.ratio[0] <= self.ratio[1] or self.crops < 1 or self.minimum_side < 8:
             raise ConfigError("ratio must be two numbers of at least 1, rising; crops at least 1; minimum_side at least 8")
+        if self.cells not in (None, "any", "nearest"):
+            raise ConfigError(f"cells '{self.cells}' is not known; known: any, nearest")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -129,6 +132,6 @@ def build_pool(
             progress(min(start + batch, config.crops))
     pixel = torch.cat(masks)
     return Pool(
-        latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor), keys=owners,
+        latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor, config.cells), keys=owners,
         surroundings=torch.cat(around) if around else None,
     )  # fmt: skip

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 
 import anomalydiffusion as ad
+from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.measured import ARMS as PLAIN
 from anomalydiffusion.app.measured import KEY, Found, Options, called, item, peak, times
 from anomalydiffusion.app.opened import chosen, run_settings, run_split
@@ -144,7 +145,8 @@ def book(given: Options) -> Found:
     Seconds of each pair, median, of those up to each number in `nums`.
     """
     run = Run.open(shutil.copytree(given["base"], emptied(given)))
-    split, settings = run_split(run), run_settings(run)
+    split = run_split(run)
+    settings = settled(run, run_settings(run), split, quiet=True)
     drawing = Drawing.of(settings, None, None, "", digest_of(regions_of(split)))
     (key,) = chosen(split, None, None)
     normals = [(normal.path, digest_file(normal.path), read_image(normal.path)) for normal in split.normals]

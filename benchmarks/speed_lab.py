@@ -104,6 +104,14 @@ class Lab:
         self.built("saved", 0, folder, {"prior": self.given.prior})
         return str(folder)
 
+    def converted(self) -> str:
+        """The same prior as a user converts it to the precision that it is used in: its files are mapped, and nothing is copied."""
+        folder = self.work / f"prior-{self.given.dtype}"
+        if not folder.is_dir():
+            typed = ["-m", "anomalydiffusion", "prior", "convert", self.prior(), "--output", folder, "--dtype", self.given.dtype]
+            subprocess.run([sys.executable, *map(str, typed)], env=self.plain, stdout=subprocess.DEVNULL, check=True)
+        return str(folder)
+
     def base(self) -> Path:
         """A run that has learned for a few steps, to be copied."""
         folder = self.work / "base"

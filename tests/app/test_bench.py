@@ -58,3 +58,11 @@ def test_only_what_is_asked_and_nothing_unknown(small_folder: Path) -> None:
 def test_what_the_plain_way_cannot_use_is_said_like_anything_else(tmp_path: Path) -> None:
     with pytest.raises(AnomalyDiffusionError, match=rf"^{tmp_path}/none: no such prior; give"):
         bench(str(tmp_path / "none"), what="call", repeat=1, quiet=True)
+
+
+def test_what_compiling_takes_is_told(small_folder: Path) -> None:
+    typed = ["bench", "--prior", str(small_folder), "--what", "call", "--repeat", "1", "--no-plain", "--compile"]
+    out = CliRunner().invoke(app, typed)
+    assert out.exit_code == 0, out.output
+    (line,) = (line for line in out.stdout.splitlines() if "loaded in" in line and "compiled in" in line)
+    assert float(line.split("compiled in ")[1].split()[0]) >= 0 and "one call of the denoiser" in out.stdout

@@ -9,11 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
-from peft.tuners.tuners_utils import BaseTunerLayer, cast_adapter_dtype
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
@@ -30,6 +28,9 @@ from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.priors.base import Context, Gain, Graft
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.weights import count
+
+if TYPE_CHECKING:  # slow to import, and most commands never need them
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
 __all__ = ["Adapter", "AdapterConfig"]
 
@@ -87,6 +88,9 @@ class Adapter(nn.Module):
             self.spatial = _encoder(config, prior.token_width)
             self.denoiser = prior.unet
             if config.lora_rank:
+                from peft import LoraConfig
+                from peft.tuners.tuners_utils import cast_adapter_dtype
+
                 targets = list(config.lora_targets)
                 prior.unet.add_adapter(
                     LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True), name
@@ -170,6 +174,8 @@ class Adapter(nn.Module):
 
     def _tuned(self) -> list[BaseTunerLayer]:
         """The denoiser's layers with LoRA weights in them, whichever adapter's; looked for anew when one was added."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
         names = tuple(getattr(self.denoiser, "peft_config", ()))
         if self._layers is None or self._layers[0] != names:
             self._layers = names, [each for each in self.denoiser.modules() if isinstance(each, BaseTunerLayer)]
@@ -197,6 +203,8 @@ class Adapter(nn.Module):
         if self.spatial is not None:
             tensors |= {f"spatial.{name}": value for name, value in self.spatial.state_dict().items()}
         if self.config.lora_rank:
+            from peft import get_peft_model_state_dict
+
             tensors |= {f"lora.{name}": value for name, value in get_peft_model_state_dict(self.denoiser, adapter_name=self.name).items()}
         record = {"format": FORMAT, "keys": self.keys, "config": to_dict(self.config), "origin": to_dict(self.origin)}
         plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
@@ -277,6 +285,8 @@ class Adapter(nn.Module):
         if self.spatial is not None:
             self.spatial.load_state_dict(part["spatial"])
         if self.config.lora_rank:
+            from peft import set_peft_model_state_dict
+
             result: Any = set_peft_model_state_dict(self.denoiser, part["lora"], adapter_name=self.name)
             if result is not None and result.unexpected_keys:
                 raise RunError(

@@ -7,9 +7,6 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torchvision.models import resnet50
-from torchvision.models._utils import IntermediateLayerGetter
-from torchvision.ops import Conv2dNormActivation, FeaturePyramidNetwork
 
 __all__ = ["Backbone", "SpatialEncoder"]
 
@@ -27,6 +24,8 @@ class _SmallTrunk(nn.Module):
     widths = (16, 32, 64, 96)
 
     def __init__(self) -> None:
+        from torchvision.ops import Conv2dNormActivation  # slow to import, and most commands never need it
+
         super().__init__()
         sizes = (1, *self.widths)
         self.stages = nn.ModuleList(
@@ -51,8 +50,13 @@ class SpatialEncoder(nn.Module):
     """
 
     def __init__(self, tokens: int, width: int, backbone: Backbone = "small", pyramid: int = 32) -> None:
+        from torchvision.ops import FeaturePyramidNetwork
+
         super().__init__()
         if backbone == "resnet50":
+            from torchvision.models import resnet50
+            from torchvision.models._utils import IntermediateLayerGetter
+
             layers = {f"layer{i}": str(i - 1) for i in range(1, 5)}
             self.trunk: nn.Module = IntermediateLayerGetter(resnet50(weights=None, norm_layer=_norm), layers)
             widths: tuple[int, ...] = (256, 512, 1024, 2048)

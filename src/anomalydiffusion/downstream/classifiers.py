@@ -6,13 +6,12 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
-from torchvision.models import resnet18, resnet34
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
@@ -63,10 +62,17 @@ PRESETS: dict[str, ClassifierConfig] = {
 }
 
 
+def _resnet(name: str, classes: int) -> nn.Module:
+    from torchvision import models  # slow to import, and most commands never need it
+
+    network: nn.Module = getattr(models, name)(weights=None, num_classes=classes)
+    return network
+
+
 NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "light": pretrained_classifier,
-    "resnet18": lambda classes: resnet18(weights=None, num_classes=classes),
-    "resnet34": lambda classes: resnet34(weights=None, num_classes=classes),
+    "resnet18": partial(_resnet, "resnet18"),
+    "resnet34": partial(_resnet, "resnet34"),
 }
 
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.shapes import EIGHT
@@ -58,6 +57,8 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     precision they are counted without sorting, much faster where there are millions.
     NaN where there is no defect or no normal item. Raises `DataError` on unlike shapes, none at all, scores not finite.
     """
+    from sklearn.metrics import roc_auc_score
+
     numbers, defects, normals = _tally(scores, truth)
     return float(roc_auc_score(**_weighted(numbers, defects, normals))) if defects.any() and normals.any() else float("nan")
 
@@ -67,6 +68,8 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
 
     NaN where there is no defect; 1 where there is nothing else. Arrays and errors as in `auroc`.
     """
+    from sklearn.metrics import average_precision_score
+
     numbers, defects, normals = _tally(scores, truth)
     return float(average_precision_score(**_weighted(numbers, defects, normals))) if defects.any() else float("nan")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import segmentation_models_pytorch as smp
-import timm
 import torch
 from torch import nn
 
@@ -100,11 +98,15 @@ class Pretrained(nn.Module):
 
 def _light(width: int) -> nn.Module:
     decoder = (4 * width, 2 * width, width, width // 2)
+    import segmentation_models_pytorch as smp
+
     unet = smp.Unet(f"tu-{LITE0}", encoder_weights=None, encoder_depth=4, decoder_channels=decoder, in_channels=3, classes=1)
     return Pretrained(unet, unet.encoder.model)
 
 
 def _segformer(width: int) -> nn.Module:
+    import segmentation_models_pytorch as smp
+
     return smp.Segformer("mit_b0", encoder_weights=None, decoder_segmentation_channels=8 * width, in_channels=3, classes=1)
 
 
@@ -125,5 +127,7 @@ def build_network(name: str, width: int, seed: int) -> nn.Module:
 
 def pretrained_classifier(classes: int) -> nn.Module:
     """EfficientNet-Lite0 with new last weights: B x 3 x H x W in -1..1 -> B x `classes` logits."""
+    import timm
+
     encoder = timm.create_model(LITE0, pretrained=False, num_classes=0)
     return Pretrained(nn.Sequential(encoder, nn.Linear(encoder.num_features, classes)), encoder)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 
 from anomalydiffusion.core.errors import PriorError
 
@@ -46,6 +44,9 @@ def build(name: str, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
     """
     if name not in ARCHITECTURES:
         raise PriorError(f"random:{name}: no such architecture; known are {', '.join(ARCHITECTURES)}")
+    import diffusers
+    import transformers
+
     known, before = ARCHITECTURES[name], torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

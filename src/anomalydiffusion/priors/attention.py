@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.attention_processor import Attention
 from torch.nn import functional as F  # noqa: N812
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.priors.base import Graft
+
+if TYPE_CHECKING:  # slow to import, and most commands never need them
+    from diffusers.models.attention_processor import Attention
 
 __all__ = ["SteeredAttention", "install"]
 

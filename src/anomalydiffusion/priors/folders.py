@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import logging
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-import transformers
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
@@ -22,18 +21,25 @@ __all__ = ["parts_in"]
 log = logging.getLogger(__name__)
 
 # Only these classes are built from a folder's word: a folder cannot name code to run.
-CLASSES: dict[str, Any] = {
-    "AutoencoderKL": diffusers.AutoencoderKL,
-    "AutoencoderDC": diffusers.AutoencoderDC,
-    "UNet2DConditionModel": diffusers.UNet2DConditionModel,
-    "CLIPTextModel": transformers.CLIPTextModel,
-    "CLIPTokenizer": transformers.CLIPTokenizer,
-    "CLIPTokenizerFast": transformers.CLIPTokenizer,
-    "BertTokenizer": transformers.BertTokenizer,
-    "BertTokenizerFast": transformers.BertTokenizer,
+CLASSES = {
+    "AutoencoderKL": "diffusers.AutoencoderKL",
+    "AutoencoderDC": "diffusers.AutoencoderDC",
+    "UNet2DConditionModel": "diffusers.UNet2DConditionModel",
+    "CLIPTextModel": "transformers.CLIPTextModel",
+    "CLIPTokenizer": "transformers.CLIPTokenizer",
+    "CLIPTokenizerFast": "transformers.CLIPTokenizer",
+    "BertTokenizer": "transformers.BertTokenizer",
+    "BertTokenizerFast": "transformers.BertTokenizer",
+    "LDMBertModel": "diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion.LDMBertModel",
 }
 SCHEDULERS = ("DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler",
               "EulerAncestralDiscreteScheduler", "LMSDiscreteScheduler", "UniPCMultistepScheduler")  # fmt: skip
+
+
+def _named(name: str) -> Any:
+    """The class of that name; its library is imported only now, which takes seconds."""
+    module, _, found = name.rpartition(".")
+    return getattr(importlib.import_module(module), found)
 
 
 def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> Any:
@@ -42,16 +48,11 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         if part == "scheduler":
             if class_name not in SCHEDULERS:
                 raise PriorError(f"{where}: scheduler {class_name} is not one of {', '.join(SCHEDULERS)}")
-            return diffusers.DDIMScheduler.from_pretrained(where, local_files_only=True)
-        if class_name == "LDMBertModel":
-            from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import LDMBertModel
-
-            return _network(where, LDMBertModel, dtype)
+            return _named("diffusers.DDIMScheduler").from_pretrained(where, local_files_only=True)
         if class_name not in CLASSES:
-            raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}, LDMBertModel")
-        if part == "tokenizer":
-            return CLASSES[class_name].from_pretrained(where, local_files_only=True)
-        return _network(where, CLASSES[class_name], dtype)
+            raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}")
+        kind = _named(CLASSES[class_name])
+        return kind.from_pretrained(where, local_files_only=True) if part == "tokenizer" else _network(where, kind, dtype)
     except PriorError:
         raise
     except Exception as error:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import PriorError
@@ -87,6 +86,8 @@ def _tokenizer_files(path: Path, names: tuple[str, ...], hub: str) -> Path:
 
 
 def _tokenizer(path: Path, family: str, positions: int) -> Any:
+    import transformers
+
     if family == "ldm-text2img":
         folder, kind, more = _tokenizer_files(path, ("vocab.txt",), "google-bert/bert-base-uncased"), transformers.BertTokenizer, {}
     else:
@@ -114,6 +115,8 @@ def _from_file(path: Path, original: Path | None, place: torch.device, dtype: to
 
 def _random(name: str, place: torch.device, dtype: torch.dtype) -> LatentPrior:
     """A published architecture with random weights; its words are the bundled prior's, since they mean nothing anyway."""
+    import transformers
+
     parts = build(name, dtype)
     positions = int(parts["text_encoder"].config.max_position_embeddings)
     tokenizer = transformers.CLIPTokenizer.from_pretrained(BUNDLED / "tokenizer", local_files_only=True, model_max_length=positions)
@@ -141,6 +144,8 @@ def load_prior(
     it, if there is one). `dtype` is that of the networks; a float16 prior's autoencoder computes in float32. Raises `ConfigError` on a
     device that is not to be had, `PriorError` naming the part that is missing, damaged or not supported, and what to fetch where offline.
     """
+    import transformers
+
     place = find_device(device)
     transformers.utils.logging.disable_progress_bar()
     if name_or_path.startswith(RANDOM):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import diffusers
 import torch
-from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
@@ -17,6 +15,9 @@ from anomalydiffusion.core.plainyaml import read_yaml_text
 from anomalydiffusion.priors.fit import check_fit
 from anomalydiffusion.priors.original_text import clip, ldm_bert, open_clip
 from anomalydiffusion.priors.weights import Weights, count, filled, part
+
+if TYPE_CHECKING:  # slow to import, and most commands never need them
+    import diffusers
 
 __all__ = ["UNET", "components_of"]
 
@@ -148,6 +149,8 @@ def _check_yaml(path: Path, said: _Said, unet: dict[str, Any], vae: dict[str, An
 
 def _scheduler(weights: Weights, said: _Said) -> diffusers.DDIMScheduler:
     """The schedule from the weights' own betas, else the yaml's, else Stable Diffusion's."""
+    import diffusers
+
     (start, end), steps, betas = said.betas, said.steps, weights.get("betas")
     if betas is not None:
         start, end, steps = float(betas[0]), float(betas[-1]), len(betas)
@@ -194,6 +197,9 @@ def components_of(weights: Weights, source: Path, original: Path | None, dtype: 
     of 768 pixels, whatever their yaml says: the published one says 512. Raises `PriorError` naming what is missing or not
     supported; names in the log what fits nowhere.
     """
+    import diffusers
+    from diffusers.loaders.single_file_utils import convert_ldm_unet_checkpoint, convert_ldm_vae_checkpoint
+
     said = _read_yaml(original) if original else _Said()
     family, prefix, text_encoder_of = _family(weights, source)
     if family == "stable-diffusion-2" and original is None:

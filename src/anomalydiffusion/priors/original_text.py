@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 
 import torch
-import transformers
 from torch import nn
 
 from anomalydiffusion.priors.weights import Weights, count, filled
@@ -20,6 +19,8 @@ log = logging.getLogger(__name__)
 
 def _clip(own: Weights, layers: int, act: str, dtype: torch.dtype) -> nn.Module:
     """CLIP's text model from weights under its Hugging Face names, below "text_model." or not, as this transformers has them."""
+    import transformers
+
     (vocabulary, width), positions = own["embeddings.token_embedding.weight"].shape, own["embeddings.position_embedding.weight"].shape[0]
     config = transformers.CLIPTextConfig(
         vocab_size=vocabulary, hidden_size=width, intermediate_size=own["encoder.layers.0.mlp.fc1.weight"].shape[0], hidden_act=act,

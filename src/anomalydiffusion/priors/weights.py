@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import init_empty_weights
 from safetensors.torch import load_file
 from torch import nn
 
@@ -114,6 +113,8 @@ def count(weights: Weights, before: str, after: str = "") -> int:
 
 def filled(model_of: Any, weights: Weights, dtype: torch.dtype, what: str) -> nn.Module:
     """Build a network around its weights (never two copies of them); refuse where one is missing or has another shape."""
+    from accelerate import init_empty_weights
+
     with init_empty_weights(include_buffers=False):
         model: nn.Module = model_of()
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}

@@ -11,9 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 import numpy as np
-import timm
 import torch
-import torchvision
 from torch import nn
 
 from anomalydiffusion.core.errors import ConfigError, DataError, ExtractorError
@@ -111,6 +109,8 @@ class EfficientNetLite0:
     layer_weights: list[torch.Tensor] | None = None
 
     def __init__(self, weights: Path | None = None) -> None:
+        import timm
+
         path = weights or lite0_file()
         self._net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         _fill(self.name, path, self._net, renamed(_read(self.name, path), self._net))
@@ -190,7 +190,8 @@ class Lpips:
     """
 
     def __init__(self, net: str, weights: Path | None = None) -> None:
-        models = torchvision.models
+        from torchvision import models
+
         urls = {"vgg": models.VGG16_Weights.IMAGENET1K_V1.url, "alex": models.AlexNet_Weights.IMAGENET1K_V1.url}
         if net not in urls:
             raise ConfigError(f"lpips over '{net}' is not known; give vgg or alex")

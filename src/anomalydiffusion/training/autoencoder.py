@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC
 from torch import nn
 
 from anomalydiffusion.core.errors import ConfigError
@@ -16,6 +16,9 @@ from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.priors.measure import gradient_energy
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+
+if TYPE_CHECKING:  # slow to import, and most commands never need them
+    from diffusers import AutoencoderDC
 
 __all__ = ["AutoencoderConfig", "build_autoencoder", "level_channels", "linear_start", "train_autoencoder"]
 
@@ -48,6 +51,8 @@ def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:
     """Build the network: residual blocks between pixel (un)shuffles, nothing at full resolution but one convolution."""
     halvings = len(config.encoder_layers)
     widths = (config.width, *(config.width * 4**level for level in range(halvings)))
+    from diffusers import AutoencoderDC
+
     return AutoencoderDC(
         latent_channels=config.latent_channels,
         encoder_block_types="ResBlock", decoder_block_types="ResBlock",

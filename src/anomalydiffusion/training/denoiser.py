@@ -6,21 +6,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 from tokenizers.trainers import BpeTrainer
 from torch import nn
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.training.loop import LoopConfig, Progress, run_loop
+
+if TYPE_CHECKING:  # slow to import, and most commands never need them
+    from diffusers import DDIMScheduler, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTokenizer
 
 __all__ = ["Denoiser", "DenoiserConfig", "build_denoiser", "build_tokenizer", "schedule", "time_steps", "train_denoiser", "vary"]
 
@@ -60,6 +62,8 @@ class DenoiserConfig:
 
 def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIPTokenizer:
     """Learn byte-pair merges on the captions, in CLIP's own format."""
+    from transformers import CLIPTokenizer
+
     plain = CLIPTokenizer()
     tokenizer = Tokenizer(BPE(end_of_word_suffix="</w>", unk_token=END))
     tokenizer.normalizer = plain.backend_tokenizer.normalizer
@@ -89,6 +93,9 @@ def build_denoiser(config: DenoiserConfig, latent_channels: int, grid: int, toke
     """
     start_id, end_id = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)
     attends = [grid >> level <= config.attention for level in range(len(config.widths))]
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
     unet = UNet2DConditionModel(
         sample_size=grid, in_channels=latent_channels, out_channels=latent_channels, block_out_channels=config.widths,
         layers_per_block=config.layers_per_block, cross_attention_dim=config.text_width, norm_num_groups=8,
@@ -130,6 +137,8 @@ def schedule() -> DDIMScheduler:
 
     They begin at a tenth of what is usual: levelled channels need steps of little noise for their detail.
     """
+    from diffusers import DDIMScheduler
+
     return DDIMScheduler(
         beta_start=0.0001, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=True,
         steps_offset=0, prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True,

@@ -7,12 +7,10 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderDC
-from transformers import CLIPTokenizer
 
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError
@@ -27,6 +25,10 @@ from anomalydiffusion.priors.save import save_prior
 from anomalydiffusion.training.autoencoder import AutoencoderConfig, build_autoencoder, level_channels, linear_start, train_autoencoder
 from anomalydiffusion.training.denoiser import Denoiser, DenoiserConfig, build_denoiser, build_tokenizer, schedule, train_denoiser, vary
 from anomalydiffusion.training.loop import Progress, latest_checkpoint
+
+if TYPE_CHECKING:  # slow to import, and most commands never need them
+    from diffusers import AutoencoderDC
+    from transformers import CLIPTokenizer
 
 __all__ = ["PriorConfig", "train_prior"]
 
@@ -124,6 +126,8 @@ def make_autoencoder(
     done, made = work / "vae", f"{_corpus_digest(config)}-{digest(config.autoencoder)}-levelled"
     if (done / "config.json").exists():
         _check_origin(work / "vae.digest", made, "[corpus] or [autoencoder]")
+        from diffusers import AutoencoderDC
+
         return AutoencoderDC.from_pretrained(done), json.loads((done / "numbers.json").read_text())
     kept = _kept(images)
     vae = build_autoencoder(config.autoencoder)
@@ -155,6 +159,8 @@ def make_tokenizer(config: PriorConfig, captions: list[str], work: Path) -> CLIP
         origin.write_text(made)
         with replace_folder(done) as target:
             build_tokenizer(said, config.denoiser.vocabulary, config.denoiser.max_tokens).save_pretrained(target)
+    from transformers import CLIPTokenizer
+
     return CLIPTokenizer.from_pretrained(done, local_files_only=True)
 
 

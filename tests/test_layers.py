@@ -65,6 +65,16 @@ def test_the_door_is_lazy() -> None:
     assert out.stdout.strip() == "[]"
 
 
+SLOW = ("diffusers", "transformers", "peft", "torchvision", "timm", "segmentation_models_pytorch", "sklearn", "pandas", "gradio")
+
+
+@pytest.mark.parametrize("command", ["train", "generate", "curate", "evaluate", "masks", "pipeline"])
+def test_a_command_begins_without_what_only_its_work_needs(command: str) -> None:
+    code = f"import sys, anomalydiffusion.app.{command}; print([m for m in {SLOW} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
 def test_commands_stay_callable_when_floors_of_their_name_are_imported(tmp_path: Path) -> None:
     import anomalydiffusion
     import anomalydiffusion.masks.geometry

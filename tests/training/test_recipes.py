@@ -81,3 +81,31 @@ def test_float16_is_for_drawing_alone(small_folder: Path, tmp_path: Path) -> Non
     config = replace(TrainConfig(), pool=PoolConfig(crops=2))
     with pytest.raises(ConfigError, match="learn in float32 or bfloat16"):
         train_adapter(prior, {("plate", "hole"): [_shot(8.0)]}, config, tmp_path, seed=0)
+
+
+def test_a_training_that_goes_on_encodes_no_crop_again(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = replace(TrainConfig(), batch_size=2, pool=PoolConfig(crops=4), adapter=AdapterConfig(lora_rank=0))
+    config = replace(config, loop=replace(config.loop, steps=3, log_every=1, checkpointing_steps=1, mixed_precision="no"))
+    encoded: list[int] = []
+
+    def learn(folder: Path, stop: int | None = None) -> dict[str, torch.Tensor]:
+        def progress(step: int, means: dict[str, float]) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        encoded.clear()
+        prior = load_prior(str(small_folder))
+        encode = prior.encode
+        monkeypatch.setattr(prior, "encode", lambda x: encoded.append(len(x)) or encode(x))
+        adapter = train_adapter(prior, {("plate", "hole"): [_shot(8.0)]}, config, folder, seed=0, progress=progress)
+        assert not (folder / "pool.safetensors").exists()
+        return {name: value.detach() for name, value in adapter.trainable().named_parameters()}
+
+    whole = learn(tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        learn(tmp_path / "stopped", stop=2)
+    assert encoded and (tmp_path / "stopped" / "pool.safetensors").is_file()
+    resumed = learn(tmp_path / "stopped")
+    assert not encoded
+    for name, value in whole.items():
+        torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-4)

@@ -1,5 +1,7 @@
 """Augmented views keep the defect, their masks keep to it, and the pool is shared out fairly."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,8 @@ from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.priors.load import load_prior
-from anomalydiffusion.training.shots import PoolConfig, augment, build_pool
+from anomalydiffusion.training.shots import Pool, PoolConfig, augment, build_pool, kept_pool
+from tests.conftest import build_prior_folder
 
 
 def _shot(height: int, width: int, *boxes: tuple[int, int, int, int]) -> tuple[np.ndarray, Mask]:
@@ -72,3 +75,31 @@ def test_every_defect_type_fills_the_same_share_of_the_pool(small_folder) -> Non
         PoolConfig(ratio=(3.0, 2.0))
     with pytest.raises(ConfigError, match="cells 'all' is not known"):
         PoolConfig(cells="all")
+
+
+@pytest.mark.parametrize("family", ["sd", "inpainting"])
+def test_what_was_encoded_is_not_encoded_again_unless_something_else_is_asked(tmp_path: Path, family: str, caplog, monkeypatch) -> None:
+    prior = load_prior(str(build_prior_folder(tmp_path / "prior", family)))
+    shots = {("p", "a"): [_shot(80, 90, (20, 20, 40, 40))], ("p", "b"): [_shot(70, 70, (5, 5, 9, 9))]}
+    encoded, encode = [], prior.encode
+    monkeypatch.setattr(prior, "encode", lambda x: encoded.append(len(x)) or encode(x))
+
+    def pool(seed: int = 3, **changes: object) -> tuple[Pool, int]:
+        encoded.clear()
+        return kept_pool(tmp_path / "pool.safetensors", prior, shots, PoolConfig(**{"crops": 6, **changes}), seed=seed), len(encoded)
+
+    first, calls = pool()
+    again, none = pool()
+    assert calls > 0 == none and again.keys == first.keys and again.masks.dtype == first.masks.dtype
+    for name in ("latents", "masks", "latent_masks", "surroundings"):
+        own, other = getattr(first, name), getattr(again, name)
+        assert (own is None) == (other is None) == (name == "surroundings" and family == "sd")
+        assert own is None or torch.equal(own, other)
+    assert not torch.equal(pool(seed=4)[0].latents, first.latents)
+    assert pool()[1] == calls  # seed 4's are there now
+    assert pool(cells="nearest")[1] == calls
+    shots["p", "b"][0][0][0, 0] += 1  # another picture
+    assert pool(cells="nearest")[1] == calls and pool(cells="nearest")[1] == 0
+    (tmp_path / "pool.safetensors").write_bytes((tmp_path / "pool.safetensors").read_bytes()[:999])
+    assert pool(cells="nearest")[1] == calls and "pool.safetensors: cannot be read" in caplog.text
+    assert pool(cells="nearest")[1] == 0

@@ -22,7 +22,7 @@ from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import LoopConfig, Progress, attention, precision, run_loop
 from anomalydiffusion.training.loss import masked_loss
 from anomalydiffusion.training.memory import fits, kept
-from anomalydiffusion.training.shots import PoolConfig, build_pool
+from anomalydiffusion.training.shots import PoolConfig, kept_pool
 
 __all__ = ["TrainConfig", "Watch", "check_learnable", "grain_ratio", "measures", "train_adapter"]
 
@@ -124,7 +124,8 @@ def train_adapter(
     accelerator: Accelerator | None = None, name: str = "default", from_nothing: bool = False,
     start: Adapter | None = None, watch: Watch | None = None,
 ) -> Adapter:  # fmt: skip
-    """Learn anomaly vectors, spatial encoder and LoRA on `shots` with the masked loss; checkpoints go to `folder`.
+    """Learn anomaly vectors, spatial encoder and LoRA on `shots` with the masked loss; checkpoints go to `folder`,
+    and while it lasts the encoded crops.
 
     The adapter takes the name `name` in the prior, beside those of other names. `from_nothing`: an inpainting prior is not
     told what surrounds the masks, as it will not be when it draws with no picture around. `start`: an adapter of this prior
@@ -136,7 +137,8 @@ def train_adapter(
     check_learnable(prior, config)
     if not shots or not all(shots.values()):
         raise TrainingError("there are no shots to learn from; 'anomalydiffusion check' tells what the data set holds")
-    pool = build_pool(prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
+    encoded = folder / "pool.safetensors"
+    pool = kept_pool(encoded, prior, {key: list(items) for key, items in shots.items()}, config.pool, seed=seed, progress=pool_progress)
     origin = Origin(prior_digest=prior.digest, config_digest=digest(config), split_digest=split_digest, steps=config.loop.steps,
                     measures=measures(shots))  # fmt: skip
     if start is None:
@@ -180,6 +182,7 @@ def train_adapter(
     parts = adapter.trainable()
     with nullcontext() if adapter.config.lora_rank else adapter.unheard():
         learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=report, accelerator=accelerator)
+    encoded.unlink(missing_ok=True)
     parts.load_state_dict(learned.state_dict())  # the average, where one is kept
     if sparing:
         prior.unet.disable_gradient_checkpointing()

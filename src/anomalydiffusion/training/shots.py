@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
+from anomalydiffusion.core.config import to_dict
 from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
 from anomalydiffusion.core.errors import ConfigError
-from anomalydiffusion.core.pixels import Cells, to_latent_mask, to_tensor
+from anomalydiffusion.core.pixels import Cells, digest_pixels, to_latent_mask, to_tensor
+from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.priors.latent import LatentPrior
 
-__all__ = ["Pool", "PoolConfig", "augment", "build_pool"]
+__all__ = ["Pool", "PoolConfig", "augment", "build_pool", "kept_pool"]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,3 +144,29 @@ def build_pool(
         latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor, config.cells), keys=owners,
         surroundings=torch.cat(around) if around else None,
     )  # fmt: skip
+
+
+def kept_pool(
+    path: Path, prior: LatentPrior, shots: dict[tuple[str, str], list[tuple[np.ndarray, Mask]]], config: PoolConfig, *, seed: int,
+    progress: Callable[[int], None] | None = None,
+) -> Pool:  # fmt: skip
+    """What `build_pool` builds, taken from the file `path` where that holds just this, else kept there.
+
+    A training that goes on need not encode its crops anew, which takes a large prior on a processor as long as many steps.
+    """
+    marked = {"/".join(key): [(digest_pixels(image), digest_pixels(mask.pixels_HW)) for image, mask in shots[key]] for key in sorted(shots)}
+    asked = json.dumps({"prior": prior.digest, "dtype": str(prior.dtype), "pool": to_dict(config), "seed": seed, "shots": marked})
+    try:
+        with safe_open(path, "pt") as file:
+            if (noted := file.metadata() or {}).get("asked") == asked:
+                found = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  # not a dict
+                return Pool(**found, keys=[(product, defect) for product, defect in json.loads(noted["keys"])])
+    except FileNotFoundError:
+        pass
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        log.warning("%s: cannot be read (%s), the crops are encoded anew", path, error)
+    pool = build_pool(prior, shots, config, seed=seed, progress=progress)
+    named = {"latents": pool.latents, "masks": pool.masks, "latent_masks": pool.latent_masks, "surroundings": pool.surroundings}
+    tensors = {name: value.contiguous() for name, value in named.items() if value is not None}
+    write_atomic(path, save(tensors, metadata={"asked": asked, "keys": json.dumps(pool.keys)}))
+    return pool

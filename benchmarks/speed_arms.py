@@ -106,13 +106,8 @@ def train_ours(given: Options) -> Found:
             progress=lambda step, means: marks.append(time.perf_counter()), pool_progress=lambda done: pool.append(time.perf_counter()),
         )  # fmt: skip
     crop = (pool[-1] - pool[0]) / (2 * batch)
-    return {
-        "sample": [(b - a) / batch + share * crop for a, b in pairwise(marks)],
-        "crop": crop,
-        "share": share,
-        "batch": batch,
-        "peak": peak(),
-    }
+    samples = [(b - a) / batch + share * crop for a, b in pairwise(marks)]
+    return {"sample": samples, "crop": crop, "share": share, "batch": batch, "peak": peak()}
 
 
 def saved(given: Options) -> Found:

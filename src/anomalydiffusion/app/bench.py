@@ -99,6 +99,7 @@ def bench(
     `plain`: the published way (`app.plain`: float32, one at a time, 200 steps, nothing kept) is measured too where ours is on the
     processor, in processes of its own, and `ratios` say how many times ours goes into it: `call`, `pair_default`, `pair_fast`,
     `train_step` for each sample, `memory` while a pair is drawn. Of its 200 steps 6 are walked, the others counted like their median.
+    `compile`: ours with a compiled denoiser; `compile` in what is found are the seconds of its first call.
     """
     if what not in WHAT:
         raise ConfigError(f"--what {what}: known are {', '.join(WHAT)}")

@@ -69,19 +69,13 @@ class AnomalyDiffusionPipeline:
 
     @classmethod
     def from_pretrained(
-        cls,
-        path: Path | str,
-        *,
-        prior: str | None = None,
-        device: str | None = None,
-        dtype: str | None = None,
+        cls, path: Path | str, *, prior: str | None = None, device: str | None = None, dtype: str | None = None,
         compile: bool | None = None,
-    ) -> AnomalyDiffusionPipeline:
+    ) -> AnomalyDiffusionPipeline:  # fmt: skip
         """Open a run's folder, what `save_pretrained` wrote, or a repository on the Hugging Face hub that holds it.
 
-        `prior`: where the prior lies now, if it is not where the run was trained. `compile`: its first drawings take a
-        minute or more, those after them less than otherwise. Raises `RunError` on what is missing, damaged,
-        newer or was trained on another prior.
+        `prior`: where the prior lies now, if it is not where the run was trained. `compile`: its first drawings take a minute or more,
+        those after them less than otherwise. Raises `RunError` on what is missing, damaged, newer or was trained on another prior.
         """
         folder = Path(path)
         if not folder.is_dir():

@@ -1,6 +1,8 @@
 """A resumed loop ends where an undisturbed one does."""
 
 import math
+import signal
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,8 +51,22 @@ def test_resumed_equals_undisturbed(tmp_path: Path) -> None:
     assert shaken_log == calm_log
 
 
-@pytest.mark.parametrize(("where", "kept"), [("objective", 6), ("step", 4), ("average", 4)])
-def test_an_interrupt_anywhere_applies_no_step_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, kept: int) -> None:
+def _ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def _error() -> None:
+    raise RuntimeError("out of memory")
+
+
+@pytest.mark.parametrize(
+    ("where", "what", "kept"),
+    [("objective", _ctrl_c, 6), ("step", _ctrl_c, 7), ("average", _ctrl_c, 7),  # a step that is being applied is finished first
+     ("objective", _error, 6), ("step", _error, 4), ("average", _error, 4)],
+)  # fmt: skip
+def test_an_end_anywhere_applies_no_step_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: Callable[[], None], kept: int
+) -> None:
     model, objective = _problem()
     calm = run_loop(model, objective, CONFIG, tmp_path / "calm")
     model, objective = _problem()
@@ -61,19 +77,21 @@ def test_an_interrupt_anywhere_applies_no_step_twice(tmp_path: Path, monkeypatch
         def call(*given, **named):
             answer = real(*given, **named)
             if next(calls) == at:
-                raise KeyboardInterrupt  # after the work, before anybody has counted it
+                what()  # after the work, before anybody has counted it
             return answer
 
         return call
 
+    heard = signal.getsignal(signal.SIGINT)
     with monkeypatch.context() as patch:
         if where == "step":
             patch.setattr(torch.optim.AdamW, "step", interrupted(torch.optim.AdamW.step, 6))
         if where == "average":
             patch.setattr(AveragedModel, "update_parameters", interrupted(AveragedModel.update_parameters, 6))
         given = interrupted(objective, 13) if where == "objective" else objective  # the second of two micro batches
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt if what is _ctrl_c else RuntimeError):
             run_loop(model, given, CONFIG, tmp_path / "shaken")
+    assert signal.getsignal(signal.SIGINT) is heard
     found = latest_checkpoint(tmp_path / "shaken")
     assert found is not None and found.name == f"step-{kept:06d}"
     model, objective = _problem()

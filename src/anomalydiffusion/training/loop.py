@@ -6,9 +6,11 @@ import json
 import logging
 import math
 import shutil
+import signal
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -142,6 +144,22 @@ def precision(device: torch.device, config: LoopConfig) -> AbstractContextManage
     return torch.autocast(device.type, torch.bfloat16) if half else nullcontext()
 
 
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Ctrl-C comes at the end of this, not amid it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is None:
+        yield  # no Ctrl-C comes here
+        return
+    came: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came:
+        signal.raise_signal(signal.SIGINT)
+
+
 def run_loop(
     trainable: nn.Module,
     objective: Objective,
@@ -160,9 +178,8 @@ def run_loop(
     may go on from what it saved. All must be given the same.
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
     averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate.
-    A loop that `stop` ends, or Ctrl-C, saves first; but when Ctrl-C comes while a step is being applied, the last
-    checkpoint stands. Raises `TrainingError` on a loss that is not finite and on a damaged checkpoint, `OSError` when a
-    checkpoint cannot be written.
+    A loop that `stop` ends, or Ctrl-C, saves first. Raises `TrainingError` on a loss that is not finite and on a damaged
+    checkpoint, `OSError` when a checkpoint cannot be written.
     """
     accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
     together = Together(accelerator, config.gradient_accumulation_steps)
@@ -210,15 +227,16 @@ def run_loop(
             if not math.isfinite(sums["loss"]):
                 raise TrainingError(f"step {place.step}: the loss is {sums['loss']}; lower the learning rate")
             accelerator.clip_grad_norm_(parameters, config.max_grad_norm)
-            whole = False
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                average.update_parameters(trainable)
-            place.totals = {name: place.totals.get(name, 0.0) + value for name, value in sums.items()}
-            place.summed += 1
-            place.step += 1
-            whole = True
+            with _unbroken():
+                whole = False
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                if average is not None:
+                    average.update_parameters(trainable)
+                place.totals = {name: place.totals.get(name, 0.0) + value for name, value in sums.items()}
+                place.summed += 1
+                place.step += 1
+                whole = True
             if place.step % config.log_every == 0 or place.step == config.steps:
                 means = place.means()
                 if accelerator.trackers:

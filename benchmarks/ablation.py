@@ -4,14 +4,16 @@
 
 Every row is a run of its own in WORK/<product>-ablation/<rotation>/<row>; rows that learn with the default's settings take over its
 adapter, and all take over its detector without pairs, which is the same for each. What a row gave is kept in
-benchmarks/results/ablation-<product>/<row>-r<rotation>.json and is not done again under the same settings, on whichever machine; after
-each, benchmarks/results/<date>-ablation-<product>.md is written from all that are there.
+benchmarks/results/ablation-<product>/<processor>/<row>-r<rotation>.json and is not done again under the same settings. Processors round
+differently, and one training differs by up to two points between them, so that rows are compared with the default of their own processor;
+after each, benchmarks/results/<date>-ablation-<product>.md is written from all that are there, a table a processor.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import re
 import shutil
 import sys
 from functools import partial
@@ -23,7 +25,7 @@ from anomalydiffusion.core import errors as ad_errors
 from anomalydiffusion.core.config import dumps
 from anomalydiffusion.core.runs import replace_folder, write_atomic
 from anomalydiffusion.downstream.verdict import difference, summary
-from downstream import RESULTS, arguments, hardware, interval, kept, settings_of, typed_mean, values
+from downstream import RESULTS, arguments, hardware, interval, kept, known, settings_of, typed_mean, values
 
 DEFAULT = "default"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in words and as settings
@@ -105,16 +107,24 @@ def one_row(given: argparse.Namespace, name: str, config: Path, settings: dict[s
     return {"row": name, "rotation": rotation, "scores": dict(scores)}
 
 
-def rotations_of(given: argparse.Namespace, name: str) -> list[dict[str, Any]]:
-    """A row's scores, one a rotation; what is kept is not made again."""
+def place(given: argparse.Namespace, name: str, rotation: int) -> Path:
+    """The configuration of a row, which its run stands beside; written."""
+    config: Path = given.work / f"{given.product}-ablation" / f"r{rotation}" / f"{name}.toml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(dumps(ROWS[name][1]).strip() + "\n")
+    return config
+
+
+def rotations_of(given: argparse.Namespace, folder: Path, name: str, make: bool = False) -> list[dict[str, Any]]:
+    """A row as it was measured on one processor, one a rotation; empty where one is missing and is not to be made."""
     found = []
     for rotation in range(given.rotations):
-        config = given.work / f"{given.product}-ablation" / f"r{rotation}" / f"{name}.toml"
-        config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(dumps(ROWS[name][1]).strip() + "\n")
-        make = partial(one_row, given, name, config, ROWS[name][1], rotation)
-        file = RESULTS / f"ablation-{given.product}" / f"{name}-r{rotation}.json"
-        found.append(kept(file, settings_of(given, config), make)["scores"])
+        config, file = place(given, name, rotation), folder / f"{name}-r{rotation}.json"
+        settings, made = settings_of(given, config), partial(one_row, given, name, config, ROWS[name][1], rotation)
+        row = kept(file, settings, made) if make else known(file, settings)
+        if row is None:
+            return []
+        found.append(row)
     return found
 
 
@@ -126,42 +136,61 @@ def row(name: str, changed: str, scores: list[dict[str, Any]], arm: str, default
     return f"| {name} | {changed} | {interval(summary(own))} | {against} | {gained} | {others[0]} | {others[1]} |"
 
 
-def page(given: argparse.Namespace, found: dict[str, list[dict[str, Any]]], failed: dict[str, str], typed: str) -> str:
-    """The table, one row a changed part, its name first; what it gave is what is lost without it."""
+def table(found: dict[str, list[dict[str, Any]]], failed: dict[str, str]) -> list[str]:
+    """What was measured on one processor, one row a changed part, its name first; what a part gave is what is lost without it."""
+    scores = {name: [row["scores"] for row in rows] for name, rows in found.items()}
+    return [
+        "| row | changed | pixel AP | against default | against real-only | mean of types | image AUROC |", "|---" * 7 + "|",
+        row("real-only", "no pairs", scores[DEFAULT], "real-only", scores[DEFAULT]),
+        *(row(name, ROWS[name][0], own, "ours", scores[DEFAULT]) for name, own in scores.items()),
+        *(f"| {name} | {ROWS[name][0]} | could not be made: {error} | | | |" for name, error in failed.items()),
+    ]  # fmt: skip
+
+
+def page(given: argparse.Namespace, folder: Path, failed: dict[str, str], typed: str) -> str:
+    """A table a processor, those that were refused with that of this one."""
     lines = [
         f"# Ablation on {given.product}", "", f"    {typed}", "",
         f"Rotations of the split: {given.rotations}; seeds: {given.seeds}; pixel AP in hundredths of a detector trained with the pairs, "
-        "mean and 95 % t-interval over all of them, differences paired by rotation and seed. Held-out images chose nothing here, but what "
-        "is kept because of this table has been chosen by them.", "",
-        "| row | changed | pixel AP | against default | against real-only | mean of types | image AUROC |", "|---" * 7 + "|",
-        row("real-only", "no pairs", found[DEFAULT], "real-only", found[DEFAULT]),
-        *(row(name, ROWS[name][0], scores, "ours", found[DEFAULT]) for name, scores in found.items()),
-        *(f"| {name} | {ROWS[name][0]} | could not be made: {error} | | | |" for name, error in failed.items()),
+        "mean and 95 % t-interval over all of them, differences paired by rotation and seed, and between figures of one processor. Held-out "
+        "images chose nothing here, but what is kept because of this table has been chosen by them.",
     ]  # fmt: skip
-    first = found[DEFAULT][0]
-    lines += ["", "## Settings", "", f"- {hardware()}", f"- detector: {first['network']}, {first['steps']} steps an arm",
+    digests: set[str] = set()
+    for each in sorted(path for path in folder.iterdir() if path.is_dir()):
+        found = {name: rows for name in ROWS if (rows := rotations_of(given, each, name))}
+        if DEFAULT not in found:
+            continue
+        first = found[DEFAULT][0]
+        lines += ["", f"## {first['hardware']}", "", *table(found, failed if each.name == processor() else {})]
+        digests |= {row["scores"]["split_digest"] for row in found[DEFAULT]}
+    lines += ["", "## Settings", "", f"- detector: {first['scores']['network']}, {first['scores']['steps']} steps an arm",
               f"- {given.num} pairs a defect type, adapters trained for {given.train_steps} steps",
-              "- split digests: " + ", ".join(scores["split_digest"] for scores in found[DEFAULT])]  # fmt: skip
+              "- split digests: " + ", ".join(sorted(digests))]  # fmt: skip
     return "\n".join(lines) + "\n"
+
+
+def processor() -> str:
+    """This machine's processor, as a folder is called."""
+    return re.sub(r"\W+", "-", hardware().split(",")[0].lower()).strip("-")
 
 
 def main() -> int:
     parser = arguments(__doc__, rotations=1)
     parser.add_argument("--rows", nargs="+", choices=list(ROWS), default=list(ROWS), help="only these, besides the default")
     given = parser.parse_args()
-    names = [DEFAULT, *(name for name in given.rows if name != DEFAULT)]
-    found: dict[str, list[dict[str, Any]]] = {}
+    folder = RESULTS / f"ablation-{given.product}"
     failed: dict[str, str] = {}
     target = RESULTS / f"{datetime.date.today().isoformat()}-ablation-{given.product}.md"
     typed = " ".join(["python benchmarks/ablation.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
-    for name in names:
+    typed = re.sub(r" --rows.*", "", typed).replace(str(given.work), "WORK")
+    for name in [DEFAULT, *(name for name in given.rows if name != DEFAULT)]:
         try:
-            found[name] = rotations_of(given, name)
+            rotations_of(given, folder / processor(), name, make=True)
         except ad_errors.AnomalyDiffusionError as error:
             if name == DEFAULT:
                 raise
             failed[name] = str(error)
-        write_atomic(target, page(given, found, failed, typed.replace(str(given.work), "WORK")).encode())
+        write_atomic(target, page(given, folder, failed, typed).encode())
     sys.stdout.write(f"{target}\n")
     return 0
 

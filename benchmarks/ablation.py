@@ -152,8 +152,8 @@ def page(given: argparse.Namespace, folder: Path, failed: dict[str, str], typed:
     lines = [
         f"# Ablation on {given.product}", "", f"    {typed}", "",
         f"Rotations of the split: {given.rotations}; seeds: {given.seeds}; pixel AP in hundredths of a detector trained with the pairs, "
-        "mean and 95 % t-interval over all of them, differences paired by rotation and seed, and of figures of one processor. Held-out images "
-        "chose nothing here, but what is kept because of this table has been chosen by them.",
+        "mean and 95 % t-interval over all of them, differences paired by rotation and seed, and of figures of one processor. Held-out "
+        "images chose nothing here, but what is kept because of this table has been chosen by them.",
     ]  # fmt: skip
     digests: set[str] = set()
     for each in sorted(path for path in folder.iterdir() if path.is_dir()):

@@ -55,6 +55,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
         "drawn from noise alone, half of the steps, by DPM-Solver++",
         {"generate": {"strength": 1.0, "steps": 10, "solver": "dpm"}},
     ),
+    "from-noise-reuse": (
+        "drawn from noise alone, the denoiser's inner levels at every second step",
+        {"generate": {"strength": 1.0, "reuse": 2}},
+    ),
     "from-noise-interpolated": (
         "drawn from noise alone, conditions up to half the way to another shot's mask",
         {"generate": {"strength": 1.0, "interpolate": 0.5}},

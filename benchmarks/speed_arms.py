@@ -71,7 +71,9 @@ def pair_ours(given: Options) -> Found:
     return found
 
 
-WAYS: dict[str, dict[str, Any]] = {"default": {}, "from noise": {"strength": 1.0}, "decoded": {"reweight": "paper"}}
+WAYS: dict[str, dict[str, Any]] = {
+    "default": {}, "from noise": {"strength": 1.0}, "remembered": {"strength": 1.0, "reuse": 2}, "decoded": {"reweight": "paper"},
+}  # fmt: skip
 
 
 def levers_ours(given: Options) -> Found:

@@ -149,7 +149,9 @@ def lever_lines(lab: Lab) -> list[Line]:
     """What each lever gives alone: ours beside ours without it."""
     given = lab.given
     large = {"prior": lab.prior(), "repeat": given.repeat, "ways": ["default"], "compiled": False}
-    one = lab.arm("levers_ours", 0, {**large, "dtype": given.dtype, "ways": ["default", "from noise", "decoded"], "compiled": True})
+    one = lab.arm(
+        "levers_ours", 0, {**large, "dtype": given.dtype, "ways": ["default", "from noise", "remembered", "decoded"], "compiled": True}
+    )
     single = lab.arm("levers_ours", 1, {**large, "dtype": "float32"})
     small = {"dtype": given.tiny_dtype, "repeat": given.repeat}
     alone = lab.arm("levers_ours", 0, {**large, **small, "prior": "tiny"})
@@ -165,6 +167,7 @@ def lever_lines(lab: Lab) -> list[Line]:
     return [
         Line(what='**one lever alone** ("plain": ours without it)'),
         line("2 of 20 steps, from a real defect on; without: all 20, from noise", one["default"], one["from noise"]),
+        line("all 20 steps, inner levels at every second; without: at each", one["remembered"], one["from noise"]),
         line("re-weighting by latents; without: by images that are decoded", one["default"], one["decoded"]),
         line(f"{given.dtype}; without: float32", one["default"], single["default"]),
         line(f"--compile, after {one['compiling'][0]:.0f} s for the first pair; without: not compiled", one["compiled"], one["default"]),

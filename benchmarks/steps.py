@@ -1,4 +1,4 @@
-"""How few steps do: steps x solver x where a drawing begins -> what the pairs are like, what they take, and what they are worth.
+"""How few steps do: steps x solver x reuse x where a drawing begins -> what pairs are like, what they take, and what they are worth.
 
     python benchmarks/steps.py RUN --work WORK
 
@@ -27,7 +27,7 @@ from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.downstream.verdict import summary
 from downstream import RESULTS, hardware, interval, typed_mean, values
 
-STRENGTHS, SOLVERS, STEPS = (0.1, 1.0), ("ddim", "dpm"), (5, 10, 20, 50, 200)
+STRENGTHS, SOLVERS, REUSES, STEPS = (0.1, 1.0), ("ddim", "dpm"), (1, 2, 4), (5, 10, 20, 50, 200)
 LEARNED = ("config.toml", "run.json", "split.json", "adapter", "gate.json", "evaluation")
 
 
@@ -41,13 +41,18 @@ def drawn(run: Path, folder: Path, num: int, settings: dict[str, float | str]) -
     return Manifest(folder / "manifest.jsonl").records()
 
 
-def cell(given: argparse.Namespace, strength: float, solver: str, steps: int) -> str:
+def walked(strength: float, steps: int) -> int:
+    """The steps of a drawing at which the denoiser is asked."""
+    return steps if strength == 1 else max(1, round(strength * steps))
+
+
+def cell(given: argparse.Namespace, strength: float, solver: str, reuse: int, steps: int) -> str:
     """One row of the table."""
-    folder = given.work / f"strength-{strength:g}-{solver}-{steps}"
-    calls = steps if strength == 1 else max(1, round(strength * steps))
-    named = f"| strength {strength:g}, {solver}, {steps} steps | {calls} |"
+    folder = given.work / f"strength-{strength:g}-{solver}-{steps}-reuse-{reuse}"
+    calls = walked(strength, steps)
+    named = f"| strength {strength:g}, {solver}, {steps} steps | {calls} | {-(-calls // reuse)} |"
     try:
-        records = drawn(given.run, folder, given.num, {"strength": strength, "solver": solver, "steps": steps})
+        records = drawn(given.run, folder, given.num, {"strength": strength, "solver": solver, "steps": steps, "reuse": reuse})
     except GenerationError as error:
         return f"{named} could not be made: {error} | | | | | |"
     kept, seconds = accepted(records), sum(float(record["seconds"]) for record in records)
@@ -67,6 +72,7 @@ def main() -> int:
     parser.add_argument("--num", type=int, default=40, help="pairs a defect type and cell")
     parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS)
     parser.add_argument("--solvers", nargs="+", default=SOLVERS)
+    parser.add_argument("--reuse", type=int, nargs="+", default=REUSES, help="inner levels are asked at every so many steps")
     parser.add_argument("--steps", type=int, nargs="+", default=STEPS)
     parser.add_argument("--seeds", type=int, default=0, help="detectors a cell; 0 = none")
     given = parser.parse_args()
@@ -74,17 +80,20 @@ def main() -> int:
     products = sorted({record["product"] for record in json.loads((given.run / "split.json").read_text())["files"]})
     target = RESULTS / f"{datetime.date.today().isoformat()}-steps-{'-'.join(products)}.md"
     typed = " ".join(["python benchmarks/steps.py RUN", *(word for word in sys.argv[1:] if word != str(given.run))])
-    heads = ["cell", "calls a drawing", "kept of drawn", "KID", "likeness to held-out defects", "label agreement", "seconds a kept pair",
-             "pixel AP", "mean of types"]  # fmt: skip
+    heads = ["cell", "calls a drawing", "whole ones", "kept of drawn", "KID", "likeness to held-out defects", "label agreement",
+             "seconds a kept pair", "pixel AP", "mean of types"]  # fmt: skip
     lines = [
         f"# Steps on {', '.join(products)}", "", f"    {typed.replace(str(given.work), 'WORK')}", "",
-        "Means over defect types; KID (lower is nearer) and likeness of crops around defects to held-out real ones, as efficientnet-lite0 "
-        "sees them; pixel AP in hundredths, mean and 95 % t-interval over seeds.", "",
+        "Whole calls ask all of the denoiser, the others its finest level, and remember the rest (`reuse`). Means over defect types; KID "
+        "(lower is nearer) and likeness of crops around defects to held-out real ones, as efficientnet-lite0 sees them; pixel AP in "
+        "hundredths, mean and 95 % t-interval over seeds.", "",
         "| " + " | ".join(heads) + " |", "|---" * len(heads) + "|",
     ]  # fmt: skip
     closing = ["", "## Settings", "", f"- {hardware()}", f"- {given.num} pairs a defect type, seeds: {given.seeds}, split {split}"]
-    for strength, solver, steps in combined(given.strengths, given.solvers, given.steps):
-        lines.append(cell(given, strength, solver, steps))
+    for strength, solver, reuse, steps in combined(given.strengths, given.solvers, given.reuse, given.steps):
+        if reuse > 1 and walked(strength, steps) <= 1:
+            continue  # nothing to remember
+        lines.append(cell(given, strength, solver, reuse, steps))
         write_atomic(target, ("\n".join([*lines, *closing]) + "\n").encode())
     sys.stdout.write(f"{target}\n")
     return 0

@@ -15,7 +15,7 @@ PARTS = {  # what a row must change, by sections of the method
     "area": "train.normalise", "outside": "train.outside", "label": "gate.refit", "gate": "gate.visible", "masks": "masks.source",
     "diversity": "generate.condition_noise", "severity": "generate.severity", "LoRA": "train.adapter.lora_rank",
     "grain": "generate.grain", "beginning": "generate.strength", "guidance": "generate.guidance", "eta": "generate.eta",
-    "cells": "train.pool.cells", "sampler": "generate.solver", "conditions": "generate.interpolate",
+    "cells": "train.pool.cells", "sampler": "generate.solver", "conditions": "generate.interpolate", "reuse": "generate.reuse",
 }  # fmt: skip
 
 

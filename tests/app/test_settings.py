@@ -46,3 +46,9 @@ def test_masks_are_learned_without_a_mask() -> None:
         resolve(masks={"source": "drawn"})
     with pytest.raises(ConfigError, match='matched_for is for source = "auto"'):
         resolve(masks={"source": "matched", "matched_for": ["tile/crack"]})
+
+
+def test_a_compiled_denoiser_remembers_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"give compile or \[generate\] reuse"):
+        resolve(compile=True, generate={"reuse": 2})
+    assert resolve(compile=True, generate={"reuse": 1}).compile

@@ -231,6 +231,20 @@ def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item
             replace(CONFIG, **wrong)
 
 
+def test_what_is_remembered_between_steps_is_a_pair_of_its_own_in_any_company(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    plain = _image(made, item, steps=4, guidance=2.0)
+    assert (_image(made, item, steps=4, guidance=2.0, reuse=1) == plain).all()
+    drawn = _image(made, item, steps=4, guidance=2.0, reuse=2)
+    assert (drawn != plain).any() and np.abs(drawn - plain).mean() < np.abs(plain - item.normal_HWC).mean()
+    config = replace(CONFIG, steps=4, guidance=2.0, reuse=2)
+    together = make_pairs(*made, [replace(item, seed=6), item], config)[1].image_HWC.astype(int)
+    assert np.abs(together - drawn).max() <= 2
+    with pytest.raises(ConfigError, match="reuse = 0"):
+        replace(CONFIG, reuse=0)
+    with pytest.raises(ConfigError, match="one strength"):
+        replace(CONFIG, reuse=2, strength=(0.5, 1.0))
+
+
 def test_a_condition_goes_toward_that_of_another_mask_and_the_label_stays(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     long = np.zeros((70, 120), bool)
     long[30:34, 5:115] = True

@@ -31,7 +31,7 @@ class Waits(TorchFunctionMode):
 
 
 @pytest.mark.parametrize("family", ["sd", "inpainting"])
-@pytest.mark.parametrize("changes", [{}, {"solver": "dpm", "graft": 0.5, "interpolate": 1.0}, {"strength": (0.5, 1.0)}])
+@pytest.mark.parametrize("changes", [{}, {"solver": "dpm", "graft": 0.5, "interpolate": 1.0}, {"strength": (0.5, 1.0)}, {"reuse": 2}])
 def test_more_steps_ask_the_device_for_no_more_numbers(tmp_path: Path, family: str, changes: dict[str, Any]) -> None:
     prior = load_prior(str(build_prior_folder(tmp_path / "prior", family)))
     adapter = Adapter(prior, [KEY], AdapterConfig(), Origin(prior_digest=prior.digest)).eval()

@@ -132,6 +132,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.preview_steps is not None and self.preview_steps < 1:
             raise ConfigError(f"preview_steps = {self.preview_steps}: expected at least 1, or leave it away")
+        if self.compile and (self.generate.reuse or 1) > 1:
+            raise ConfigError("a compiled denoiser is one piece and remembers nothing: give compile or [generate] reuse")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

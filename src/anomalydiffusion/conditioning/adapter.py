@@ -25,7 +25,7 @@ from anomalydiffusion.core.formats import check_format
 from anomalydiffusion.core.names import is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
-from anomalydiffusion.priors.base import Context, Gain, Graft
+from anomalydiffusion.priors.base import Context, Gain, Graft, Memory
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.weights import count
 
@@ -149,21 +149,23 @@ class Adapter(nn.Module):
         return replace(insert(self.prior, self.config.prompt, learned), surroundings=surroundings)
 
     def predict(
-        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
-    ) -> torch.Tensor:
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None,
+        memory: Memory | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """The raw output of the prior with this adapter's LoRA weights in it."""
         if not self.config.lora_rank:
-            return self.frozen(z_BChw, t_B, context, gain, graft)
+            return self.frozen(z_BChw, t_B, context, gain, graft, memory)
         if self.denoiser.active_adapters() != [self.name]:
             self.denoiser.set_adapter(self.name)
-        return self.prior.predict(z_BChw, t_B, context, gain, graft)
+        return self.prior.predict(z_BChw, t_B, context, gain, graft, memory)
 
     def frozen(
-        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
-    ) -> torch.Tensor:
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None,
+        memory: Memory | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """The raw output of the prior's own weights."""
         with self.unheard():
-            return self.prior.predict(z_BChw, t_B, context, gain, graft)
+            return self.prior.predict(z_BChw, t_B, context, gain, graft, memory)
 
     def plain(self, count: int) -> torch.Tensor:
         """The prompt with nothing learned in it, encoded once: `count` x N x D, what the frozen prior would draw."""

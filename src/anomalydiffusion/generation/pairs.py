@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from anomalydiffusion.core.version import __version__
 from anomalydiffusion.generation.compose import paste
 from anomalydiffusion.generation.reweight import attention_gain
 from anomalydiffusion.generation.transplant import Seam
-from anomalydiffusion.priors.base import Context, Estimate, Graft
+from anomalydiffusion.priors.base import Context, Estimate, Graft, Memory
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.sampling import Solver, sample, strided_steps
 
@@ -63,6 +64,7 @@ class GenerateConfig:
     condition_noise: float = 0.02
     interpolate: float | None = None  # 0..1: e_s goes up to so far, each pair its own way, to that of another shot's mask; None = stays
     graft: float | None = None  # 0..1: share of self-attention in the mask that looks at a real defect instead; None = not drawn beside it
+    reuse: int | None = None  # the denoiser's inner levels are computed at every so many steps; None = at each
     batch_size: int = 8
     attempts: int = 5
 
@@ -81,6 +83,10 @@ class GenerateConfig:
         low, high = _ends(self.severity)
         if not 0 <= low <= high <= 10 or not 0 < self.guidance <= 10:
             raise ConfigError("severity must be 0..10, or two such numbers that rise; guidance above 0 and at most 10")
+        if self.reuse is not None and self.reuse < 1:
+            raise ConfigError(f"reuse = {self.reuse}: expected at least 1, or leave it away")
+        if (self.reuse or 1) > 1 and isinstance(self.strength, tuple):
+            raise ConfigError("reuse goes by the steps of one strength: give strength as a number, or leave reuse away")
         for name in ("graft", "interpolate"):
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
@@ -233,11 +239,16 @@ def _draw(
     plain = adapter.plain(len(filled)) if bool((weight != 1).any()) else None
     prior.all_said()
     gain: list[torch.Tensor | None] = [None]
+    own, frozen = (None if config.reuse in (None, 1) else Memory() for _ in range(2))
+    asked = count()
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
-        answer = adapter.predict(z, t, context, gain[0], graft)
+        if config.reuse and own and frozen:
+            own.fresh = frozen.fresh = next(asked) % config.reuse == 0
+        answer = adapter.predict(z, t, context, gain[0], graft, memory=own)
         if plain is not None:
-            answer = adapter.frozen(z, t, Context(tokens_BND=plain, surroundings=around)).lerp(answer, weight.to(answer.dtype))
+            said = Context(tokens_BND=plain, surroundings=around)
+            answer = adapter.frozen(z, t, said, memory=frozen).lerp(answer, weight.to(answer.dtype))
         return prior.estimate(z, answer, t)
 
     every = strided_steps(len(prior.alphas), config.steps)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 
 from anomalydiffusion.core.errors import PriorError
 
-__all__ = ["Context", "Estimate", "Gain", "Graft", "Prior"]
+__all__ = ["Context", "Estimate", "Gain", "Graft", "Memory", "Prior"]
 
 # B batch, C channels, H W image, h w latent grid, N tokens, D width of a token
 
@@ -55,6 +55,18 @@ class Graft:
     surroundings: torch.Tensor | None = None
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
+class Memory:
+    """What the denoiser's inner levels answered to calls of one kind: one prompt, adapter and batch. While `fresh`, they are asked anew.
+
+    From one step of a drawing to the next they change little; the finest level, which is always asked, follows each step's latent
+    [DeepCache, arXiv 2312.00858, at its shallowest branch].
+    """
+
+    fresh: bool = True
+    answers: dict[Any, Any] = field(default_factory=dict)  # by block
+
+
 Gain = torch.Tensor  # B x 1 x h x w, positive: multiplies attention to the learned tokens; 1 = leave alone
 
 
@@ -96,9 +108,10 @@ class Prior(Protocol):
         ...
 
     def predict(
-        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
-    ) -> torch.Tensor:
-        """The network's raw output at step `t_B`, in its own parametrisation."""
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None,
+        memory: Memory | None = None,
+    ) -> torch.Tensor:  # fmt: skip
+        """The network's raw output at step `t_B`, in its own parametrisation; with `memory`, its inner levels' from there."""
         ...
 
     def target(self, clean: torch.Tensor, noise: torch.Tensor, t_B: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from anomalydiffusion.core.devices import compiled, scarce
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.priors.attention import install
-from anomalydiffusion.priors.base import Context, Estimate, Gain, Graft
+from anomalydiffusion.priors.base import Context, Estimate, Gain, Graft, Memory
 from anomalydiffusion.priors.fit import cells_of, inpaints
 
 __all__ = ["LatentPrior"]
@@ -131,8 +131,9 @@ class LatentPrior:
         return Context(tokens_BND=tokens, span=(len(head), len(head) + count))
 
     def predict(
-        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None
-    ) -> torch.Tensor:
+        self, z_BChw: torch.Tensor, t_B: torch.Tensor, context: Context, gain: Gain | None = None, graft: Graft | None = None,
+        memory: Memory | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         count, extra = len(z_BChw), {} if gain is None else {"gain": gain, "span": context.span}
         if graft is not None:  # the references are drawn beside, under the same words
             z_BChw = torch.cat([z_BChw, self.noised(graft.reference_BChw, graft.noise_BChw, t_B)])
@@ -148,6 +149,11 @@ class LatentPrior:
             told = self._all_hole(z_BChw) if context.surroundings is None else context.surroundings
             z_BChw = torch.cat([z_BChw, told.to(z_BChw)], dim=1)
         given = {"encoder_hidden_states": tokens, "cross_attention_kwargs": extra or None}
+        if memory is not None:
+            from anomalydiffusion.priors.reuse import remembering  # diffusers is slow to import
+
+            with remembering(self.unet, memory):
+                return self.unet(z_BChw.to(self.dtype), t_B, **given).sample[:count].float()
         if self._compiled is None or torch.is_grad_enabled():
             return self.unet(z_BChw.to(self.dtype), t_B, **given).sample[:count].float()
         torch.compiler.cudagraph_mark_step_begin()

@@ -82,6 +82,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "strength-range": ("each pair's strength its own, 0.1 to 1", {"generate": {"strength": [0.1, 1.0]}}),
     "refitted": ("labels fitted to what is seen", {"gate": {"refit": True}}),
     "masks-learned": ("masks drawn by the prior", {"masks": {"source": "learned"}}),
+    "adapted": ("the prior learns the run's own normal images first", {"adapt": {"steps": 600}}),
     "no-gate": ("every pair is taken", {"gate": {"visible": 0.0, "change": 0.0, "copy": 1.0, "strict": 0.0}}),
 }
 
@@ -96,7 +97,7 @@ def one_row(given: argparse.Namespace, name: str, config: Path, settings: dict[s
     """Train or take over, generate and evaluate one row on one rotation; returns its scores."""
     folder, first = config.with_suffix(""), config.parent / DEFAULT
     learned = (folder / "adapter" / "adapter.safetensors").exists()
-    if name != DEFAULT and "train" not in settings and not learned and first.exists():
+    if name != DEFAULT and not settings.keys() & {"train", "adapt"} and not learned and first.exists():
         copy(first, folder, "generated", "manifest.jsonl", "report", "scores.json", "logs", "masks")
         learned = True
     if name != DEFAULT and not (folder / "evaluation").exists() and first.exists():

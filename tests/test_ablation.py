@@ -13,6 +13,7 @@ PARTS = {  # what a row must change, by sections of the method
     "spatial embedding": "train.adapter.spatial_tokens", "masked loss": "train.masked", "re-weighting": "generate.reweight",
     "steps": "generate.steps", "native resolution": "generate.ratio", "edge": "generate.feather", "colours": "generate.match",
     "area": "train.normalise", "outside": "train.outside", "label": "gate.refit", "gate": "gate.visible", "masks": "masks.source",
+    "prior": "adapt.steps",
     "diversity": "generate.condition_noise", "severity": "generate.severity", "LoRA": "train.adapter.lora_rank",
     "grain": "generate.grain", "beginning": "generate.strength", "guidance": "generate.guidance", "eta": "generate.eta",
     "cells": "train.pool.cells", "sampler": "generate.solver", "conditions": "generate.interpolate", "reuse": "generate.reuse",

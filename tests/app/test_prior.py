@@ -3,14 +3,16 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from anomalydiffusion.app.cli import app
 from anomalydiffusion.app.prior import SAMPLES, prior_info
-from anomalydiffusion.core.errors import ConfigError
-from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.pixels import encode_png, read_image
+from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.priors.load import load_prior
 
 
@@ -20,6 +22,17 @@ def test_a_sheet_has_a_line_for_each_caption(small_folder: Path, tmp_path: Path)
     assert said["working_size"] == 64 and sum(said["parameters"].values()) > 0
     height, width = read_image(sheet).shape[:2]
     assert 64 * SAMPLES < width < 80 * SAMPLES and 2 * 64 < height < 4 * 64
+
+
+def test_what_the_autoencoder_loses_is_told_in_three_ways(small_folder: Path, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    for number, side in enumerate((64, 80)):
+        write_atomic(tmp_path / f"{number}.png", encode_png(random.integers(0, 255, (side, side, 3), dtype=np.uint8)))
+    kept = prior_info(str(small_folder), images=tmp_path)["autoencoder_keeps"]
+    assert set(kept) == {"images", "psnr", "gradient_energy_ratio", "perceptual_distance"}
+    assert kept["images"] == 2 and kept["psnr"] < 20 and 0.1 < kept["perceptual_distance"] < 4  # random weights keep next to nothing
+    with pytest.raises(DataError, match="no pictures found"):
+        prior_info(str(small_folder), images=tmp_path / "none")
 
 
 @pytest.mark.parametrize("given", [{"samples": Path("sheet.png")}, {"caption": ["a crack"]}])

@@ -27,6 +27,12 @@ def test_a_blur_takes_the_grain() -> None:
     assert found["gradient_energy_ratio"] < 0.3
 
 
+def test_a_distance_that_is_given_is_averaged_over_images_before_and_after() -> None:
+    levels = lambda before, after: float(np.abs(after.astype(int) - before).max())  # noqa: E731
+    found = measure_autoencoder(lambda x: x + 4 / 127.5, PICTURES, unlike=levels)
+    assert found["perceptual_distance"] == 4 and "perceptual_distance" not in measure_autoencoder(lambda x: x, PICTURES)
+
+
 def test_gradient_energy_of_a_ramp_is_its_squared_slopes() -> None:
     y, x = torch.meshgrid(torch.arange(6.0), torch.arange(9.0), indexing="ij")
     assert gradient_energy((0.5 * y + 0.25 * x)[None, None]).item() == pytest.approx(0.25 + 0.0625)

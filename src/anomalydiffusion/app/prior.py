@@ -20,6 +20,8 @@ from anomalydiffusion.priors.load import digest_folder, load_prior, precision
 from anomalydiffusion.priors.measure import measure_autoencoder
 from anomalydiffusion.priors.samples import draw
 from anomalydiffusion.priors.save import SUMS, save_prior
+from anomalydiffusion.quality.features import EfficientNetLite0
+from anomalydiffusion.quality.scores import perceptual_distance
 from anomalydiffusion.report.sheets import contact_sheet, fitted
 from anomalydiffusion.training.adapt import AdaptConfig, adapt_prior
 from anomalydiffusion.training.prior import PriorConfig, train_prior
@@ -110,7 +112,8 @@ def prior_info(
 ) -> dict[str, Any]:
     """Describe a prior: family, sizes, parameters, memory in each number format, digest.
 
-    With `images`, a folder, also how well its autoencoder keeps them.
+    With `images`, a folder, also how well its autoencoder keeps them: PSNR, gradient-energy ratio, and how unlike they look afterwards
+    to EfficientNet-Lite0 (`quality.scores.perceptual_distance`: 0 = the same, 4 at most).
 
     With `samples`, a PNG file to write, and one `caption` or more, it draws a sheet of what the prior makes of each.
     """
@@ -128,8 +131,12 @@ def prior_info(
         files = sorted(p for p in Path(images).rglob("*") if p.suffix.lower() in SUFFIXES)
         if not files:
             raise DataError(f"{images}: no pictures found; give a folder of normal images")
-        pictures = (read_image(path) for path in files)
-        kept = {"images": len(files), **measure_autoencoder(lambda x: loaded.decode(loaded.encode(x)), pictures, factor=loaded.factor)}
+        pictures, seen = (read_image(path) for path in files), EfficientNetLite0()
+        found = measure_autoencoder(
+            lambda x: loaded.decode(loaded.encode(x)), pictures, factor=loaded.factor,
+            unlike=lambda *both: float(perceptual_distance(*(seen.maps([each]) for each in both))),
+        )  # fmt: skip
+        kept = {"images": len(files), **found}
     parameters = {part: sum(p.numel() for p in getattr(loaded, part).parameters()) for part in ("vae", "unet", "text_encoder")}
     return {
         "name": name, "family": loaded.family, "digest": loaded.digest,

@@ -25,20 +25,26 @@ def gradient_energy(x_BCHW: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def measure_autoencoder(
-    round_trip: Callable[[torch.Tensor], torch.Tensor], images: Iterable[np.ndarray], *, factor: int = 8
-) -> dict[str, float]:
+    round_trip: Callable[[torch.Tensor], torch.Tensor], images: Iterable[np.ndarray], *, factor: int = 8,
+    unlike: Callable[[np.ndarray, np.ndarray], float] | None = None,
+) -> dict[str, float]:  # fmt: skip
     """PSNR (dB, 8 bit output, mean over images) and gradient-energy ratio after / before (mean over images; 1 = grain kept).
 
-    `images` are uint8 H x W x 3 and are cut to multiples of `factor`; `round_trip` takes and gives B x 3 x H x W in -1..1.
+    `images` are uint8 H x W x 3 and are cut to multiples of `factor`; `round_trip` takes and gives B x 3 x H x W in -1..1. With
+    `unlike`, a distance between an image before and after, also `perceptual_distance`, its mean.
     """
-    psnr, ratio = [], []
+    psnr, ratio, distances = list[float](), list[float](), list[float]()
     for image in images:
         height, width = (side // factor * factor for side in image.shape[:2])
-        x = to_tensor(np.array(image[:height, :width]))
-        out = to_tensor(to_uint8(round_trip(x)))
+        before = np.array(image[:height, :width])
+        x, after = to_tensor(before), to_uint8(round_trip(to_tensor(before)))
+        out = to_tensor(after)
         psnr.append(float(10 * torch.log10(4 / (out - x).square().mean().clamp_min(1e-7))))
         ratio.append(float((gradient_energy(out) / gradient_energy(x).clamp_min(1e-7)).mean()))
-    return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio))}
+        if unlike is not None:
+            distances.append(unlike(before, after))
+    seen = {"perceptual_distance": float(np.mean(distances))} if distances else {}
+    return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio)), **seen}
 
 
 @torch.no_grad()

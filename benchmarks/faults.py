@@ -63,7 +63,7 @@ strict = 0.0
 [generate]
 steps = 2
 """  # hardly learned, quickly drawn, always kept
-CONFIG = SHORT + "batch_size = 3\n"
+CONFIG = "[train.adapter]\nlora_rank = 0\n" + SHORT + "batch_size = 3\n"  # and quickly loaded
 
 
 class Shim:
@@ -303,7 +303,8 @@ def one(base: Path, folder: Path, fault: str, number: int, operations: int, seco
 
 def copy(base: Path, run: Path, new: bool = True) -> None:
     """A run of its own that has learned, and has drawn nothing; unless it is new it knows which masks fit, if `base` does."""
-    shutil.copytree(base, run, ignore=shutil.ignore_patterns("generated", "manifest*.jsonl", "settings", "gate.json", ".lock*"))
+    never = ("generated", "manifest*.jsonl", "settings", "gate.json", "checkpoints", ".lock*")
+    shutil.copytree(base, run, ignore=shutil.ignore_patterns(*never))
     if new:
         runs.Run.open(run).update(matched_masks=None)
 

@@ -1,5 +1,6 @@
 """What pairs are made of: a run's own normal images and masks, or the user's."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.masks.matched import MatchedConfig
+from anomalydiffusion.quality.gate import Gate, GateConfig
 from anomalydiffusion.quality.places import surroundings, unit_vectors
 
 KEY = ("plate", "hole")
@@ -83,6 +85,40 @@ def test_a_matched_item_carries_its_own_shot_s_defect_and_is_found_again_on_its_
 def test_the_gate_of_matched_masks_measures_by_matched_ones(split: Split) -> None:
     source = Source(split, replace(Settings(), masks=MaskConfig(source="matched")), None, None)
     assert {each.mask.origin for each in source.carried(KEY, 2)} == {"matched"}
+
+
+def test_what_real_defects_score_is_found_once_and_anew_where_it_follows_from_something_else(
+    split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    laid: list[object] = []
+    one = Source._one_carried
+    monkeypatch.setattr(Source, "_one_carried", lambda self, *given: laid.append(given) or one(self, *given))
+    file = tmp_path / "gate.json"
+
+    def gate(settings: Settings, masks: Path | None = None) -> tuple[Gate, int]:
+        """A gate by what the file tells, which then tells of it; and how many defects had to be laid."""
+        laid.clear()
+        source = Source(split, settings, None, masks)
+        found = source.gate(file)
+        file.write_bytes(source.gate_json(found))
+        return found, len(laid)
+
+    first, count = gate(Settings())
+    assert count == 2 * 32 and all(first.real.values())
+    second, none = gate(Settings())
+    assert none == 0 and (second.real, second.limits) == (first.real, first.limits)
+    told = json.loads(file.read_text())
+    assert set(told["limits"]) == set(told["real"]) == {"plate/hole", "plate/stain"}
+    loose, none = gate(Settings(gate=GateConfig(strict=1.0, margin=0.1), dtype="bfloat16", generate=GenerateConfig(guidance=3.0)))
+    assert none == 0 and loose.real == first.real and loose.limits[KEY].agreement > first.limits[KEY].agreement
+    for other in (Settings(seed=1), Settings(generate=GenerateConfig(seam="median")), Settings(masks=MaskConfig(source="matched"))):
+        assert gate(other)[1] > 0
+    gate(Settings())
+    assert gate(Settings(gate=GateConfig(strict=0.0)))[1] == 0 and gate(Settings())[1] == count  # one without such limits tells of none
+    for damaged in (b"", b"[]", b'{"of": 3}', file.read_bytes().replace(b"real", b"rael"), file.read_bytes().replace(b"plate/hole", b"x")):
+        file.write_bytes(damaged)
+        again, anew = gate(Settings())
+        assert anew == count and again.limits == first.limits
 
 
 @pytest.mark.parametrize("masks", ["warped", "matched"])

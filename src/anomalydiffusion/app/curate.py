@@ -13,7 +13,7 @@ from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, to_toml
-from anomalydiffusion.app.source import Source, limits_json
+from anomalydiffusion.app.source import Source
 from anomalydiffusion.app.verdicts import KEPT, REFUSED, agreed
 from anomalydiffusion.core.config import digest, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
@@ -69,7 +69,8 @@ def curate(
         if not (records := manifest.pairs()):
             raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
         split = run_split(opened)
-        gate = Source(split, settled(opened, settings, split, note=not dry_run, quiet=quiet), None, None).gate()
+        source = Source(split, settled(opened, settings, split, note=not dry_run, quiet=quiet), None, None)
+        gate = source.gate(opened.limits)
         if from_verdicts:
             found = agreed(records, gate, [name for name in ("visible", "strict") if given[name] is not None])
             say(f"limits from verdicts by hand: {found.says}", quiet=quiet)
@@ -91,7 +92,7 @@ def curate(
             labels = {str(after["mask"]): each.label for after, each in zip(new, judged, strict=True) if each.label is not None}
             _settle(opened, records, new, labels)
             write_atomic(opened.config, to_toml(replace(run_settings(opened), gate=settings.gate)).encode())
-            write_atomic(opened.limits, limits_json(gate))
+            write_atomic(opened.limits, source.gate_json(gate))
             opened.update(command=typed("curate"))
     return _figures(judged, gate)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from anomalydiffusion.app.learning import load_masks
 from anomalydiffusion.app.settings import Drawing, Settings, prior_of
-from anomalydiffusion.app.source import Source, limits_json
+from anomalydiffusion.app.source import Source
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError
@@ -49,8 +49,8 @@ class Drawer:
         if settings.compile:
             self.prior.compile()
         self.source = Source(order.split, settings, order.normals, order.masks, learned)
-        self.gate = self.source.gate()
-        write_atomic(self.run.limits, limits_json(self.gate))
+        self.gate = self.source.gate(self.run.limits)
+        write_atomic(self.run.limits, self.source.gate_json(self.gate))
 
     def make(self, tasks: Sequence[Task]) -> list[Pair]:
         """Draw pairs, their labels fitted where the settings say so."""

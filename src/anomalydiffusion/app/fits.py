@@ -12,12 +12,9 @@ import numpy as np
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.settings import Drawing, Kind, Settings
 from anomalydiffusion.app.source import Source
-from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.regions import digest_of, regions_of
-from anomalydiffusion.generation.pairs import GenerateConfig
-from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.scores import mask_agreement
 
 __all__ = ["as_noted", "settled"]
@@ -41,9 +38,7 @@ def settled(
     masks = settings.masks
     if masks.source != "auto" or masks.matched_for is not None:
         return settings
-    drawing = Drawing.of(settings, normals, None, "", digest_of(regions_of(split)))
-    of_masks = replace(drawing, dtype="", gate=GateConfig(), generate=GenerateConfig(seam=settings.generate.seam))
-    asked = f"{digest(of_masks)} {split.digest}"
+    asked = f"{Drawing.of(settings, normals, None, '', digest_of(regions_of(split))).laying} {split.digest}"
     if _noted(run).get("asked") == asked:
         return as_noted(run, settings)
     source = Source(split, settings, normals, None)

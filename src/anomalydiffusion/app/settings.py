@@ -164,6 +164,11 @@ class Drawing:
         )  # fmt: skip
 
     @property
+    def laying(self) -> str:
+        """The digest of what decides where real defects are laid on normal images, and how they are fitted there."""
+        return digest(replace(self, dtype="", gate=GateConfig(), generate=GenerateConfig(seam=self.generate.seam)))
+
+    @property
     def settings_digest(self) -> str:
         """The digest of what decides how a pair's picture looks: not of the gate, which only judges it."""
         return digest(replace(self, gate=GateConfig()))

@@ -14,23 +14,24 @@ from pathlib import Path
 import numpy as np
 
 from anomalydiffusion.app.given import given_masks_of, given_normals
-from anomalydiffusion.app.settings import Kind, Settings
+from anomalydiffusion.app.settings import Drawing, Kind, Settings
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.pixels import digest_file, read_image, read_mask, read_size
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.core.version import __version__
 from anomalydiffusion.data.folders import load
-from anomalydiffusion.data.regions import Region, ground_of, grounds_of, region_for, regions_of
+from anomalydiffusion.data.regions import Region, digest_of, ground_of, grounds_of, region_for, regions_of
 from anomalydiffusion.generation.pairs import Item, other_mask
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.quality.features import extractor
-from anomalydiffusion.quality.gate import Carried, Exemplar, Gate
+from anomalydiffusion.quality.gate import Carried, Exemplar, Gate, Real
 from anomalydiffusion.quality.places import Places
 
-__all__ = ["Source", "limits_json", "shots_of"]
+__all__ = ["Source", "shots_of"]
 
 log = logging.getLogger(__name__)
 
@@ -77,6 +78,8 @@ class Source:
             if not self.normals[product]:
                 raise DataError(f"{product}: no normal images to generate on; add some to {product}/train/good or give --normals")
         self.masks = None if given_masks is None else given_masks_of(given_masks, self.shots, split)
+        laying = Drawing.of(settings, normals, None, "", digest_of(self.regions)).laying
+        self.of = f"{laying} {split.digest} {'given' if self.masks else 'own'} {__version__}"  # what real defects are laid by
         self.named: set[Path] = set()  # unusable normal images that were warned of
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
         self.ground_bits = lru_cache(maxsize=4096)(self._ground)
@@ -159,8 +162,11 @@ class Source:
             attempt=task.attempt, start_HWC=start, shot=shot, reference=name, other=other_mask(shots, task.seed, config),
         )  # fmt: skip
 
-    def gate(self) -> Gate:
-        """The gate of this run, with limits that its shots set."""
+    def gate(self, kept: Path | None = None) -> Gate:
+        """The gate of this run, with limits that its shots set.
+
+        What real defects score is taken from the file `kept` where that was found in the same way (`gate_json`).
+        """
         config = self.settings.gate
         exemplars = {
             key: [
@@ -171,9 +177,33 @@ class Source:
         }
         if not config.compares:
             return Gate(exemplars, {}, config)
+        if config.strict and kept is not None and (real := self._kept(kept)) is not None:
+            return Gate(exemplars, {}, config, self.features(), real=real)
         count = CARRIED if config.strict else 0
         carried = {key: self.carried(key, count) for key in self.shots}
         return Gate(exemplars, carried, config, self.features())
+
+    def gate_json(self, gate: Gate) -> bytes:
+        """A gate as a file: what each type's pairs must reach, what real defects score, and a digest of all that this follows from."""
+        told = {
+            "limits": {"/".join(key): asdict(own) for key, own in gate.limits.items()},
+            "real": {"/".join(key): own for key, own in gate.real.items()},
+            "of": self.of if self.settings.gate.strict else "",
+        }
+        return (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
+
+    def _kept(self, path: Path) -> dict[Key, Real] | None:
+        """What real defects score, from such a file; None where it does not tell, or tells of others."""
+        try:
+            told = json.loads(path.read_bytes())
+            if told["of"] != self.of:
+                return None
+            return {
+                key: {str(name): (float(mean), float(deviation)) for name, (mean, deviation) in told["real"]["/".join(key)].items()}
+                for key in self.shots
+            }
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
 
     def carried(self, key: Key, count: int, kind: Kind | None = None) -> Iterator[Carried]:
         """Shots' defects under masks of a kind, each on a random normal image; fewer where the images that were tried take no mask.
@@ -297,12 +327,6 @@ class Source:
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error
-
-
-def limits_json(gate: Gate) -> bytes:
-    """What each defect type's pairs must reach, as a file."""
-    limits = {"/".join(key): asdict(own) for key, own in gate.limits.items()}
-    return (json.dumps(limits, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
 
 def _size(path: Path) -> tuple[int, int] | None:

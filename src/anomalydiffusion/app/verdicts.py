@@ -27,7 +27,7 @@ def suggest(run: Path | str) -> Agreed:
     """
     opened = Run.open(Path(run))
     split = run_split(opened)
-    gate = Source(split, settled(opened, run_settings(opened), split, note=False, quiet=True), None, None).gate()
+    gate = Source(split, settled(opened, run_settings(opened), split, note=False, quiet=True), None, None).gate(opened.limits)
     return agreed(Manifest(opened.manifest).pairs(), gate)
 
 

@@ -29,6 +29,7 @@ SPREAD = 0.05  # least deviation that a limit is drawn with: a few shots that ar
 SPREADS = {"evenness": 0.35}  # other ones, in their figure's own unit
 
 Key = tuple[str, str]
+Real = dict[str, tuple[float, float]]  # mean and deviation of what real defects score, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +159,12 @@ class Gate:
 
     Types with fewer than 3 such figures have no limit of that kind; a figure in `GateConfig` takes its place.
     `extractor` is only asked for features where there are such limits. `real` holds, by type and name, mean and deviation of those
-    figures.
+    figures; where an earlier gate's are given, nothing is carried.
     """
 
     def __init__(
         self, shots: Mapping[Key, Sequence[Exemplar]], carried: Mapping[Key, Iterable[Carried]], config: GateConfig,
-        extractor: FeatureExtractor | None = None,
+        extractor: FeatureExtractor | None = None, *, real: Mapping[Key, Real] | None = None,
     ) -> None:  # fmt: skip
         self.config, self.extractor = config, extractor if config.compares else None
         self.known = {
@@ -174,7 +175,10 @@ class Gate:
             )
             for key, own in shots.items()
         }
-        self.real = {key: self._real(key, [each.group for each in own], carried.get(key, ())) for key, own in shots.items()}
+        self.real: dict[Key, Real] = (
+            {key: self._real(key, [each.group for each in own], carried.get(key, ())) for key, own in shots.items()}
+            if real is None else {key: dict(real[key]) for key in shots}
+        )  # fmt: skip
         self.limits = {key: self._limits(key) for key in shots}
 
     def asking(self, config: GateConfig) -> Gate:
@@ -198,7 +202,7 @@ class Gate:
         views = [view(image, mask) for image, mask in defects]
         return masked_features(self.extractor.maps([each.image_HWC for each in views]), [each.mask for each in views])
 
-    def _real(self, key: Key, groups: Sequence[str], carried: Iterable[Carried]) -> dict[str, tuple[float, float]]:
+    def _real(self, key: Key, groups: Sequence[str], carried: Iterable[Carried]) -> Real:
         """Mean and deviation of what a type's carried defects score, where enough of them do; each is looked at once, and let go."""
         if self.extractor is None:
             return {}

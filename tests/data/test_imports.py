@@ -574,6 +574,7 @@ def test_who_answered_what(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
         (task("a.png", {**polygon(), "image_rotation": 90}), "turned picture"),
         (task("a.png", {**polygon(), "original_width": 99}), "says 99 x 24 pixels"),
         (task("a.png", {**polygon(), "original_width": None}), "not one size"),
+        (task("a.png", {**rectangle(), "original_width": 10**400}), "not one size"),
         (task("a.png", {"type": "polygonlabels", "value": {"points": [[1, 2]]}}), "without a label"),
         (task("a.png", polygon(points=[[1, 2], "x", [3]])), "3 numbers"),
         (task("a.png", polygon(points={"x": 1})), "list of numbers"),

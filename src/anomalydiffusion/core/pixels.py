@@ -17,6 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 from anomalydiffusion.core.errors import DataError
 
 __all__ = [
+    "MAX_PIXELS",
     "Cells",
     "decode_png",
     "digest_file",

@@ -14,7 +14,7 @@ import numpy as np
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.names import shown, strays
-from anomalydiffusion.core.pixels import read_size
+from anomalydiffusion.core.pixels import MAX_PIXELS, read_size
 from anomalydiffusion.data.folders import SUFFIXES
 from anomalydiffusion.data.foreign import read_json
 from anomalydiffusion.data.incoming import Picture, beside, locate
@@ -99,7 +99,8 @@ def _shapes(results: list[Any], size: tuple[int, int], where: str) -> Iterator[t
 
 def _size(results: list[Any], where: str) -> tuple[int, int] | None:
     sizes = [(result.get("original_width"), result.get("original_height")) for result in results if "original_width" in result]
-    if any(size != sizes[0] for size in sizes) or not all(isinstance(side, int) and side > 0 for size in sizes for side in size):
+    whole = all(isinstance(side, int) and 0 < side <= MAX_PIXELS for size in sizes for side in size)
+    if not whole or any(size != sizes[0] for size in sizes):
         raise DataError(f"{where}: original_width and original_height are not one size in pixels; export it again")
     return sizes[0] if sizes else None
 

@@ -2,8 +2,8 @@
 
     python benchmarks/ablation.py DATA --product magnetic_tile --work WORK
 
-Every row is a run of its own in WORK/<product>-ablation/<rotation>/<row>; rows that learn with the default's settings take over its
-adapter, and all take over its detector without pairs, which is the same for each. What a row gave is kept in
+Every row is a run of its own in WORK/<product>-ablation/<processor>/<rotation>/<row>; rows that learn with the default's settings take
+over its adapter, and all take over its detector without pairs, which is the same for each. What a row gave is kept in
 benchmarks/results/ablation-<product>/<processor>/<row>-r<rotation>.json and is not done again under the same settings. Processors round
 differently, and one training differs by up to two points between them, so that rows are compared with the default of their own processor;
 after each, benchmarks/results/<date>-ablation-<product>.md is written from all that are there, a table a processor.
@@ -114,9 +114,9 @@ def one_row(given: argparse.Namespace, name: str, config: Path, settings: dict[s
 
 def place(given: argparse.Namespace, name: str, rotation: int) -> Path:
     """The configuration of a row, which its run stands beside; written."""
-    config: Path = given.work / f"{given.product}-ablation" / f"r{rotation}" / f"{name}.toml"
+    config: Path = given.work / f"{given.product}-ablation" / processor() / f"r{rotation}" / f"{name}.toml"
     config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(dumps(ROWS[name][1]).strip() + "\n")
+    write_atomic(config, (dumps(ROWS[name][1]).strip() + "\n").encode())
     return config
 
 
@@ -176,7 +176,7 @@ def page(given: argparse.Namespace, folder: Path, failed: dict[str, str], typed:
 
 def processor() -> str:
     """This machine's processor, as a folder is called."""
-    return re.sub(r"\W+", "-", hardware().split(",")[0].lower()).strip("-")
+    return re.sub(r"\W+", "-", hardware().split(",")[0].lower()).strip("-") or "unknown"
 
 
 def main() -> int:
@@ -187,7 +187,7 @@ def main() -> int:
     failed: dict[str, str] = {}
     target = RESULTS / f"{datetime.date.today().isoformat()}-ablation-{given.product}.md"
     typed = " ".join(["python benchmarks/ablation.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
-    typed = re.sub(r" --rows.*", "", typed).replace(str(given.work), "WORK")
+    typed = re.sub(r" --rows( (?!--)\S+)+", "", typed).replace(str(given.work), "WORK")
     for name in [DEFAULT, *(name for name in given.rows if name != DEFAULT)]:
         try:
             rotations_of(given, folder / processor(), name, make=True)

@@ -42,7 +42,7 @@ def drawn(run: Path, folder: Path, num: int, settings: dict[str, float | str]) -
 
 
 def walked(strength: float, steps: int) -> int:
-    """The steps of a drawing at which the denoiser is asked."""
+    """The steps of a drawing at which the denoiser is asked, as `generation.pairs` counts them."""
     return steps if strength == 1 else max(1, round(strength * steps))
 
 
@@ -50,11 +50,11 @@ def cell(given: argparse.Namespace, strength: float, solver: str, reuse: int, st
     """One row of the table."""
     folder = given.work / f"strength-{strength:g}-{solver}-{steps}-reuse-{reuse}"
     calls = walked(strength, steps)
-    named = f"| strength {strength:g}, {solver}, {steps} steps | {calls} | {-(-calls // reuse)} |"
+    named = f"| strength {strength:g}, {solver}, {steps} steps, reuse {reuse} | {calls} | {-(-calls // reuse)} |"
     try:
         records = drawn(given.run, folder, given.num, {"strength": strength, "solver": solver, "steps": steps, "reuse": reuse})
     except GenerationError as error:
-        return f"{named} could not be made: {error} | | | | | |"
+        return f"{named} could not be made: {error} | | | | | | |"
     kept, seconds = accepted(records), sum(float(record["seconds"]) for record in records)
     looked = ad.evaluate(folder, task="quality")["arms"]["ours"]
     shown = [f"{looked[name]['mean']:.4f}" if looked[name]["mean"] is not None else "-" for name in ("kid", "similarity", "mask_agreement")]
@@ -91,8 +91,8 @@ def main() -> int:
     ]  # fmt: skip
     closing = ["", "## Settings", "", f"- {hardware()}", f"- {given.num} pairs a defect type, seeds: {given.seeds}, split {split}"]
     for strength, solver, reuse, steps in combined(given.strengths, given.solvers, given.reuse, given.steps):
-        if reuse > 1 and walked(strength, steps) <= 1:
-            continue  # nothing to remember
+        if any(less < reuse and less >= walked(strength, steps) for less in given.reuse):
+            continue  # the same drawings: the first call alone is whole
         lines.append(cell(given, strength, solver, reuse, steps))
         write_atomic(target, ("\n".join([*lines, *closing]) + "\n").encode())
     sys.stdout.write(f"{target}\n")

@@ -1,6 +1,7 @@
 """What pairs are made of: a run's own normal images and masks, or the user's."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -93,12 +94,15 @@ def test_what_real_defects_score_is_found_once_and_anew_where_it_follows_from_so
     laid: list[object] = []
     one = Source._one_carried
     monkeypatch.setattr(Source, "_one_carried", lambda self, *given: laid.append(given) or one(self, *given))
-    file = tmp_path / "gate.json"
+    file, own, masks = tmp_path / "gate.json", tmp_path / "own", tmp_path / "masks"
+    _save(own / "a.png", _picture(70))
+    for defect in ("hole", "stain"):
+        _save(masks / "plate" / defect / "a.png", _disc())
 
-    def gate(settings: Settings, masks: Path | None = None) -> tuple[Gate, int]:
+    def gate(settings: Settings, normals: Path | None = None, masks: Path | None = None, of: Split = split) -> tuple[Gate, int]:
         """A gate by what the file tells, which then tells of it; and how many defects had to be laid."""
         laid.clear()
-        source = Source(split, settings, None, masks)
+        source = Source(of, settings, normals, masks)
         found = source.gate(file)
         file.write_bytes(source.gate_json(found))
         return found, len(laid)
@@ -113,12 +117,41 @@ def test_what_real_defects_score_is_found_once_and_anew_where_it_follows_from_so
     assert none == 0 and loose.real == first.real and loose.limits[KEY].agreement > first.limits[KEY].agreement
     for other in (Settings(seed=1), Settings(generate=GenerateConfig(seam="median")), Settings(masks=MaskConfig(source="matched"))):
         assert gate(other)[1] > 0
+    assert gate(Settings(), own)[1] == count and gate(Settings(), own)[1] == 0
+    _save(own / "b.png", _picture(71))  # another picture in the same folder
+    assert gate(Settings(), own)[1] == count
+    assert gate(Settings(), None, masks)[1] == count
+    assert gate(Settings(), of=replace(split, shots=split.shots[1:]))[1] == count / 2  # one type is left
     gate(Settings())
     assert gate(Settings(gate=GateConfig(strict=0.0)))[1] == 0 and gate(Settings())[1] == count  # one without such limits tells of none
-    for damaged in (b"", b"[]", b'{"of": 3}', file.read_bytes().replace(b"real", b"rael"), file.read_bytes().replace(b"plate/hole", b"x")):
+    with monkeypatch.context() as patch:
+        patch.setattr("anomalydiffusion.app.source.__version__", "next")
+        assert gate(Settings())[1] == count
+    gate(Settings())
+    whole = file.read_bytes()
+    number = rb'(agreement": \[\s*)[0-9.]+'
+    for damaged in (
+        b"", b"[]", b'{"laid_by": 3}', whole.replace(b"real", b"rael"), whole.replace(b"plate/hole", b"x"),
+        re.sub(number, rb"\1NaN", whole), re.sub(number, rb"\g<1>1" + 400 * b"0", whole),
+    ):  # fmt: skip
+        assert damaged != whole
         file.write_bytes(damaged)
         again, anew = gate(Settings())
         assert anew == count and again.limits == first.limits
+
+
+def test_scores_are_not_kept_while_a_normal_image_cannot_be_read(split: Split, tmp_path: Path) -> None:
+    file, broken = tmp_path / "gate.json", next(n.path for n in split.normals if n.product == "plate")
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:40])
+    for expected in (True, True, False):  # the third time it is whole again
+        if not expected:
+            broken.write_bytes(whole)
+        source = Source(split, Settings(), None, None)
+        found = source.gate(file)
+        file.write_bytes(source.gate_json(found))
+        assert source.passed_over == expected and (json.loads(file.read_text())["laid_by"] == "") == expected
+    assert Source(split, Settings(), None, None)._kept(file) == found.real
 
 
 @pytest.mark.parametrize("masks", ["warped", "matched"])

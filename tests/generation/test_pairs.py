@@ -45,7 +45,7 @@ def item() -> Item:
     return Item(key=KEY, normal_HWC=normal, normal="n.png", normal_sha256="0", mask=Mask(pixels_HW=mask, origin="test"), seed=5)
 
 
-def _image(made: tuple[LatentPrior, Adapter], item: Item, **changes: float | str) -> np.ndarray:
+def _image(made: tuple[LatentPrior, Adapter], item: Item, **changes: float | str | None) -> np.ndarray:
     (pair,) = make_pairs(*made, [item], replace(CONFIG, **changes))
     return pair.image_HWC.astype(int)
 
@@ -231,14 +231,26 @@ def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item
             replace(CONFIG, **wrong)
 
 
-def test_what_is_remembered_between_steps_is_a_pair_of_its_own_in_any_company(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+@pytest.mark.parametrize(("reuse", "whole"), [(None, 4), (1, 4), (2, 2), (3, 2), (4, 1)])
+def test_inner_levels_are_asked_at_every_so_many_steps_for_each_kind_of_call(
+    made: tuple[LatentPrior, Adapter], item: Item, reuse: int | None, whole: int
+) -> None:
+    asked: list[bool] = []
+    block = made[0].unet.mid_block.resnets[0]
+    handle = block.register_forward_hook(lambda module, given, answer: asked.append(made[1]._tuned()[0].disable_adapters))
+    drawn = _image(made, item, steps=4, guidance=2.0, reuse=reuse)
+    handle.remove()
+    assert asked == [False, True] * whole  # adapted and frozen, in turn
     plain = _image(made, item, steps=4, guidance=2.0)
-    assert (_image(made, item, steps=4, guidance=2.0, reuse=1) == plain).all()
-    drawn = _image(made, item, steps=4, guidance=2.0, reuse=2)
-    assert (drawn != plain).any() and np.abs(drawn - plain).mean() < np.abs(plain - item.normal_HWC).mean()
+    assert (drawn != plain).any() == ((reuse or 1) > 1)
+    assert np.abs(drawn - plain).mean() < np.abs(plain - item.normal_HWC).mean()
+
+
+def test_what_is_remembered_between_steps_is_a_pair_s_own_in_any_company(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     config = replace(CONFIG, steps=4, guidance=2.0, reuse=2)
     together = make_pairs(*made, [replace(item, seed=6), item], config)[1].image_HWC.astype(int)
-    assert np.abs(together - drawn).max() <= 2
+    assert np.abs(together - _image(made, item, steps=4, guidance=2.0, reuse=2)).max() <= 2
+    assert (_image(made, item, steps=4, reuse=2) != _image(made, item, steps=4, guidance=2.0, reuse=2)).any()
     with pytest.raises(ConfigError, match="reuse = 0"):
         replace(CONFIG, reuse=0)
     with pytest.raises(ConfigError, match="one strength"):

@@ -28,9 +28,11 @@ def test_a_blur_takes_the_grain() -> None:
 
 
 def test_a_distance_that_is_given_is_averaged_over_images_before_and_after() -> None:
-    levels = lambda before, after: float(np.abs(after.astype(int) - before).max())  # noqa: E731
-    found = measure_autoencoder(lambda x: x + 4 / 127.5, PICTURES, unlike=levels)
-    assert found["perceptual_distance"] == 4 and "perceptual_distance" not in measure_autoencoder(lambda x: x, PICTURES)
+    levels = lambda before, after: float(np.abs(after.astype(int) - before).max() + before[0, 0, 0])  # noqa: E731
+    found = measure_autoencoder(lambda x: x + 4 / 127.5, PICTURES, distance=levels)
+    assert found["perceptual_distance"] == 4 + np.mean(
+        [float(image[0, 0, 0]) for image in PICTURES]
+    ) and "perceptual_distance" not in measure_autoencoder(lambda x: x, PICTURES)
 
 
 def test_gradient_energy_of_a_ramp_is_its_squared_slopes() -> None:

@@ -1,8 +1,11 @@
 """What is remembered between the steps is asked once, answers its own kind of call alone, and leaves every other call as it was."""
 
+import copy
+
 import pytest
 import torch
 
+from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.priors.base import Context, Memory
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
@@ -58,3 +61,18 @@ def test_each_kind_of_call_has_its_own(prior: LatentPrior) -> None:
     one.fresh = other.fresh = False
     again = [prior.predict(z, t, said, memory=memory) for said, memory in ((words, one), (others, other))]
     assert not torch.equal(*answers) and all(torch.equal(a, b) for a, b in zip(answers, again, strict=True))
+
+
+def test_nothing_stays_behind_and_a_compiled_denoiser_remembers_nothing(prior: LatentPrior, monkeypatch: pytest.MonkeyPatch) -> None:
+    z, t, words = _given(prior, 5)
+    plain, memory = prior.predict(z, t, words), Memory()
+    prior.predict(z, t, words, memory=memory)
+    memory.fresh = False
+    memory.answers = {}  # whoever still asked it would fail
+    copied = copy.deepcopy(prior.unet)
+    answer = copied(z, t, encoder_hidden_states=words.tokens_BND).sample if not prior.inpaints else None
+    assert answer is None or torch.equal(answer, plain)
+    assert memory.answers == {}
+    monkeypatch.setattr(prior, "_compiled", prior.unet)
+    with pytest.raises(PriorError, match="remembers nothing"):
+        prior.predict(z, t, words, memory=memory)

@@ -52,7 +52,7 @@ def draw_again(
     drawing = _drawing(run, said, digest_of(regions_of(split)))
     own = run_settings(run, prior=prior, device=device, generate={"batch_size": batch_size})
     settings = replace(
-        own, seed=drawing.seed, dtype=drawing.dtype, masks=drawing.masks, gate=drawing.gate,
+        own, seed=drawing.seed, dtype=drawing.dtype, compile=None, masks=drawing.masks, gate=drawing.gate,
         generate=replace(drawing.generate, batch_size=own.generate.batch_size),
     )  # fmt: skip
     normals = normals or (Path(drawing.normals) if drawing.normals else None)

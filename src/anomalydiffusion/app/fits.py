@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from anomalydiffusion.app.progress import bar, say
-from anomalydiffusion.app.settings import Drawing, Kind, Settings
-from anomalydiffusion.app.source import Source
+from anomalydiffusion.app.settings import Kind, Settings
+from anomalydiffusion.app.source import Source, laid_by
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
-from anomalydiffusion.data.regions import digest_of, regions_of
+from anomalydiffusion.data.regions import regions_of
 from anomalydiffusion.quality.scores import mask_agreement
 
 __all__ = ["as_noted", "settled"]
@@ -38,7 +38,7 @@ def settled(
     masks = settings.masks
     if masks.source != "auto" or masks.matched_for is not None:
         return settings
-    asked = f"{Drawing.of(settings, normals, None, '', digest_of(regions_of(split))).laying} {split.digest}"
+    asked = laid_by(settings, normals, split, regions_of(split))
     if _noted(run).get("asked") == asked:
         return as_noted(run, settings)
     source = Source(split, settings, normals, None)

@@ -134,7 +134,7 @@ def prior_info(
         pictures, seen = (read_image(path) for path in files), EfficientNetLite0()
         found = measure_autoencoder(
             lambda x: loaded.decode(loaded.encode(x)), pictures, factor=loaded.factor,
-            unlike=lambda *both: float(perceptual_distance(*(seen.maps([each]) for each in both))),
+            distance=lambda *both: float(perceptual_distance(*(seen.maps([each]) for each in both))),
         )  # fmt: skip
         kept = {"images": len(files), **found}
     parameters = {part: sum(p.numel() for p in getattr(loaded, part).parameters()) for part in ("vae", "unet", "text_encoder")}

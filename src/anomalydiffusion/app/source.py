@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
@@ -31,7 +33,7 @@ from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.gate import Carried, Exemplar, Gate, Real
 from anomalydiffusion.quality.places import Places
 
-__all__ = ["Source", "shots_of"]
+__all__ = ["Source", "laid_by", "shots_of"]
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,11 @@ def shots_of(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
             _same(path, split.sha256[path])
         out.setdefault(shot.key, []).append(load(shot))
     return out
+
+
+def laid_by(settings: Settings, normals: Path | None, split: Split, regions: dict[str, dict[str, Region]]) -> str:
+    """The digests of what decides where a run's real defects are laid on normal images, and how."""
+    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest}"
 
 
 def _same(path: Path, sha256: str) -> None:
@@ -78,8 +85,10 @@ class Source:
             if not self.normals[product]:
                 raise DataError(f"{product}: no normal images to generate on; add some to {product}/train/good or give --normals")
         self.masks = None if given_masks is None else given_masks_of(given_masks, self.shots, split)
-        laying = Drawing.of(settings, normals, None, "", digest_of(self.regions)).laying
-        self.of = f"{laying} {split.digest} {'given' if self.masks else 'own'} {__version__}"  # what real defects are laid by
+        files = [(product, str(path), sha256) for product, own in sorted(self.normals.items()) for path, sha256 in own]
+        told = (laid_by(settings, normals, split, self.regions), files, self.masks is None, __version__)
+        self.laid_by = hashlib.sha256(repr(told).encode("utf-8", "replace")).hexdigest()[:16]  # what decides how real defects are laid
+        self.passed_over = False  # whether one was not, for a file that could not be read
         self.named: set[Path] = set()  # unusable normal images that were warned of
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
         self.ground_bits = lru_cache(maxsize=4096)(self._ground)
@@ -123,6 +132,7 @@ class Source:
                 mask, misfit = (given, 0.0) if given else self._proposed(task, path, sha256, kind)
             except (DataError, MaskError, OSError) as error:
                 problem = error
+                self.passed_over |= not isinstance(error, MaskError)
                 if path not in self.named:
                     log.warning("%s; another normal image is taken", error)
                 self.named.add(path)
@@ -184,11 +194,14 @@ class Source:
         return Gate(exemplars, carried, config, self.features())
 
     def gate_json(self, gate: Gate) -> bytes:
-        """A gate as a file: what each type's pairs must reach, what real defects score, and a digest of all that this follows from."""
+        """A gate as a file: what each type's pairs must reach, what real defects score, and a digest of what those follow from.
+
+        Without the digest, what they score is found anew: where none were laid, or a normal image could not be read.
+        """
         told = {
             "limits": {"/".join(key): asdict(own) for key, own in gate.limits.items()},
             "real": {"/".join(key): own for key, own in gate.real.items()},
-            "of": self.of if self.settings.gate.strict else "",
+            "laid_by": "" if self.passed_over or not self.settings.gate.strict else self.laid_by,
         }
         return (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
 
@@ -196,14 +209,16 @@ class Source:
         """What real defects score, from such a file; None where it does not tell, or tells of others."""
         try:
             told = json.loads(path.read_bytes())
-            if told["of"] != self.of:
+            if told["laid_by"] != self.laid_by:
                 return None
-            return {
+            real = {
                 key: {str(name): (float(mean), float(deviation)) for name, (mean, deviation) in told["real"]["/".join(key)].items()}
                 for key in self.shots
             }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
             return None
+        sound = all(math.isfinite(mean) and 0 < deviation < math.inf for own in real.values() for mean, deviation in own.values())
+        return real if sound else None
 
     def carried(self, key: Key, count: int, kind: Kind | None = None) -> Iterator[Carried]:
         """Shots' defects under masks of a kind, each on a random normal image; fewer where the images that were tried take no mask.
@@ -222,10 +237,12 @@ class Source:
                 _, _, image, mask = self._chosen(task, None, kind)
         else:
             for _, (path, sha256) in zip(range(TRIES), self._candidates(task, None), strict=False):
-                with suppress(DataError, MaskError, OSError):  # named when a pair is wanted of it
+                try:
                     image = self.image(path, sha256)
                     mask = self._warped(task, path, sha256)
                     break
+                except (DataError, MaskError, OSError) as error:  # named when a pair is wanted of it
+                    self.passed_over |= not isinstance(error, MaskError)
         if image is None or mask is None:
             return None
         laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)

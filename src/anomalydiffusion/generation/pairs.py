@@ -64,7 +64,7 @@ class GenerateConfig:
     condition_noise: float = 0.02
     interpolate: float | None = None  # 0..1: e_s goes up to so far, each pair its own way, to that of another shot's mask; None = stays
     graft: float | None = None  # 0..1: share of self-attention in the mask that looks at a real defect instead; None = not drawn beside it
-    reuse: int | None = None  # the denoiser's inner levels are computed at every so many steps; None = at each
+    reuse: int | None = None  # the denoiser's inner levels, with their attention, are asked at every so many steps; None = at each
     batch_size: int = 8
     attempts: int = 5
 
@@ -239,12 +239,14 @@ def _draw(
     plain = adapter.plain(len(filled)) if bool((weight != 1).any()) else None
     prior.all_said()
     gain: list[torch.Tensor | None] = [None]
-    own, frozen = (None if config.reuse in (None, 1) else Memory() for _ in range(2))
+    memories = (Memory(), Memory()) if (config.reuse or 1) > 1 else None  # of the adapted and of the frozen prediction
+    own, frozen = memories or (None, None)
     asked = count()
 
     def denoise(z: torch.Tensor, t: torch.Tensor) -> Estimate:
-        if config.reuse and own and frozen:
-            own.fresh = frozen.fresh = next(asked) % config.reuse == 0
+        walked = next(asked)
+        for memory in memories or ():
+            memory.fresh = walked % (config.reuse or 1) == 0
         answer = adapter.predict(z, t, context, gain[0], graft, memory=own)
         if plain is not None:
             said = Context(tokens_BND=plain, surroundings=around)

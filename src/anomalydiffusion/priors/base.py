@@ -60,11 +60,11 @@ class Memory:
     """What the denoiser's inner levels answered to calls of one kind: one prompt, adapter and batch. While `fresh`, they are asked anew.
 
     From one step of a drawing to the next they change little; the finest level, which is always asked, follows each step's latent
-    [DeepCache, arXiv 2312.00858, at its shallowest branch].
+    [after DeepCache, arXiv 2312.00858, with the whole of that level].
     """
 
     fresh: bool = True
-    answers: dict[Any, Any] = field(default_factory=dict)  # by block
+    answers: dict[int, Any] = field(default_factory=dict)  # by block
 
 
 Gain = torch.Tensor  # B x 1 x h x w, positive: multiplies attention to the learned tokens; 1 = leave alone

@@ -150,6 +150,8 @@ class LatentPrior:
             z_BChw = torch.cat([z_BChw, told.to(z_BChw)], dim=1)
         given = {"encoder_hidden_states": tokens, "cross_attention_kwargs": extra or None}
         if memory is not None:
+            if self._compiled is not None:
+                raise PriorError("a compiled denoiser is one piece and remembers nothing: leave compile or reuse away")
             from anomalydiffusion.priors.reuse import remembering  # diffusers is slow to import
 
             with remembering(self.unet, memory):

@@ -26,12 +26,12 @@ def gradient_energy(x_BCHW: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def measure_autoencoder(
     round_trip: Callable[[torch.Tensor], torch.Tensor], images: Iterable[np.ndarray], *, factor: int = 8,
-    unlike: Callable[[np.ndarray, np.ndarray], float] | None = None,
+    distance: Callable[[np.ndarray, np.ndarray], float] | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """PSNR (dB, 8 bit output, mean over images) and gradient-energy ratio after / before (mean over images; 1 = grain kept).
 
     `images` are uint8 H x W x 3 and are cut to multiples of `factor`; `round_trip` takes and gives B x 3 x H x W in -1..1. With
-    `unlike`, a distance between an image before and after, also `perceptual_distance`, its mean.
+    `distance`, of an image before and after, also its mean as `perceptual_distance`.
     """
     psnr, ratio, distances = list[float](), list[float](), list[float]()
     for image in images:
@@ -41,8 +41,8 @@ def measure_autoencoder(
         out = to_tensor(after)
         psnr.append(float(10 * torch.log10(4 / (out - x).square().mean().clamp_min(1e-7))))
         ratio.append(float((gradient_energy(out) / gradient_energy(x).clamp_min(1e-7)).mean()))
-        if unlike is not None:
-            distances.append(unlike(before, after))
+        if distance is not None:
+            distances.append(distance(before, after))
     seen = {"perceptual_distance": float(np.mean(distances))} if distances else {}
     return {"psnr": float(np.mean(psnr)), "gradient_energy_ratio": float(np.mean(ratio)), **seen}
 

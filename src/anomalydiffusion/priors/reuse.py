@@ -16,38 +16,27 @@ NAME = "anomalydiffusion.reuse"  # of the hooks
 
 
 class _Inner(ModelHook):
-    """Stands before one inner block."""
+    """Stands before one inner block, and answers for it while the memory is not fresh."""
 
-    memory: Memory | None = None
+    def __init__(self, memory: Memory, number: int) -> None:
+        super().__init__()
+        self.memory, self.number = memory, number
 
     def new_forward(self, module: Any, *given: Any, **named: Any) -> Any:
-        if self.memory is None:
-            return self.fn_ref.original_forward(*given, **named)
-        if self.memory.fresh or self not in self.memory.answers:
-            self.memory.answers[self] = self.fn_ref.original_forward(*given, **named)
-        return self.memory.answers[self]
-
-
-def _inner(unet: Any) -> list[_Inner]:
-    """The hooks on all blocks but those of the finest grid, put there when they are first asked for."""
-    blocks = [*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]]
-    hooks = []
-    for block in blocks:
-        registry = HookRegistry.check_if_exists_or_initialize(block)
-        if registry.get_hook(NAME) is None:
-            registry.register_hook(_Inner(), NAME)
-        hooks.append(registry.get_hook(NAME))
-    return hooks
+        if self.memory.fresh or self.number not in self.memory.answers:
+            self.memory.answers[self.number] = self.fn_ref.original_forward(*given, **named)
+        return self.memory.answers[self.number]
 
 
 @contextmanager
 def remembering(unet: Any, memory: Memory) -> Iterator[None]:
-    """While this lasts, calls of `unet` (a `UNet2DConditionModel`) fill `memory` or go by it."""
-    hooks = _inner(unet)
-    for hook in hooks:
-        hook.memory = memory
+    """While this lasts, all blocks of `unet` (a `UNet2DConditionModel`) but those of the finest grid fill `memory` or go by it."""
+    blocks = [block for block in (*unet.down_blocks[1:], unet.mid_block, *unet.up_blocks[:-1]) if block is not None]
+    registries = [HookRegistry.check_if_exists_or_initialize(block) for block in blocks]
+    for number, registry in enumerate(registries):
+        registry.register_hook(_Inner(memory, number), NAME)
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.memory = None
+        for registry in registries:
+            registry.remove_hook(NAME, recurse=False)

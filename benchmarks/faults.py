@@ -35,7 +35,7 @@ import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -268,17 +268,18 @@ def victim(process: multiprocessing.Process, draw: random.Random) -> bool:
     return bool(workers)
 
 
-def one(base: Path, folder: Path, fault: str, number: int, operations: int, seconds: float, whole: Any) -> dict[str, Any]:
-    """Disturb one filling; what became of it."""
+def one(base: Path, folder: Path, fault: str, number: int, calm: dict[bool, Calm], whole: Any) -> dict[str, Any]:
+    """Disturb one filling; what became of it. `calm`: an undisturbed one of a new copy, and of one that is not."""
     draw = random.Random(f"{fault} {number}")
     run, notes = folder / "run", folder / "notes"
     shutil.rmtree(folder, ignore_errors=True)
-    copy(base, run, new=number % NEW == 0)
+    new = number % NEW == 0
+    copy(base, run, new)
     words = ("--workers", "2") if fault in CREWED else ()
-    process = begin(run, notes, fault, draw.randint(1, operations), number, words)
+    process = begin(run, notes, fault, draw.randint(1, calm[new].operations), number, words)
     struck = False
     if fault in ("moment", "worker"):
-        process.join(draw.uniform(0.05, seconds))
+        process.join(draw.uniform(0.05, calm[new].seconds))
         struck = fault == "worker" and victim(process, draw)
         if fault == "moment":
             process.kill()
@@ -314,14 +315,19 @@ def typed_once(base: Path, run: Path) -> Path:
     torch.set_num_threads(1)
     shutil.rmtree(run, ignore_errors=True)
     copy(base, run)
-    with suppress(SystemExit):
+    try:
         command(run)
+    except SystemExit as ended:
+        if ended.code:
+            raise
     return run
 
 
 def trained(work: Path) -> Path:
     """A run of two defect types on the toy data, trained for a few steps."""
     base, config = work / "base", work / "config.toml"
+    if config.exists() and config.read_text() != CONFIG:
+        raise SystemExit(f"{work}: was begun with other settings; give another --work")
     if not (base / "adapter").exists():
         shutil.rmtree(base, ignore_errors=True)
         config.write_text(CONFIG)
@@ -332,23 +338,32 @@ def trained(work: Path) -> Path:
     return base
 
 
-def undisturbed(base: Path, work: Path, *words: str) -> tuple[Path, float, int]:
-    """The run filled without a fault, the seconds that it took, and the operations on files of the command's own process."""
-    run, notes = work / f"whole{len(words)}", work / f"whole{len(words)}-notes"
+class Calm(NamedTuple):
+    """A run filled without a fault, the seconds that it took, and the operations on files of the command's own process."""
+
+    run: Path
+    seconds: float
+    operations: int
+
+
+def undisturbed(base: Path, work: Path, new: bool, *words: str) -> Calm:
+    """Fill a copy without a fault."""
+    name = f"whole{len(words)}{'-new' if new else ''}"
+    run, notes = work / name, work / f"{name}-notes"
     shutil.rmtree(run, ignore_errors=True)
-    copy(base, run)
+    copy(base, run, new)
     began = time.monotonic()
     if ended(begin(run, notes, "count", 0, 0, words)):
         raise SystemExit(notes.with_suffix(".out").read_text())
-    return run, time.monotonic() - began, int(notes.with_suffix(".count").read_text())
+    return Calm(run, time.monotonic() - began, int(notes.with_suffix(".count").read_text()))
 
 
 def page(found: list[dict[str, Any]], operations: int, typed: str) -> str:
     lines = [
         "# Faults", "", f"    {typed}", "",
-        f"`anomalydiffusion generate` with {NUM} pairs a defect type, disturbed at a random one of its {operations} operations on "
-        "files or at a random moment; then typed again. Survived: what was left was whole, and files and lines ended as the undisturbed "
-        "ones.",
+        f"`anomalydiffusion generate` with {NUM} pairs a defect type, disturbed at a random one of its operations on files "
+        f"({operations} where it is new) or at a random moment; then typed again. Survived: what was left was whole, and files and lines "
+        "ended as the undisturbed ones.",
         "", "| fault | times injected | times struck | times survived | lost files |", "|---|---|---|---|---|",
     ]  # fmt: skip
     for fault in FAULTS:
@@ -372,27 +387,26 @@ def main() -> int:
     given.work.mkdir(parents=True, exist_ok=True)
     base, log = given.base or trained(given.work), given.work / "faults.jsonl"
     base = typed_once(base, given.work / "typed")
+    alone = {new: undisturbed(base, given.work, new) for new in (True, False)}
     crewed = any(fault in CREWED for fault in given.fault)
-    alone = undisturbed(base, given.work)
-    together = undisturbed(base, given.work, "--workers", "2") if crewed else alone
-    whole = files(alone[0]), records(alone[0])
-    if (files(together[0]), records(together[0])) != whole:
-        raise SystemExit("two workers give another data set than one process")
+    together = {new: undisturbed(base, given.work, new, "--workers", "2") for new in alone} if crewed else alone
+    whole = files(alone[True].run), records(alone[True].run)
+    if any((files(each.run), records(each.run)) != whole for each in (*alone.values(), *together.values())):
+        raise SystemExit("two workers, or a copy that is not new, give another data set than one process on a new one")
     found = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    sys.stderr.write(f"undisturbed: {alone[1]:.1f} s, {alone[2]} operations on files, {len(whole[0])} files\n")
+    sys.stderr.write(f"undisturbed: {alone[True].seconds:.1f} s, {alone[True].operations} operations on files, {len(whole[0])} files\n")
     for fault in given.fault:
-        _, seconds, operations = together if fault in CREWED else alone
         for number in range(given.times):
             if any((each["fault"], each["number"]) == (fault, number) for each in found):
                 continue
-            found.append(one(base, given.work / "one", fault, number, operations, seconds, whole))
+            found.append(one(base, given.work / "one", fault, number, together if fault in CREWED else alone, whole))
             with log.open("a") as file:
                 file.write(json.dumps(found[-1]) + "\n")
             sys.stderr.write(f"\r{fault} {number + 1}/{given.times} {found[-1]['problem']}" + ("\n" if found[-1]["problem"] else ""))
         sys.stderr.write("\n")
     if given.page:
         target = RESULTS / f"{datetime.date.today().isoformat()}-faults.md"
-        write_atomic(target, page(found, alone[2], f"python benchmarks/faults.py --work WORK --times {given.times}").encode())
+        write_atomic(target, page(found, alone[True].operations, f"python benchmarks/faults.py --work WORK --times {given.times}").encode())
         sys.stdout.write(f"{target}\n")
     return int(any(each["problem"] for each in found))
 

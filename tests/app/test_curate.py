@@ -9,7 +9,7 @@ import pytest
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.curate import decide
-from anomalydiffusion.core.errors import AnomalyDiffusionError, DataError
+from anomalydiffusion.core.errors import AnomalyDiffusionError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import Run
@@ -35,6 +35,15 @@ def _run(folder: Path, **other: object) -> Run:
 def test_a_verdict_moves_a_pair(tmp_path: Path) -> None:
     [record] = decide(_run(tmp_path / "run").folder, {"generated/tile/crack/images/000000.png": False})
     assert record["image"] == "generated/tile/crack/rejected/000000-0.png" and (tmp_path / "run" / record["image"]).read_bytes() == b"image"
+
+
+@pytest.mark.parametrize("name", ["image", "requested_mask"])
+def test_a_verdict_on_a_pair_without_its_files_is_one_line_and_changes_nothing(tmp_path: Path, name: str) -> None:
+    run = _run(tmp_path / "run", **{name: f"generated/tile/crack/{name}s/000009.png"})
+    [record], before = Manifest(run.manifest).pairs(), run.manifest.read_bytes()
+    with pytest.raises(RunError, match=rf"{name}s/000009\.png: gone or changed since it was made; restore it"):
+        decide(run.folder, {record["image"]: False})
+    assert run.manifest.read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -37,12 +37,29 @@ def test_numbers_that_are_not_finite_are_written_as_toml_knows_them() -> None:
         ({"generate": 3}, "generate: expected a table"),
         ({"generate": {"ratio": [1.0]}}, "expected 2 values"),
         ({"generate": {"grain": "loud"}}, "expected one of 'measured'"),
-        ({"generate": {"steps": 0}}, "must be at least 1"),
+        ({"generate": {"steps": 0}}, "^generate: steps = 0: expected at least 1$"),
+        ({"generate": {"eta": 2.0}}, r"^generate: eta = 2\.0: expected 0\.\.1$"),
+        ({"train": {"pool": {"ratio": [3.0, 2.0]}}}, r"^train\.pool: ratio = \(3\.0, 2\.0\): expected two rising numbers of at least 1$"),
+        ({"train": {"loop": {"mixed_precision": ""}}}, "^train.loop: mixed_precision '' is not known; known: no, bf16, auto$"),
+        ({"preview_steps": 0}, "^preview_steps = 0: expected at least 1"),
     ],
 )
 def test_refusals(values: dict, says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         from_dict(Settings, values)
+
+
+def test_what_a_file_says_is_refused_by_its_name_and_what_was_typed_is_not(tmp_path) -> None:
+    file = tmp_path / "c.toml"
+    file.write_text("[gate]\nstrict = -1\n")
+    with pytest.raises(ConfigError) as refused:
+        resolve(config=file)
+    assert str(refused.value) == f"{file}: gate: strict = -1.0: expected 0..100"
+    assert resolve(config=file, gate={"strict": 2.0}).gate.strict == 2
+    file.write_text("[gate]\nstrict = 1\n")
+    with pytest.raises(ConfigError) as refused:
+        resolve(config=file, gate={"strict": -1.0})
+    assert str(refused.value) == "gate: strict = -1.0: expected 0..100"
 
 
 def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:

@@ -128,7 +128,7 @@ PAIR = {
     "product": "tile", "defect": "crack", "seed": 7, "attempt": 0, "image": "generated/tile/crack/images/000000.png",
     "mask": "generated/tile/crack/masks/000000.png", "requested_mask": "generated/tile/crack/masks/000000.png", "normal": "/data/n.png",
     "normal_sha256": "0" * 64, "mask_origin": "warped", "touched_box": [1, 2, 3, 4], "config_digest": "0" * 16, "accepted": True,
-    "reasons": [],
+    "reasons": [], "image_sha256": "1" * 64, "mask_sha256": "2" * 64,
 }  # fmt: skip
 
 
@@ -140,6 +140,7 @@ PAIR = {
         {"requested_mask": "../victim.png"}, {"requested_mask": "C:\\victim.png"},
         {"config_digest": "../../x"}, {"seed": "7"}, {"seed": True}, {"attempt": -1}, {"accepted": 1},
         {"reasons": "no"}, {"reasons": [None]}, {"touched_box": [1, 2]}, {"touched_box": [1, 2, 3, "4"]}, {"normal": None},
+        {"mask_sha256": 5},
     ],
 )  # fmt: skip
 def test_a_line_that_no_command_could_use_is_skipped_and_the_rest_survives(

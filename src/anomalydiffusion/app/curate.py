@@ -179,7 +179,7 @@ def _moved(run: Run, judged: _Judged, config_digest: str) -> Record:
     """The record with its new verdict, its files named where that belongs."""
     record, verdict, label = judged.record, judged.verdict, judged.label
     paths = files_of(slot_of(record), int(record["attempt"]), keep=verdict.keep, refitted=label is not None)
-    sha256 = digest_file(run.folder / str(record["requested_mask"])) if label is None else hashlib.sha256(label).hexdigest()
+    sha256 = digest_file(_file(run, record, "requested_mask")) if label is None else hashlib.sha256(label).hexdigest()
     return {
         **record, **paths, "mask_sha256": sha256, "config_digest": config_digest, "accepted": verdict.keep,
         "reasons": list(verdict.reasons), "measures": verdict.measures,
@@ -191,7 +191,7 @@ def _parked(run: Run, before: Record, after: Record) -> Record:
     if all(before[name] == after[name] for name in (*FILES, "mask_sha256")):
         return before
     paths = files_of(slot_of(before), int(before["attempt"]), keep=False, refitted=True)
-    sha256 = digest_file(run.folder / str(before["requested_mask"]))
+    sha256 = digest_file(_file(run, before, "requested_mask"))
     by_hand = [reason for reason in before["reasons"] if reason in (KEPT, REFUSED)]
     return {**before, **paths, "mask": paths["requested_mask"], "mask_sha256": sha256, "accepted": False, "reasons": [*by_hand, PARKED]}
 
@@ -211,7 +211,7 @@ def _step(run: Run, before: list[Record], after: list[Record], labels: Mapping[s
     for old, new in zip(before, after, strict=True):
         for name in ("image", "requested_mask"):
             if new[name] != old[name]:
-                write_atomic(run.folder / str(new[name]), (run.folder / str(old[name])).read_bytes())
+                write_atomic(run.folder / str(new[name]), _file(run, old, name).read_bytes())
         if new["mask"] != new["requested_mask"] and (new["mask"], new["mask_sha256"]) != (old["mask"], old["mask_sha256"]):
             write_atomic(run.folder / str(new["mask"]), labels[str(new["mask"])])
     Manifest(run.manifest).rewrite(after, pairs=True)

@@ -97,9 +97,9 @@ class MaskConfig:
         if self.matched_for is not None and self.source != "auto":
             raise ConfigError(f'masks: matched_for is for source = "auto"; this one is "{self.source}", for all defect types')
         if self.alike is not None and not 1 <= self.alike <= 1000:
-            raise ConfigError(f"masks: alike = {self.alike}: expected 1..1000, or leave it away")
+            raise ConfigError(f"alike = {self.alike}: expected 1..1000, or leave it away")
         if self.train.masked or self.train.adapter.spatial_tokens:
-            raise ConfigError("masks.train: masks are learned without a mask: masked = false, spatial_tokens = 0")
+            raise ConfigError("train: masks are learned without a mask; give masked = false, spatial_tokens = 0")
 
     def kind(self, key: tuple[str, str]) -> Kind:
         """Where a type's masks come from; warped ones where that is left open and not found yet (`app.fits`)."""
@@ -180,13 +180,25 @@ def prior_of(settings: Settings) -> LatentPrior:
 
 
 def resolve(preset: str | None = None, config: Path | str | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
-    """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given)."""
+    """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given).
+
+    Raises `ConfigError`, which names the file where that is refused also without what was given.
+    """
     from_file = read_toml(config) if config else {}
     name = preset or from_file.get("preset") or (base or {}).get("preset") or "default"
     if not isinstance(name, str) or name not in PRESETS:
         raise ConfigError(f"unknown preset {shown(name)}; known: {', '.join(PRESETS)}")
     start = merge(PRESETS[name], {} if preset else (base or {}))
-    return from_dict(Settings, {**merge(merge(start, from_file), given), "preset": name})
+    told = {**merge(start, from_file), "preset": name}
+    try:
+        return from_dict(Settings, {**merge(told, given), "preset": name})
+    except ConfigError:
+        if config:
+            try:
+                from_dict(Settings, told)
+            except ConfigError as error:
+                raise ConfigError(f"{config}: {error}") from error
+        raise
 
 
 def to_toml(settings: Settings | Drawing) -> str:

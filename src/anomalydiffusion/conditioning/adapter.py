@@ -53,8 +53,9 @@ class AdapterConfig:
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.anomaly_tokens < 1 or self.spatial_tokens < 0 or self.lora_rank < 0:
-            raise ConfigError("anomaly_tokens must be at least 1; spatial_tokens and lora_rank at least 0")
+        for name, least in (("anomaly_tokens", 1), ("spatial_tokens", 0), ("lora_rank", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")
         if self.prompt.count("{}") != 1:
             raise ConfigError(f"prompt {shown(self.prompt)} must hold {{}} once: the place of the learned tokens")
 

@@ -96,7 +96,10 @@ def _completed(item: dataclasses.Field[Any], value: Any) -> Any:
 
 
 def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
-    """Build `cls` from plain values. Raises `ConfigError` on a key that it does not have and on a value of another kind."""
+    """Build `cls` from plain values. Raises `ConfigError` on a key that it does not have and on a value that it refuses.
+
+    `where`: what the values are called, for the message; so are the tables in them.
+    """
     hints = typing.get_type_hints(cls)
     known = {item.name: item for item in dataclasses.fields(cls)}  # type: ignore[arg-type]  # T is a dataclass here
     prefix = f"{where}." if where else ""
@@ -105,9 +108,17 @@ def from_dict(cls: type[T], values: dict[str, Any], where: str = "") -> T:
             raise ConfigError(f"unknown setting '{prefix}{key[:LONGEST]}'; known here: {', '.join(sorted(known))}")
     try:
         whole = {key: _completed(known[key], value) for key, value in values.items()}
-        return cls(**{key: _value(hints[key], value, prefix + key) for key, value in whole.items()})
+        built = {key: _value(hints[key], value, prefix + key) for key, value in whole.items()}
     except (TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"{where or cls.__name__}: {error}") from error
+    try:
+        return cls(**built)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{where or cls.__name__}: {error}") from error
+    except ConfigError as error:
+        if not where:
+            raise
+        raise ConfigError(f"{where}: {error}") from error
 
 
 def _scalar(value: Any) -> str:

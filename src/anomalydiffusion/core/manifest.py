@@ -52,8 +52,8 @@ FIELDS = (
 
 DEEPEST = 100  # lists and tables in each other, of a record
 KINDS: dict[str, type] = {
-    PRODUCT: str, DEFECT: str, SEED: int, ATTEMPT: int, IMAGE: str, MASK: str, REQUESTED_MASK: str, NORMAL: str, NORMAL_SHA256: str,
-    MASK_ORIGIN: str, TOUCHED_BOX: list, CONFIG_DIGEST: str, ACCEPTED: bool, REASONS: list,
+    PRODUCT: str, DEFECT: str, SEED: int, ATTEMPT: int, IMAGE: str, MASK: str, IMAGE_SHA256: str, MASK_SHA256: str, REQUESTED_MASK: str,
+    NORMAL: str, NORMAL_SHA256: str, MASK_ORIGIN: str, TOUCHED_BOX: list, CONFIG_DIGEST: str, ACCEPTED: bool, REASONS: list,
 }  # fmt: skip
 SHARED = frozenset({
     PRODUCT, DEFECT, NORMAL, NORMAL_SHA256, MASK_ORIGIN, PRIOR_DIGEST, ADAPTER_DIGEST, CONFIG_DIGEST, VERSION, REFERENCE,

@@ -47,11 +47,11 @@ class ClassifierConfig:
 
     def __post_init__(self) -> None:
         if self.side < 32:
-            raise ConfigError(f"classifier: side = {self.side}: expected 32 pixels or more")
+            raise ConfigError(f"side = {self.side}: expected 32 pixels or more")
         if self.steps < 1 or self.batch_size < 2 or self.checks < 1 or self.hold_back < 2:
-            raise ConfigError("classifier: expected batch_size and hold_back >= 2, steps and checks >= 1")
+            raise ConfigError("batch_size, hold_back, steps, checks: expected at least 2, 2, 1 and 1")
         if not 0 < self.rate < math.inf:
-            raise ConfigError(f"classifier: rate = {self.rate}: expected a finite number above 0")
+            raise ConfigError(f"rate = {self.rate}: expected a finite number above 0")
 
 
 PRESETS: dict[str, ClassifierConfig] = {

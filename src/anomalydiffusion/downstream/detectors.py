@@ -39,11 +39,11 @@ class DetectorConfig:
 
     def __post_init__(self) -> None:
         if self.side % 32 or self.side < 32:
-            raise ConfigError(f"detector: side = {self.side}: expected a multiple of 32")
+            raise ConfigError(f"side = {self.side}: expected a multiple of 32")
         if self.width < 2 or self.steps < 1 or self.batch_size < 2 or self.checks < 1 or self.hold_back < 2:
-            raise ConfigError("detector: expected width, batch_size and hold_back >= 2, steps and checks >= 1")
+            raise ConfigError("width, batch_size, hold_back, steps, checks: expected at least 2, 2, 2, 1 and 1")
         if not 0 < self.rate < math.inf:
-            raise ConfigError(f"detector: rate = {self.rate}: expected a finite number above 0")
+            raise ConfigError(f"rate = {self.rate}: expected a finite number above 0")
 
 
 PRESETS: dict[str, DetectorConfig] = {

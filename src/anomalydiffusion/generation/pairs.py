@@ -69,20 +69,25 @@ class GenerateConfig:
     attempts: int = 5
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1 or self.attempts < 1:
-            raise ConfigError("steps, batch_size and attempts must be at least 1")
+        for name in ("steps", "batch_size", "attempts"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected at least 1")
         if self.solver not in (None, "ddim", "dpm"):
             raise ConfigError(f"solver '{self.solver}' is not known; known: ddim, dpm")
         if self.cells not in (None, "any", "nearest"):
             raise ConfigError(f"cells '{self.cells}' is not known; known: any, nearest")
-        if not 0 <= self.eta <= 1 or not 1 <= self.ratio[0] <= self.ratio[1]:
-            raise ConfigError("eta must be 0..1, ratio two rising numbers of at least 1")
+        if not 0 <= self.eta <= 1:
+            raise ConfigError(f"eta = {self.eta}: expected 0..1")
+        if not 1 <= self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"ratio = {self.ratio}: expected two rising numbers of at least 1")
         low, high = _ends(self.strength)
         if not 0 < low <= high <= 1:
             raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1, or two such numbers that rise")
         low, high = _ends(self.severity)
-        if not 0 <= low <= high <= 10 or not 0 < self.guidance <= 10:
-            raise ConfigError("severity must be 0..10, or two such numbers that rise; guidance above 0 and at most 10")
+        if not 0 <= low <= high <= 10:
+            raise ConfigError(f"severity = {self.severity}: expected 0..10, or two such numbers that rise")
+        if not 0 < self.guidance <= 10:
+            raise ConfigError(f"guidance = {self.guidance}: expected above 0 and at most 10")
         if self.reuse is not None and self.reuse < 1:
             raise ConfigError(f"reuse = {self.reuse}: expected at least 1, or leave it away")
         if (self.reuse or 1) > 1 and isinstance(self.strength, tuple):

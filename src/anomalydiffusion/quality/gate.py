@@ -51,9 +51,9 @@ class GateConfig:
                                   ("agreement", 0, 1), ("similarity", -1, 1), ("margin", -2, 2), ("evenness", -20, 0)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and least <= value <= most):
-                raise ConfigError(f"gate: {name} = {value}, expected {least}..{most}")
+                raise ConfigError(f"{name} = {value}: expected {least}..{most}")
         if self.copy == 0:
-            raise ConfigError("gate: copy = 0 would refuse everything; expected above 0")
+            raise ConfigError("copy = 0: would refuse everything; expected above 0")
 
     @property
     def compares(self) -> bool:

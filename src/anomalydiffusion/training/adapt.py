@@ -40,9 +40,11 @@ class AdaptConfig:
 
     def __post_init__(self) -> None:
         if self.pictures < 20 or self.steps < 1 or self.batch_size < 1:
-            raise ConfigError("adapt: expected pictures of at least 20, steps and batch_size of at least 1")
+            raise ConfigError(
+                f"pictures = {self.pictures}, steps = {self.steps}, batch_size = {self.batch_size}: expected at least 20, 1 and 1"
+            )
         if not 0 < self.own <= 1 - SHAPES or not 0 <= self.flawed <= 1:
-            raise ConfigError(f"adapt: own = {self.own}: expected above 0 and at most {1 - SHAPES:.2f}; flawed a share, 0..1")
+            raise ConfigError(f"own = {self.own}: expected above 0 and at most {1 - SHAPES:.2f}; and flawed, a share, 0..1")
 
 
 def adapt_prior(

@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from anomalydiffusion.core.devices import native_bf16
 from anomalydiffusion.core.errors import ConfigError, TrainingError
+from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.runs import replace_folder, write_atomic
 from anomalydiffusion.training.together import Together
 
@@ -54,7 +55,7 @@ class LoopConfig:
 
     def __post_init__(self) -> None:
         if self.mixed_precision not in ("no", "bf16", "auto"):
-            raise ConfigError(f"mixed_precision is 'no', 'bf16' or 'auto', not '{self.mixed_precision}'")
+            raise ConfigError(f"mixed_precision {shown(self.mixed_precision)} is not known; known: no, bf16, auto")
         if self.warmup < 0:
             raise ConfigError(f"warmup = {self.warmup}: expected at least 0")
         for name in ("steps", "gradient_accumulation_steps", "checkpointing_steps", "checkpoints_total_limit", "log_every"):

@@ -48,8 +48,9 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.outside < 0 or self.condition_noise < 0:
-            raise ConfigError("batch_size must be at least 1; outside and condition_noise at least 0")
+        for name, least in (("batch_size", 1), ("outside", 0), ("condition_noise", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")
 
 
 def grain_ratio(image_HWC: np.ndarray, mask: Mask) -> float | None:

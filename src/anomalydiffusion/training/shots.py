@@ -41,8 +41,11 @@ class PoolConfig:
     cells: Cells | None = None  # of the latent grid, that the loss counts as marked: of "any" marked pixel, or by the "nearest"; None = any
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.ratio[0] <= self.ratio[1] or self.crops < 1 or self.minimum_side < 8:
-            raise ConfigError("ratio must be two numbers of at least 1, rising; crops at least 1; minimum_side at least 8")
+        if not 1.0 <= self.ratio[0] <= self.ratio[1]:
+            raise ConfigError(f"ratio = {self.ratio}: expected two rising numbers of at least 1")
+        for name, least in (("crops", 1), ("minimum_side", 8)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")
         if self.cells not in (None, "any", "nearest"):
             raise ConfigError(f"cells '{self.cells}' is not known; known: any, nearest")
 

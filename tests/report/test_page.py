@@ -228,6 +228,16 @@ def test_pairs_that_cannot_be_read_are_left_out_and_counted(run: Path) -> None:
     assert len(page.images) == 7 * 5 - 2 * 2 + 3 * 5 - 2  # the three spots have no normal and no difference
 
 
+@pytest.mark.parametrize("other", [{"reasons": -(10**30)}, {"reasons": 2}, {"defect": 300 * "x"}, {"defect": "a/b"}, {"product": "\ud800"}])
+def test_records_that_another_tool_wrote_badly_do_no_harm(run: Path, other: dict) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    manifest.rewrite(record | other for record in manifest.records())
+    before = len(list((run / "report").glob("*.png")))
+    page = Page(report(run))
+    assert page.images and len(list((run / "report").glob("*.png"))) > before
+    assert all(len(path.name) < 100 and path.parent == run / "report" for path in run.rglob("report/**/*.png"))
+
+
 def test_a_folder_that_is_no_run_is_refused_in_one_line(run: Path, tmp_path: Path) -> None:
     Manifest(run / "manifest.jsonl").rewrite([])
     assert "holds no attempt yet" in Page(report(run)).text

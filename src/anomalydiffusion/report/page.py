@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import datetime
+import hashlib
 import io
 import json
 import logging
@@ -132,22 +133,35 @@ def _reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
         re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", str(reason))
         for record in records
         if record.get(field.ACCEPTED) is not True
-        for reason in record.get(field.REASONS) or ["no reason recorded"]
+        for reason in _given(record) or ["no reason recorded"]
     )
     shown = given.most_common(SHOWN_REASONS)
     rest = given.total() - sum(count for _, count in shown)
     return [*shown, ("other reasons", rest)] if rest else shown
 
 
+def _given(record: Record) -> list[Any]:
+    """A record's reasons, where it has a list of them."""
+    reasons = record.get(field.REASONS)
+    return reasons if isinstance(reasons, list) else []
+
+
+def _file_name(key: tuple[str, str]) -> str:
+    """What a type's sheet is called: the type, where that can be a file's name."""
+    whole = "-".join(key)
+    name = re.sub(r"[^\w .+()-]", "_", whole)[:60]
+    return name if name == whole else f"{name}-{hashlib.sha256(whole.encode('utf-8', 'replace')).hexdigest()[:8]}"
+
+
 def _kind(run: Path, key: tuple[str, str], records: list[Record], most: int) -> Record:
     """One product's defect type: counts and sampled pictures; writes its contact sheet."""
     kept = accepted(records)
-    name = re.sub(r"[/\\\0]", "_", "-".join(key))
     rejected = [record for record in records if record.get(field.ACCEPTED) is not True]
     return {
         "product": key[0], "defect": key[1], "attempts": len(records), "accepted": len(kept), "rejected": len(rejected),
         "percent": 100 * len(kept) / len(records), "reasons": _reasons(rejected),
-        "sheet": _sheet(run, kept, most, run / "report" / f"{name}.png"), "rejected_sheet": _sheet(run, rejected, max(1, most // 4)),
+        "sheet": _sheet(run, kept, most, run / "report" / f"{_file_name(key)}.png"),
+        "rejected_sheet": _sheet(run, rejected, max(1, most // 4)),
     }  # fmt: skip
 
 
@@ -171,7 +185,7 @@ def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None
             lines.append((row.label, drawn))
             pairs.append({
                 "cells": [(c.label, _uri(c.image_HWC), *c.image_HWC.shape[1::-1]) for c in drawn],
-                "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, record.get(field.REASONS) or [])),
+                "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, _given(record))),
             })  # fmt: skip
         del row
     if file and lines:

@@ -50,9 +50,9 @@ def _line(run: Path, old: str, new: str) -> None:
     (run / "manifest.jsonl").write_text(lines.replace(old, new, 1))
 
 
-def _moved(run: Path) -> None:
+def _moved(run: Path, root: str = "/no/such/place") -> None:
     split = json.loads((run / "split.json").read_text())
-    (run / "split.json").write_text(json.dumps({**split, "root": "/no/such/place"}))
+    (run / "split.json").write_text(json.dumps({**split, "root": root}))
 
 
 def _noted(**facts: str) -> Change:
@@ -72,6 +72,7 @@ def _noted(**facts: str) -> Change:
         (_noted(prior="/no/such/prior"), "prior", "warning", "is not there any more", "evaluate"),
         (_noted(prior="tiny", prior_digest="0"), "prior", "error", "another bundled prior (0, here is ", "evaluate"),
         (_moved, "split", "error", "30 files are gone, the first is /no/such/place", "evaluate"),
+        (lambda run: _moved(run, 300 * "x"), "split", "error", "30 files are gone, the first is xxx", "evaluate"),
         (lambda run: (run / "config.toml").write_text("= 3"), "settings", "error", "not a TOML file", "evaluate"),
         (lambda run: next(run.rglob("images/*.png")).unlink(), "pairs", "error", "of which 1 are gone", "evaluate"),
         (

@@ -69,6 +69,18 @@ def test_normals_are_copies_and_held_out_images_stay_out(run: Path, tmp_path: Pa
     assert held and not held & set(written.values())
 
 
+@pytest.mark.parametrize("name", ["a\0b.png", 300 * "x"])
+def test_a_normal_image_of_an_impossible_name_is_one_line(run: Path, tmp_path: Path, name: str) -> None:
+    said = json.loads((run / "split.json").read_text())
+    for row in said["files"]:
+        if row["role"] == "normal":
+            row["path"] = name
+    (run / "split.json").write_text(json.dumps(said))
+    with pytest.raises(RunError, match=r"cannot be read .*put the data set back"):
+        export(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_normals_the_data_set_need_not_be_there(run: Path, tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data")
     assert export(run, tmp_path / "out", normals=False).normals == {}

@@ -77,7 +77,10 @@ def _split(run: Run) -> Finding:
 
 
 def _is_file(folder: Path, name: Any) -> bool:
-    return is_below(name) and (folder / str(name)).is_file()
+    try:
+        return is_below(name) and (folder / str(name)).is_file()
+    except OSError:  # a folder's name that is longer than names can be
+        return False
 
 
 def _learned(run: Run) -> tuple[Finding, list[Key]]:

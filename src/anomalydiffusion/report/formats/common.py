@@ -40,8 +40,8 @@ def _read(path: Path, sha256: str, remedy: str) -> bytes:
     """The file's bytes, which must be those that were recorded."""
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except (OSError, ValueError) as error:  # a name with a zero byte in it
+        raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); {remedy}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RunError(f"{path}: changed since it was recorded (another SHA-256); {remedy}")
     return data

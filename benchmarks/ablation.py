@@ -12,20 +12,20 @@ after each, benchmarks/results/<date>-ablation-<product>.md is written from all 
 from __future__ import annotations
 
 import argparse
-import datetime
 import re
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from pages import RESULTS, as_typed, hardware, save
 
 import anomalydiffusion as ad
 from anomalydiffusion.core import errors as ad_errors
 from anomalydiffusion.core.config import dumps
 from anomalydiffusion.core.runs import replace_folder, write_atomic
 from anomalydiffusion.downstream.verdict import difference, summary
-from downstream import RESULTS, arguments, hardware, interval, kept, known, settings_of, typed_mean, values
+from downstream import arguments, interval, kept, known, settings_of, typed_mean, values
 
 DEFAULT = "default"
 ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in words and as settings
@@ -185,9 +185,7 @@ def main() -> int:
     given = parser.parse_args()
     folder = RESULTS / f"ablation-{given.product}"
     failed: dict[str, str] = {}
-    target = RESULTS / f"{datetime.date.today().isoformat()}-ablation-{given.product}.md"
-    typed = " ".join(["python benchmarks/ablation.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
-    typed = re.sub(r" --rows( (?!--)\S+)+", "", typed).replace(str(given.work), "WORK")
+    command = re.sub(r" --rows( (?!--)\S+)+", "", as_typed(DATA=given.data, WORK=given.work))
     for name in [DEFAULT, *(name for name in given.rows if name != DEFAULT)]:
         try:
             rotations_of(given, folder / processor(), name, make=True)
@@ -195,8 +193,7 @@ def main() -> int:
             if name == DEFAULT:
                 raise
             failed[name] = str(error)
-        write_atomic(target, page(given, folder, failed, typed).encode())
-    sys.stdout.write(f"{target}\n")
+        save(f"ablation-{given.product}", page(given, folder, failed, command))
     return 0
 
 

@@ -10,7 +10,6 @@ Writes benchmarks/results/<date>-crews.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import shutil
 import statistics
 import sys
@@ -21,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import hardware, save
 
-from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
 from anomalydiffusion.generation.crew import Crew, ProcessCrew, fill_together
 from anomalydiffusion.generation.rayed import RayCrew
 from anomalydiffusion.generation.shards import Task, fill, plan, write_pair
-from downstream import RESULTS, hardware
 
 KEYS = [("plate", "hole")]
 ARMS = ("plain loop", "one process", "one Ray actor")
@@ -110,9 +109,7 @@ def main() -> int:
         "median [least, most], overhead against the plain loop of its round. Between machines the wire comes on top; this does not show.",
         "", "| arm | begins after s | s an item | overhead |", "|---|---|---|---|", *rows, "", "## Settings", "", f"- {hardware()}",
     ]  # fmt: skip
-    target = RESULTS / f"{datetime.date.today().isoformat()}-crews.md"
-    write_atomic(target, ("\n".join(lines) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+    save("crews", "\n".join(lines) + "\n")
     return 0
 
 

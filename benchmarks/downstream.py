@@ -19,8 +19,6 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import os
-import platform
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -32,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pages import RESULTS, as_typed, hardware, save
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.opened import run_settings, run_split
@@ -51,7 +50,6 @@ METRICS = {"pixel_ap": "pixel AP", "pixel_auroc": "pixel AUROC", "pro": "PRO", "
 CLASS_METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
 SHORTCUT = {"false_positive_rate_plain": "untouched", "false_positive_rate_redecoded": "redecoded regions"}
 
-RESULTS = Path(__file__).parent / "results"
 ASKED = ("product", "defect", "num", "train_steps", "detector", "steps", "seeds", "baselines", "controls")  # that figures depend on
 DEVELOPED_ON = {"a88325438c8edb84", "02e34afc2f584100"}  # splits by whose held-out figures defaults were chosen: their digests
 
@@ -63,13 +61,6 @@ def interval(found: dict[str, Any]) -> str:
     if found["mean"] is None:
         return "-"
     return f"{100 * found['mean']:.1f} [{100 * found['low']:.1f}, {100 * found['high']:.1f}]"
-
-
-def hardware() -> str:
-    model = next(
-        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ""
-    )
-    return f"{model or platform.processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}"
 
 
 def shared(settings: Settings) -> str:
@@ -309,18 +300,15 @@ def main() -> int:
     parser.add_argument("--take", help="the name of a page whose real-only and more-real are taken")
     given = parser.parse_args()
     folder, settings = RESULTS / f"{given.name}-{given.product}", settings_of(given, given.config)
-    typed = " ".join(["python benchmarks/downstream.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
-    typed = re.sub(r" --rotation \d+", "", typed.replace(str(given.work), "WORK"))
-    typed = typed.replace(str(given.config), given.config.name) if given.config else typed
-    target = RESULTS / f"{datetime.date.today().isoformat()}-{given.name}-{given.product}.md"
+    command = re.sub(r" --rotation \d+", "", as_typed(DATA=given.data, WORK=given.work))
+    command = command.replace(str(given.config), given.config.name) if given.config else command
     for rotation in range(given.rotations) if given.rotation is None else [given.rotation]:
         for name, make in ((f"r{rotation}", located), (f"classes-r{rotation}", classified)):
             kept(folder / f"{name}.json", settings, partial(make, given, rotation))
             rows, of_classes = (
                 [row for file in sorted(folder.glob(names)) if (row := known(file, settings))] for names in ("r*.json", "classes-r*.json")
             )
-            write_atomic(target, page(given, rows, of_classes, typed).encode())
-    sys.stdout.write(f"{target}\n")
+            save(f"{given.name}-{given.product}", page(given, rows, of_classes, command))
     return 0
 
 

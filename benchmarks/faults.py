@@ -38,12 +38,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pages import hardware, save
 
 from anomalydiffusion.app.main import main as type_command
 from anomalydiffusion.core import runs
-from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.data.demo import make_demo
-from downstream import RESULTS, hardware
 
 NUM = 4
 NEW = 8  # one copy in so many is as new
@@ -405,9 +404,7 @@ def main() -> int:
             sys.stderr.write(f"\r{fault} {number + 1}/{given.times} {found[-1]['problem']}" + ("\n" if found[-1]["problem"] else ""))
         sys.stderr.write("\n")
     if given.page:
-        target = RESULTS / f"{datetime.date.today().isoformat()}-faults.md"
-        write_atomic(target, page(found, alone[True].operations, f"python benchmarks/faults.py --work WORK --times {given.times}").encode())
-        sys.stdout.write(f"{target}\n")
+        save("faults", page(found, alone[True].operations, f"python benchmarks/faults.py --work WORK --times {given.times}"))
     return int(any(each["problem"] for each in found))
 
 

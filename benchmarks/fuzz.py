@@ -11,7 +11,6 @@ names are seen by an audit hook, whoever does it. Writes benchmarks/results/<dat
 from __future__ import annotations
 
 import argparse
-import datetime
 import hashlib
 import json
 import logging
@@ -19,7 +18,6 @@ import multiprocessing
 import os
 import random
 import resource
-import shlex
 import shutil
 import signal
 import sys
@@ -244,7 +242,7 @@ def rows(found: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def page(found: dict[str, dict[str, Any]], typed: str) -> str:
-    from downstream import hardware
+    from pages import hardware
 
     how = "atheris chose the changes by the lines of the package that were reached" if GUIDED else "chance chose the changes"
     worst = {name: list(own["crashes"].items())[:KEPT] for name, own in found.items()}
@@ -272,8 +270,7 @@ def main() -> int:
     given = parser.parse_args()
     load()
     from fuzz_readers import READERS
-
-    from anomalydiffusion.core.runs import write_atomic
+    from pages import save
 
     if given.reader not in (None, *READERS):
         parser.error(f"--reader {given.reader}: known are {', '.join(READERS)}")
@@ -286,9 +283,7 @@ def main() -> int:
         for words, (count, case) in found[name]["crashes"].items():
             sys.stderr.write(f"    {count} x {words} ({case})\n")
     if given.reader is None:
-        target = Path(__file__).parent / "results" / f"{datetime.date.today().isoformat()}-fuzz.md"
-        write_atomic(target, page(found, shlex.join(["python", "benchmarks/fuzz.py", "--minutes", f"{given.minutes:g}"])).encode())
-        sys.stdout.write(f"{target}\n")
+        save("fuzz", page(found, f"python benchmarks/fuzz.py --minutes {given.minutes:g}"))
     sys.stderr.write(f"cases: {work}\n")
     return 1 if any(own["crashes"] for own in found.values()) else 0
 

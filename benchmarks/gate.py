@@ -10,8 +10,6 @@ handed over as they are. Nothing is trained. Writes benchmarks/results/<date>-ga
 from __future__ import annotations
 
 import argparse
-import datetime
-import sys
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pages import as_typed, save
 from scipy import ndimage
 from skimage.restoration import inpaint_biharmonic
 
@@ -176,8 +175,7 @@ def main() -> int:
             verdicts = [gate.check(KINDS[kind][1](planter, key, derive(seed, "planted", kind))) for seed in range(given.num)]
             refused[kind, key] = sum(not verdict.keep for verdict in verdicts)
             reasons[kind].update(reason.split(" of ")[0] for verdict in verdicts for reason in verdict.reasons)
-    typed = " ".join(["python benchmarks/gate.py DATA", *(word for word in sys.argv[1:] if word != str(given.data))])
-    lines = [f"# The gate on planted pairs of {given.product}", "", f"    {typed}", "",
+    lines = [f"# The gate on planted pairs of {given.product}", "", f"    {as_typed(DATA=given.data)}", "",
              f"{given.num} pairs of each kind and type; refused (strict = {given.strict:g}), in per cent. Split {split.digest}.", "",
              "| kind | what | all | " + " | ".join(key[1] for key in keys) + " | reasons |", "|---" * (len(keys) + 4) + "|"]  # fmt: skip
     for kind in kinds:
@@ -187,13 +185,9 @@ def main() -> int:
     lines += ["", "Limits that the shots set: " + "; ".join(
         f"{key[1]} " + ", ".join(f"{name} {value:.2f}" for name in ("agreement", "similarity", "margin", "evenness")
                                  if (value := getattr(gate.limits[key], name)) is not None) for key in keys) + "."]  # fmt: skip
-    results = Path(__file__).parent / "results"
     told = (("r", given.rotation, 0), ("strict", given.strict, Settings().gate.strict))
     other = "".join(f"-{name}{value:g}" for name, value, usual in told if value != usual) + "-matched" * (given.source == "matched")
-    results.mkdir(exist_ok=True)
-    target = results / f"{datetime.date.today().isoformat()}-gate-{given.product}{other}.md"
-    target.write_text("\n".join(lines) + "\n")
-    sys.stdout.write(target.read_text())
+    save(f"gate-{given.product}{other}", "\n".join(lines) + "\n")
     return 0
 
 

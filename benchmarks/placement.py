@@ -12,7 +12,6 @@ well the mask fits what is then seen to change.
 from __future__ import annotations
 
 import argparse
-import datetime
 import statistics
 import sys
 from collections.abc import Sequence
@@ -20,19 +19,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from pages import hardware, save
 from scipy import ndimage
 from skimage.filters import threshold_otsu
 from skimage.measure import label
 
 from anomalydiffusion.app.settings import MaskConfig, Settings
 from anomalydiffusion.app.source import Source
-from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.generation.shards import next_batch, plan
 from anomalydiffusion.quality.gate import GateConfig, visibility
 from anomalydiffusion.quality.scores import mask_agreement
-from downstream import RESULTS, hardware
 
 FEW = 8
 GATE = GateConfig()
@@ -99,9 +97,7 @@ def main() -> int:
         "| defect | places | on the object | by Otsu | likeness | seen | fits |", "|---|---|---|---|---|---|---|", *sorted(rows), "",
         "## Settings", "", f"- {hardware()}", f"- split digest: {split.digest}",
     ]  # fmt: skip
-    target = RESULTS / f"{datetime.date.today().isoformat()}-placement-{given.product}.md"
-    write_atomic(target, ("\n".join(lines) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+    save(f"placement-{given.product}", "\n".join(lines) + "\n")
     return 0
 
 

@@ -9,17 +9,16 @@ Nothing is trained, and the held-out images choose nothing. Writes benchmarks/re
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
+from pages import hardware, save
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.opened import run_settings
-from anomalydiffusion.core.runs import Run, write_atomic
-from downstream import RESULTS, hardware, shared
+from anomalydiffusion.core.runs import Run
+from downstream import shared
 
 FIGURES = {"kid": ("KID x 1000", 1000, 1), "similarity": ("likeness to held-out defects", 1, 3), "spread": ("spread", 1, 3),
            "inception_score": ("IS", 1, 2), "ic_lpips": ("IC-LPIPS", 1, 3)}  # fmt: skip
@@ -56,9 +55,7 @@ def main() -> int:
         f"- each RUN: `train DATA --product {product} --rotation R`, then `generate RUN`; digest of their settings: {', '.join(settings)}",
         "- split digests: " + ", ".join(json.loads((run / "run.json").read_text())["split_digest"] for run in given.runs),
     ]  # fmt: skip
-    target = RESULTS / f"{datetime.date.today().isoformat()}-quality-{product}.md"
-    write_atomic(target, ("\n".join(lines) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+    save(f"quality-{product}", "\n".join(lines) + "\n")
     return 0
 
 

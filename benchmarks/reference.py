@@ -10,7 +10,6 @@ images are not touched: the judges are the type's other shots. Writes benchmarks
 from __future__ import annotations
 
 import argparse
-import datetime
 import sys
 from collections.abc import Sequence
 from itertools import product as combined
@@ -18,19 +17,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from pages import hardware, save
 
 import anomalydiffusion as ad
 from anomalydiffusion.core.errors import GenerationError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import read_image, read_mask
-from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.types import Mask, Shot
 from anomalydiffusion.data.folders import load, read_folder
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.quality.features import FeatureExtractor, extractor
 from anomalydiffusion.quality.measure import view
 from anomalydiffusion.quality.scores import masked_features, masked_similarity, masked_spread
-from downstream import RESULTS, hardware
 
 STRENGTHS, GRAFTS = (0.1, 0.3, 0.5, 1.0), (None, 0.5, 1.0)
 
@@ -106,9 +104,7 @@ def main() -> int:
         "| arm | kept | like the reference | like the type's other shots | spread |", "|---" * 5 + "|", *rows, "",
         "## Settings", "", f"- {hardware()}", f"- prior tiny, seed 0, split {split.digest}; features: efficientnet-lite0",
     ]  # fmt: skip
-    target = RESULTS / f"{datetime.date.today().isoformat()}-reference-{given.product}.md"
-    write_atomic(target, ("\n".join(lines) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+    save(f"reference-{given.product}", "\n".join(lines) + "\n")
     return 0
 
 

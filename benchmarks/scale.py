@@ -10,7 +10,6 @@ at its highest.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import resource
 import shutil
@@ -20,10 +19,11 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from pages import hardware, save
+
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.generation.shards import Shard, Slot, files_of, next_batch, open_slots, plan, put_in_order, records_of
-from downstream import RESULTS, hardware
 
 KEYS = [(f"product{number:03d}", defect) for number in range(100) for defect in ("crack", "hole")]
 PARTS = ("plan", "share out", "write", "claim", "put in order", "resume", "hand out")
@@ -93,9 +93,7 @@ def main() -> int:
         "| pairs | " + " | ".join(PARTS) + " | MB at most |", "|---" * (len(PARTS) + 2) + "|", *rows, "", "## Settings", "",
         f"- {hardware()}",
     ]  # fmt: skip
-    target = RESULTS / f"{datetime.date.today().isoformat()}-scale.md"
-    write_atomic(target, ("\n".join(lines) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+    save("scale", "\n".join(lines) + "\n")
     return 0
 
 

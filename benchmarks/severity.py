@@ -10,21 +10,18 @@ benchmarks/results/<date>-severity-<product>.md.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
+from pages import hardware, save
 from scipy.stats import spearmanr
 from skimage.color import rgb2lab
 
 import anomalydiffusion as ad
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import read_image, read_mask
-from anomalydiffusion.core.runs import write_atomic
-from downstream import RESULTS, hardware
 
 LEVELS = (0.4, 0.7, 1.0, 1.5, 2.2)
 OPEN_GATE = "gate = {visible = 0.0, change = 0.0, copy = 1.0, strict = 0.0}\n"
@@ -82,9 +79,7 @@ def main() -> int:
     settings = json.loads((given.run / "run.json").read_text())
     lines += ["", f"All types: {correlation(levels, keys):.2f}.", "", "## Settings", "", f"- {hardware()}",
               f"- preset default, split {settings['split_digest']}, gate open"]  # fmt: skip
-    target = RESULTS / f"{datetime.date.today().isoformat()}-severity-{'-'.join(products)}.md"
-    write_atomic(target, ("\n".join(lines) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+    save(f"severity-{'-'.join(products)}", "\n".join(lines) + "\n")
     return 0
 
 

@@ -16,7 +16,6 @@ handles are flat where they grow by 5 % at most; speed is flat where it falls by
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
 import random
@@ -36,13 +35,13 @@ from typing import Any
 import numpy as np
 import psutil
 from faults import SHORT
+from pages import hardware, save
 from scipy import stats
 
 from anomalydiffusion.core.manifest import IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, REQUESTED_MASK, fault
 from anomalydiffusion.core.pixels import digest_file, encode_png
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.generation.shards import plan, slot_of
-from downstream import RESULTS, hardware
 
 KEYS = [("plate", "hole"), ("plate", "stain")]
 MOST = 0.05  # growth that still is flat
@@ -366,9 +365,7 @@ def main() -> int:
     )
     text, fine = page(log, given, problems, typed)
     if given.page:
-        target = RESULTS / f"{datetime.date.today().isoformat()}-soak.md"
-        write_atomic(target, text.encode())
-        sys.stdout.write(f"{target}\n")
+        save("soak", text)
     sys.stdout.write(text)
     return int(bool(problems) or not fine)
 

@@ -13,18 +13,16 @@ an hour, with --whole half a day; --row measures only one row.
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pages import RESULTS, hardware, save
 from speed_lab import Lab
 from speed_rows import LINES, Line
 
 from anomalydiffusion.core.devices import native_bf16
-from anomalydiffusion.core.runs import write_atomic
-from downstream import RESULTS, hardware
 
 
 def page(lab: Lab, lines: Sequence[Line]) -> str:
@@ -80,9 +78,8 @@ def main() -> int:
         given.dtype = "bfloat16" if native_bf16(torch.device("cpu")) else "float32"
     lab = Lab(given)
     lines = [line for row in given.row or LINES for line in LINES[row](lab)]
-    target = given.output / f"{datetime.date.today().isoformat()}-speed.md"
-    write_atomic(target, page(lab, lines).encode())
-    sys.stdout.write("\n".join(map(str, lines)) + f"\n{target}\n")
+    sys.stdout.write("\n".join(map(str, lines)) + "\n")
+    save("speed", page(lab, lines), given.output)
     return 0
 
 

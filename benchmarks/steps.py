@@ -11,21 +11,19 @@ does: run it on a quiet one. Writes benchmarks/results/<date>-steps-<product>.md
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
-import sys
 from itertools import product as combined
 from pathlib import Path
 from typing import Any
 
 from ablation import copy
+from pages import as_typed, hardware, save
 
 import anomalydiffusion as ad
 from anomalydiffusion.core.errors import GenerationError
 from anomalydiffusion.core.manifest import Manifest, accepted
-from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.downstream.verdict import summary
-from downstream import RESULTS, hardware, interval, typed_mean, values
+from downstream import interval, typed_mean, values
 
 STRENGTHS, SOLVERS, REUSES, STEPS = (0.1, 1.0), ("ddim", "dpm"), (1, 2, 4), (5, 10, 20, 50, 200)
 LEARNED = ("config.toml", "run.json", "split.json", "adapter", "gate.json", "evaluation")
@@ -78,12 +76,10 @@ def main() -> int:
     given = parser.parse_args()
     split = json.loads((given.run / "run.json").read_text())["split_digest"]
     products = sorted({record["product"] for record in json.loads((given.run / "split.json").read_text())["files"]})
-    target = RESULTS / f"{datetime.date.today().isoformat()}-steps-{'-'.join(products)}.md"
-    typed = " ".join(["python benchmarks/steps.py RUN", *(word for word in sys.argv[1:] if word != str(given.run))])
     heads = ["cell", "calls a drawing", "whole ones", "kept of drawn", "KID", "likeness to held-out defects", "label agreement",
              "seconds a kept pair", "pixel AP", "mean of types"]  # fmt: skip
     lines = [
-        f"# Steps on {', '.join(products)}", "", f"    {typed.replace(str(given.work), 'WORK')}", "",
+        f"# Steps on {', '.join(products)}", "", f"    {as_typed(RUN=given.run, WORK=given.work)}", "",
         "Whole calls ask all of the denoiser, the others its finest level, and remember the rest (`reuse`). Means over defect types; KID "
         "(lower is nearer) and likeness of crops around defects to held-out real ones, as efficientnet-lite0 sees them; pixel AP in "
         "hundredths, mean and 95 % t-interval over seeds.", "",
@@ -94,8 +90,7 @@ def main() -> int:
         if any(less < reuse and less >= walked(strength, steps) for less in given.reuse):
             continue  # the same drawings: the first call alone is whole
         lines.append(cell(given, strength, solver, reuse, steps))
-        write_atomic(target, ("\n".join([*lines, *closing]) + "\n").encode())
-    sys.stdout.write(f"{target}\n")
+        save(f"steps-{'-'.join(products)}", "\n".join([*lines, *closing]) + "\n")
     return 0
 
 

@@ -95,6 +95,8 @@ def test_what_is_not_theirs_is_refused(small_prior: LatentPrior, tmp_path: Path,
     for wrong in (
         {"string_to_param": {"crack": torch.zeros(2, 32)}},
         {"string_to_param": {"../x+crack": torch.zeros(2, 32)}},
+        {"string_to_param": {"x+a\0b": torch.zeros(2, 32)}},
+        {"string_to_param": {300 * "x" + "+crack": torch.zeros(2, 32)}},
         {"string_to_param": {}},
         {"weights": torch.zeros(2)},
         [1],

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.names import is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.priors.weights import Weights, read_pickle, read_weights
 
@@ -141,9 +142,8 @@ def read_released(folder: Path) -> tuple[dict[Key, torch.Tensor], Weights]:
     out: dict[Key, torch.Tensor] = {}
     for name, value in vectors.items():
         product, plus, defect = str(name).partition("+")
-        named = all(word and word == Path(word).name and word not in (".", "..") and "\\" not in word for word in (product, defect))
-        if not plus or not named or not isinstance(value, torch.Tensor) or value.ndim != 2:
-            raise RunError(f"{path}: '{name}' is no vectors of a product+defect; give the folder of a released checkpoint")
+        if not plus or not is_folder(product) or not is_folder(defect) or not isinstance(value, torch.Tensor) or value.ndim != 2:
+            raise RunError(f"{path}: {shown(name)} is no vectors of a product+defect; give the folder of a released checkpoint")
         out[product, defect] = value.detach().float()
     if len({value.shape for value in out.values()}) != 1:
         raise RunError(f"{path}: holds no anomaly vectors, or of several sizes; give the folder of a released checkpoint")

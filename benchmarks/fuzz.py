@@ -270,6 +270,10 @@ def main() -> int:
     given = parser.parse_args()
     load()
     from fuzz_readers import READERS
+
+    from anomalydiffusion.priors.load import load_prior
+
+    load_prior("tiny")  # what the libraries do when they are imported is no case's doing
     from pages import save
 
     if given.reader not in (None, *READERS):

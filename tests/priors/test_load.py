@@ -326,3 +326,17 @@ def test_a_hostile_index_is_one_line(tmp_path: Path, index: str) -> None:
     (tmp_path / "model_index.json").write_text(index)
     with pytest.raises(PriorError, match=str(tmp_path)):
         load_prior(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("part", "asked"),
+    [("unet", {"layers_per_block": 10**400}), ("unet", {"transformer_layers_per_block": [1, [1, 10**9]]}),
+     ("vae", {"encoder_layers_per_block": [10**6] * 3}), ("text_encoder", {"num_hidden_layers": 10**7})],
+)  # fmt: skip
+def test_a_network_without_end_is_refused_before_it_is_built(tmp_path: Path, part: str, asked: dict[str, object]) -> None:
+    copy = shutil.copytree(BUNDLED, tmp_path / "prior")
+    (copy / "SHA256SUMS").unlink()
+    config = copy / part / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | asked))
+    with pytest.raises(PriorError, match=rf"{part}: its configuration says {next(iter(asked))} = .*, 1000 at most are read"):
+        load_prior(str(copy))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 
-__all__ = ["cells_of", "check_fit", "inpaints"]
+__all__ = ["cells_of", "check_fit", "check_layers", "inpaints"]
+
+DEEPEST = 1000  # layers that a configuration may ask for; the deepest of the known priors has 32
 
 
 def inpaints(channels: int, latent: int) -> bool:
@@ -30,6 +34,18 @@ def cells_of(said: object, levels: int) -> int:
         raise PriorError(f"its denoiser's pictures are {cells} latent cells a side, which its {levels} levels do not halve evenly; "
                          f"set sample_size in its configuration to a multiple of {step}")  # fmt: skip
     return cells
+
+
+def check_layers(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that asks for more layers than any network has: the libraries would build them until memory ends.
+
+    `where` begins the message. Looked at is what is a number, or numbers in lists, under a name with "layers" in it.
+    """
+    for name, value in config.items():
+        asked = value if isinstance(value, list | tuple) else [value]
+        for each in itertools.chain.from_iterable(item if isinstance(item, list | tuple) else [item] for item in asked):
+            if "layers" in name and isinstance(each, int | float) and not each <= DEEPEST:
+                raise PriorError(f"{where}its configuration says {name} = {shown(each)}, {DEEPEST} at most are read; get the file anew")
 
 
 def check_fit(where: str, *, channels: int, latent: int, tokens: int | Sequence[int], width: int) -> None:

@@ -13,7 +13,7 @@ import torch
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 from anomalydiffusion.priors.files import PARTS, variant_of, weight_files
-from anomalydiffusion.priors.fit import check_fit
+from anomalydiffusion.priors.fit import check_fit, check_layers
 from anomalydiffusion.priors.weights import PICKLES, read_weights
 
 __all__ = ["parts_in"]
@@ -64,6 +64,8 @@ def _network(where: Path, kind: Any, dtype: torch.dtype) -> Any:
 
     The libraries would fill what is missing with random numbers.
     """
+    config = json.loads((where / "config.json").read_text(encoding="utf-8"))
+    check_layers(f"{where}: ", config if isinstance(config, dict) else {})
     files = weight_files(where)
     pickles = [path for path in files if path.suffix in PICKLES]
     for path in pickles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -379,16 +380,40 @@ ORIGINAL = b"""model:
     timesteps: 1000
     parameterization: v
     scale_factor: 0.18215
-    image_size: 64
+    image_size: 16
     use_ema: false
-    unet_config: {params: {in_channels: 4, num_heads: 8, num_head_channels: 64, channel_mult: [1, 2, 4, 4]}}
-    first_stage_config: {params: {ddconfig: {ch: 128, z_channels: 4, ch_mult: [1, 2, 4, 4]}}}
+    unet_config: {params: {in_channels: 4, num_heads: 8, model_channels: 64, channel_mult: [1, 2], context_dim: 64}}
+    first_stage_config: {params: {ddconfig: {ch: 32, z_channels: 4, ch_mult: [1, 2]}}}
 """
+
+
+@cache
+def _published() -> dict[str, torch.Tensor]:
+    """A small model under its authors' names, which the tests know how to write."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.priors.original_layout import original_clip, original_unet, original_vae
+
+    unet = UNet2DConditionModel(
+        in_channels=4, out_channels=4, block_out_channels=(64, 128), layers_per_block=2, cross_attention_dim=64, attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(32, 64), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=2, latent_channels=4,
+    )  # fmt: skip
+    text = CLIPTextModel(
+        CLIPTextConfig(vocab_size=700, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=1,
+                       max_position_embeddings=24, hidden_act="quick_gelu")
+    )  # fmt: skip
+    return {**original_unet(unet), **original_vae(vae), **original_clip(text)}
 
 
 def _original(folder: Path, data: bytes) -> None:
     (folder / "x.yaml").write_bytes(data)
-    components_of({}, folder / "x.ckpt", folder / "x.yaml", torch.float32)
+    components_of(dict(_published()), folder / "x.ckpt", folder / "x.yaml", torch.float32)
 
 
 def _sums(folder: Path, data: bytes) -> None:

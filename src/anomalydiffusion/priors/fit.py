@@ -9,9 +9,9 @@ from typing import Any
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 
-__all__ = ["cells_of", "check_fit", "check_layers", "inpaints"]
+__all__ = ["cells_of", "check_counts", "check_fit", "inpaints"]
 
-DEEPEST = 1000  # layers that a configuration may ask for; the deepest of the known priors has 32
+MOST = {"layers": 1000, "timesteps": 100_000}  # that a configuration may ask for; known priors have 32 and 1000
 
 
 def inpaints(channels: int, latent: int) -> bool:
@@ -36,16 +36,17 @@ def cells_of(said: object, levels: int) -> int:
     return cells
 
 
-def check_layers(where: str, config: Mapping[str, Any]) -> None:
-    """Refuse a configuration that asks for more layers than any network has: the libraries would build them until memory ends.
+def check_counts(where: str, config: Mapping[str, Any]) -> None:
+    """Refuse a configuration that asks for more than any model has: the libraries would build it until memory ends.
 
-    `where` begins the message. Looked at is what is a number, or numbers in lists, under a name with "layers" in it.
+    `where` begins the message. Looked at is what is a number, or numbers in lists, under a name that holds one of `MOST`.
     """
     for name, value in config.items():
         asked = value if isinstance(value, list | tuple) else [value]
         for each in itertools.chain.from_iterable(item if isinstance(item, list | tuple) else [item] for item in asked):
-            if "layers" in name and isinstance(each, int | float) and not each <= DEEPEST:
-                raise PriorError(f"{where}its configuration says {name} = {shown(each)}, {DEEPEST} at most are read; get the file anew")
+            for counted, most in MOST.items():
+                if counted in name and isinstance(each, int | float) and not each <= most:
+                    raise PriorError(f"{where}its configuration says {name} = {shown(each)}, {most:,} at most are read; get the file anew")
 
 
 def check_fit(where: str, *, channels: int, latent: int, tokens: int | Sequence[int], width: int) -> None:

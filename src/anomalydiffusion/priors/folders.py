@@ -13,7 +13,7 @@ import torch
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 from anomalydiffusion.priors.files import PARTS, variant_of, weight_files
-from anomalydiffusion.priors.fit import check_fit, check_layers
+from anomalydiffusion.priors.fit import check_counts, check_fit
 from anomalydiffusion.priors.weights import PICKLES, read_weights
 
 __all__ = ["parts_in"]
@@ -48,6 +48,7 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         if part == "scheduler":
             if class_name not in SCHEDULERS:
                 raise PriorError(f"{where}: scheduler {class_name} is not one of {', '.join(SCHEDULERS)}")
+            _counted(where / "scheduler_config.json")
             return _named("diffusers.DDIMScheduler").from_pretrained(where, local_files_only=True)
         if class_name not in CLASSES:
             raise PriorError(f"{where}: a {class_name} is not one of {', '.join(CLASSES)}")
@@ -59,13 +60,17 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
         raise PriorError(f"{where}: cannot be loaded as {class_name} ({error})") from error
 
 
+def _counted(path: Path) -> None:
+    config = json.loads(path.read_text(encoding="utf-8"))
+    check_counts(f"{path.parent}: ", config if isinstance(config, dict) else {})
+
+
 def _network(where: Path, kind: Any, dtype: torch.dtype) -> Any:
     """A network around the weights in its folder, which stay mapped where they have the wanted number format.
 
     The libraries would fill what is missing with random numbers.
     """
-    config = json.loads((where / "config.json").read_text(encoding="utf-8"))
-    check_layers(f"{where}: ", config if isinstance(config, dict) else {})
+    _counted(where / "config.json")
     files = weight_files(where)
     pickles = [path for path in files if path.suffix in PICKLES]
     for path in pickles:

@@ -63,7 +63,7 @@ def _encoded(kind: str, mode: str = "RGB", **options: Any) -> bytes:
 def _pictures() -> list[bytes]:
     return [
         *(_encoded("PNG", mode) for mode in ("RGB", "L", "1", "P", "RGBA", "LA", "I;16")), _encoded("JPEG"), _encoded("JPEG", "CMYK"),
-        _encoded("BMP"), _encoded("BMP", "P"), _encoded("TIFF"), _encoded("TIFF", "I;16"), _encoded("GIF"), _encoded("WEBP"),
+        _encoded("BMP"), _encoded("BMP", "P"), _encoded("TIFF"), _encoded("TIFF", "I;16"), _encoded("GIF"),
         _encoded("PPM"),
         *(_encoded("TIFF", compression=how) for how in ("tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg")),
         _encoded("TIFF", "1", compression="group4"), b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EOF\n",

@@ -36,8 +36,8 @@ Cells = Literal["any", "nearest"]
 
 MAX_PIXELS = 200_000_000
 # Told from what is in the file, not from its name: Pillow knows kinds besides for which it starts other programs. It reads MPO as JPEG,
-# and no kind after that name where it stands here.
-FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "PPM", "WEBP")
+# and no kind after that name where it stands here. It unpacks WebP before it says how large that is: gigabytes, of a few kilobytes.
+FORMATS = ("PNG", "BMP", "TIFF", "JPEG", "GIF", "PPM")
 
 
 @contextmanager
@@ -70,6 +70,11 @@ def _open(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
+def _blocks(array: np.ndarray) -> list[np.ndarray]:
+    """Its rows, a few million values at a time: what is computed of a large picture takes no memory beside it."""
+    return np.array_split(array, max(1, array.size // 4_000_000))
+
+
 def read_size(path: Path) -> tuple[int, int]:
     """Width and height as the picture's first bytes say them; no pixel is read."""
     with _picture(path) as image:
@@ -84,7 +89,7 @@ def read_image(path: Path) -> np.ndarray:
     elif array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
             raise DataError(f"{path}: pixels of type {array.dtype} ({array.min()}..{array.max()}); 8 and 16 bit pictures can be read")
-        array = ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
+        array = np.concatenate([((rows.astype(np.uint32) + 128) // 257).astype(np.uint8) for rows in _blocks(array)])
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     return np.ascontiguousarray(array[..., :3])
@@ -93,9 +98,7 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Read a mask as bool H x W: any non-zero pixel is defect, whatever the depth."""
     array = _open(path)
-    if array.ndim == 3:
-        array = array.max(axis=2)
-    return np.ascontiguousarray(array > 0)
+    return np.concatenate([(rows.max(axis=2) if rows.ndim == 3 else rows) > 0 for rows in _blocks(array)])
 
 
 def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:

@@ -193,7 +193,8 @@ def main() -> int:
             if name == DEFAULT:
                 raise
             failed[name] = str(error)
-        save(f"ablation-{given.product}", page(given, folder, failed, command))
+        save(f"ablation-{given.product}", page(given, folder, failed, command), partly=True)
+    save(f"ablation-{given.product}", page(given, folder, failed, command))
     return 0
 
 

@@ -308,7 +308,8 @@ def main() -> int:
             rows, of_classes = (
                 [row for file in sorted(folder.glob(names)) if (row := known(file, settings))] for names in ("r*.json", "classes-r*.json")
             )
-            save(f"{given.name}-{given.product}", page(given, rows, of_classes, command))
+            save(f"{given.name}-{given.product}", page(given, rows, of_classes, command), partly=True)
+    save(f"{given.name}-{given.product}", page(given, rows, of_classes, command))
     return 0
 
 

@@ -316,8 +316,8 @@ def typed_once(base: Path, run: Path) -> Path:
     copy(base, run)
     try:
         command(run)
-    except SystemExit as ended:
-        if ended.code:
+    except SystemExit as left:
+        if left.code:
             raise
     return run
 

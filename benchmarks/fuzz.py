@@ -270,12 +270,11 @@ def main() -> int:
     given = parser.parse_args()
     load()
     from fuzz_readers import READERS
+    from pages import save
 
     from anomalydiffusion.priors.load import load_prior
 
     load_prior("tiny")  # what the libraries do when they are imported is no case's doing
-    from pages import save
-
     if given.reader not in (None, *READERS):
         parser.error(f"--reader {given.reader}: known are {', '.join(READERS)}")
     names = [given.reader] if given.reader else list(READERS)

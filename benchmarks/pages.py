@@ -13,6 +13,7 @@ from anomalydiffusion.core.runs import write_atomic
 __all__ = ["RESULTS", "as_typed", "hardware", "save"]
 
 RESULTS = Path(__file__).parent / "results"
+TODAY = datetime.date.today().isoformat()  # of a benchmark that runs past midnight, the day on which it began
 
 
 def hardware() -> str:
@@ -25,11 +26,17 @@ def hardware() -> str:
 def as_typed(**places: Path | None) -> str:
     """This command as it was typed, with names in place of paths: `DATA=given.data`."""
     names = {str(path): name for name, path in places.items() if path is not None}
-    return " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *(names.get(word, word) for word in sys.argv[1:])])
+
+    def named(word: str) -> str:
+        option, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+        return option + equals + names.get(str(Path(value)), value)
+
+    return " ".join([f"python benchmarks/{Path(sys.argv[0]).name}", *map(named, sys.argv[1:])])
 
 
-def save(name: str, text: str, folder: Path = RESULTS) -> None:
-    """Write today's page of this name, whole or not at all, and say where."""
-    target = folder / f"{datetime.date.today().isoformat()}-{name}.md"
+def save(name: str, text: str, folder: Path = RESULTS, *, partly: bool = False) -> None:
+    """Write today's page of this name, whole or not at all, and say where; one that is to be written again soon, `partly`, in silence."""
+    target = folder / f"{TODAY}-{name}.md"
     write_atomic(target, text.encode())
-    sys.stdout.write(f"{target}\n")
+    if not partly:
+        sys.stdout.write(f"{target}\n")

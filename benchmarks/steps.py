@@ -90,7 +90,8 @@ def main() -> int:
         if any(less < reuse and less >= walked(strength, steps) for less in given.reuse):
             continue  # the same drawings: the first call alone is whole
         lines.append(cell(given, strength, solver, reuse, steps))
-        save(f"steps-{'-'.join(products)}", "\n".join([*lines, *closing]) + "\n")
+        save(f"steps-{'-'.join(products)}", "\n".join([*lines, *closing]) + "\n", partly=True)
+    save(f"steps-{'-'.join(products)}", "\n".join([*lines, *closing]) + "\n")
     return 0
 
 

@@ -39,11 +39,24 @@ def test_a_verdict_moves_a_pair(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["image", "requested_mask"])
 def test_a_verdict_on_a_pair_without_its_files_is_one_line_and_changes_nothing(tmp_path: Path, name: str) -> None:
-    run = _run(tmp_path / "run", **{name: f"generated/tile/crack/{name}s/000009.png"})
-    [record], before = Manifest(run.manifest).pairs(), run.manifest.read_bytes()
+    run = _run(tmp_path / "run")
+    [good] = Manifest(run.manifest).pairs()
+    broken = {**good, "image": "generated/tile/crack/rejected/000000-1.png", "attempt": 1, "accepted": False}
+    (run.folder / broken["image"]).parent.mkdir(parents=True)
+    (run.folder / broken["image"]).write_bytes(b"image")
+    broken[name] = f"generated/tile/crack/{name}s/000009.png"
+    Manifest(run.manifest).append(broken)
+    before, files = run.manifest.read_bytes(), sorted(path for path in run.folder.rglob("*") if path.name != ".lock")
     with pytest.raises(RunError, match=rf"{name}s/000009\.png: gone or changed since it was made; restore it"):
-        decide(run.folder, {record["image"]: False})
-    assert run.manifest.read_bytes() == before
+        decide(run.folder, {good["image"]: False, broken["image"]: True})
+    assert run.manifest.read_bytes() == before and sorted(path for path in run.folder.rglob("*") if path.name != ".lock") == files
+
+
+def test_a_damaged_pair_may_be_rejected(tmp_path: Path) -> None:
+    run = _run(tmp_path / "run")
+    (run.folder / "generated/tile/crack/images/000000.png").write_bytes(b"scratched")
+    [record] = decide(run.folder, {"generated/tile/crack/images/000000.png": False})
+    assert (run.folder / record["image"]).read_bytes() == b"scratched"
 
 
 @pytest.mark.parametrize(

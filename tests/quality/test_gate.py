@@ -159,7 +159,7 @@ def test_limits_are_drawn_from_real_defects_and_a_given_figure_takes_their_place
     assert Gate(shots, carried, GateConfig(margin=0.25, strict=0), lite).limits[KEY] == Limits(margin=0.25)
     assert Gate(shots, carried, GateConfig(strict=0), lite).limits[KEY] == Limits()
     for wrong in ({"strict": np.inf}, {"agreement": 5.0}, {"visible": np.nan}, {"copy": 0.0}, {"margin": -3.0}, {"evenness": 1.0}):
-        with pytest.raises(ConfigError, match=f"{next(iter(wrong))} = "):
+        with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} = "):
             GateConfig(**wrong)
 
 

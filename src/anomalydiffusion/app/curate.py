@@ -18,6 +18,7 @@ from anomalydiffusion.app.verdicts import KEPT, REFUSED, agreed
 from anomalydiffusion.core.config import digest, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest
+from anomalydiffusion.core.names import is_file
 from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
@@ -29,6 +30,7 @@ __all__ = ["curate", "decide"]
 
 Record = dict[str, Any]
 FILES = ("image", "mask", "requested_mask")
+GONE = "gone or changed since it was made; restore it, or draw the pairs anew with generate --no-resume"
 OTHER = "another attempt is kept"
 
 
@@ -102,7 +104,8 @@ def decide(run: Path | str, verdicts: Mapping[str, bool], seen: Mapping[str, Seq
 
     The gate does not overrule it later. Keeping an attempt rejects the one that stood in its place. `seen`: the reasons that were shown
     of these images, so that nobody overrules a verdict unseen. Raises `RunError` where an image is not in the manifest (any more:
-    another verdict moves a pair's files) or its reasons are others by now, `ConfigError` for two kept attempts at one pair.
+    another verdict moves a pair's files), its reasons are others by now or a file of it is gone, `ConfigError` for two kept attempts at
+    one pair.
     """
     opened = Run.open(Path(run))
     with opened.lock():
@@ -156,9 +159,17 @@ def _drawing(run: Run, name: str, gate: GateConfig) -> Drawing:
 
 def _file(run: Run, record: Record, name: str) -> Path:
     """A file of a record, as the manifest knows it. Raises `RunError` where it is gone or changed."""
+    path = _there(run, record, name)
+    if f"{name}_sha256" in record and digest_file(path) != record[f"{name}_sha256"]:
+        raise RunError(f"{path}: {GONE}")
+    return path
+
+
+def _there(run: Run, record: Record, name: str) -> Path:
+    """The same, also where it was changed: what is rejected may be damaged."""
     path = run.folder / str(record[name])
-    if not path.is_file() or (f"{name}_sha256" in record and digest_file(path) != record[f"{name}_sha256"]):
-        raise RunError(f"{path}: gone or changed since it was made; restore it, or draw the pairs anew with generate --no-resume")
+    if not is_file(path):
+        raise RunError(f"{path}: {GONE}")
     return path
 
 
@@ -179,7 +190,7 @@ def _moved(run: Run, judged: _Judged, config_digest: str) -> Record:
     """The record with its new verdict, its files named where that belongs."""
     record, verdict, label = judged.record, judged.verdict, judged.label
     paths = files_of(slot_of(record), int(record["attempt"]), keep=verdict.keep, refitted=label is not None)
-    sha256 = digest_file(_file(run, record, "requested_mask")) if label is None else hashlib.sha256(label).hexdigest()
+    sha256 = digest_file(_there(run, record, "requested_mask")) if label is None else hashlib.sha256(label).hexdigest()
     return {
         **record, **paths, "mask_sha256": sha256, "config_digest": config_digest, "accepted": verdict.keep,
         "reasons": list(verdict.reasons), "measures": verdict.measures,
@@ -191,7 +202,7 @@ def _parked(run: Run, before: Record, after: Record) -> Record:
     if all(before[name] == after[name] for name in (*FILES, "mask_sha256")):
         return before
     paths = files_of(slot_of(before), int(before["attempt"]), keep=False, refitted=True)
-    sha256 = digest_file(_file(run, before, "requested_mask"))
+    sha256 = digest_file(_there(run, before, "requested_mask"))
     by_hand = [reason for reason in before["reasons"] if reason in (KEPT, REFUSED)]
     return {**before, **paths, "mask": paths["requested_mask"], "mask_sha256": sha256, "accepted": False, "reasons": [*by_hand, PARKED]}
 
@@ -199,8 +210,12 @@ def _parked(run: Run, before: Record, after: Record) -> Record:
 def _settle(run: Run, before: list[Record], after: list[Record], labels: Mapping[str, bytes]) -> None:
     """Bring the manifest and the files from `before` to `after`, by way of parked records.
 
-    So no file is ever overwritten that the manifest names, and a killed command leaves nothing half written.
+    So no file is ever overwritten that the manifest names, and a killed command leaves nothing half written. Raises `RunError`, before
+    anything is written, where a file that is to be moved is gone.
     """
+    for old, new in zip(before, after, strict=True):
+        for name in FILES if any(old[name] != new[name] for name in FILES) else ():
+            _there(run, old, name)
     parked = [_parked(run, *each) for each in zip(before, after, strict=True)]
     _step(run, before, parked, {})
     _step(run, parked, after, labels)
@@ -211,7 +226,7 @@ def _step(run: Run, before: list[Record], after: list[Record], labels: Mapping[s
     for old, new in zip(before, after, strict=True):
         for name in ("image", "requested_mask"):
             if new[name] != old[name]:
-                write_atomic(run.folder / str(new[name]), _file(run, old, name).read_bytes())
+                write_atomic(run.folder / str(new[name]), (run.folder / str(old[name])).read_bytes())
         if new["mask"] != new["requested_mask"] and (new["mask"], new["mask_sha256"]) != (old["mask"], old["mask_sha256"]):
             write_atomic(run.folder / str(new["mask"]), labels[str(new["mask"])])
     Manifest(run.manifest).rewrite(after, pairs=True)

@@ -11,7 +11,7 @@ from anomalydiffusion.app.findings import Finding, Health, broken, doubtful, wel
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
-from anomalydiffusion.core.names import is_below
+from anomalydiffusion.core.names import is_below, is_file
 from anomalydiffusion.core.runs import Run
 
 __all__ = ["examine"]
@@ -77,10 +77,7 @@ def _split(run: Run) -> Finding:
 
 
 def _is_file(folder: Path, name: Any) -> bool:
-    try:
-        return is_below(name) and (folder / str(name)).is_file()
-    except OSError:  # a folder's name that is longer than names can be
-        return False
+    return is_below(name) and is_file(folder / str(name))
 
 
 def _learned(run: Run) -> tuple[Finding, list[Key]]:

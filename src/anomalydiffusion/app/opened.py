@@ -36,8 +36,16 @@ def library_versions() -> dict[str, str]:
 
 
 def run_settings(run: Run, **given: Any) -> Settings:
-    """The run's own settings with what was given on top."""
-    return resolve(base=read_toml(run.config), **given)
+    """The run's own settings with what was given on top. Raises `ConfigError`, which names the run's file where that is refused."""
+    own = read_toml(run.config)
+    try:
+        return resolve(base=own, **given)
+    except ConfigError:
+        try:
+            resolve(base=own)
+        except ConfigError as error:
+            raise ConfigError(f"{run.config}: {error}") from error
+        raise
 
 
 def run_split(run: Run) -> Split:

@@ -95,7 +95,7 @@ class MaskConfig:
         if self.source not in ("warped", "matched", "auto", "learned"):
             raise ConfigError(f"mask source '{self.source}' is not known; known: warped, matched, auto, learned")
         if self.matched_for is not None and self.source != "auto":
-            raise ConfigError(f'masks: matched_for is for source = "auto"; this one is "{self.source}", for all defect types')
+            raise ConfigError(f'matched_for is for source = "auto"; this one is "{self.source}", for all defect types')
         if self.alike is not None and not 1 <= self.alike <= 1000:
             raise ConfigError(f"alike = {self.alike}: expected 1..1000, or leave it away")
         if self.train.masked or self.train.adapter.spatial_tokens:
@@ -182,23 +182,31 @@ def prior_of(settings: Settings) -> LatentPrior:
 def resolve(preset: str | None = None, config: Path | str | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:
     """Put settings together: preset, then `base` (a run's own), then the TOML file, then what was given (None = not given).
 
-    Raises `ConfigError`, which names the file where that is refused also without what was given.
+    Raises `ConfigError`, which names the file where that is what is refused.
     """
     from_file = read_toml(config) if config else {}
     name = preset or from_file.get("preset") or (base or {}).get("preset") or "default"
     if not isinstance(name, str) or name not in PRESETS:
-        raise ConfigError(f"unknown preset {shown(name)}; known: {', '.join(PRESETS)}")
-    start = merge(PRESETS[name], {} if preset else (base or {}))
+        where = f"{config}: " if not preset and "preset" in from_file else ""
+        raise ConfigError(f"{where}unknown preset {shown(name)}; known: {', '.join(PRESETS)}")
+    start = {**merge(PRESETS[name], {} if preset else (base or {})), "preset": name}
     told = {**merge(start, from_file), "preset": name}
     try:
         return from_dict(Settings, {**merge(told, given), "preset": name})
-    except ConfigError:
-        if config:
-            try:
-                from_dict(Settings, told)
-            except ConfigError as error:
-                raise ConfigError(f"{config}: {error}") from error
+    except ConfigError as refused:
+        found = _refusal(told)
+        if config and found and not _refusal(start):
+            raise ConfigError(f"{config}: {found}") from refused
         raise
+
+
+def _refusal(values: dict[str, Any]) -> ConfigError | None:
+    """Why these would be no settings, if they are not."""
+    try:
+        from_dict(Settings, values)
+    except ConfigError as error:
+        return error
+    return None
 
 
 def to_toml(settings: Settings | Drawing) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import reprlib
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 __all__ = ["brief", "is_below", "is_folder", "shown", "strays"]
@@ -31,6 +31,14 @@ def is_below(name: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return len(raw) <= LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in raw.split(b"/"))
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a file of this name; what no file can be called is none."""
+    try:
+        return path.is_file()
+    except OSError:  # longer than names can be
+        return False
 
 
 def is_folder(name: Any) -> bool:

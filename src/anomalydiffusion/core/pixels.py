@@ -70,9 +70,10 @@ def _open(path: Path) -> np.ndarray:
         return np.asarray(image)
 
 
-def _blocks(array: np.ndarray) -> list[np.ndarray]:
-    """Its rows, a few million values at a time: what is computed of a large picture takes no memory beside it."""
-    return np.array_split(array, max(1, array.size // 4_000_000))
+def _pieces(array: np.ndarray) -> list[np.ndarray]:
+    """Views of a few million pixels each: what is computed of a large picture takes little memory beside it."""
+    flat = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
+    return np.array_split(flat, max(1, array.size // 4_000_000))
 
 
 def read_size(path: Path) -> tuple[int, int]:
@@ -89,7 +90,9 @@ def read_image(path: Path) -> np.ndarray:
     elif array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
             raise DataError(f"{path}: pixels of type {array.dtype} ({array.min()}..{array.max()}); 8 and 16 bit pictures can be read")
-        array = np.concatenate([((rows.astype(np.uint32) + 128) // 257).astype(np.uint8) for rows in _blocks(array)])
+        deep, array = array, np.empty(array.shape, np.uint8)
+        for some, into in zip(_pieces(deep), _pieces(array), strict=True):
+            into[...] = (some.astype(np.uint32) + 128) // 257
     if array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     return np.ascontiguousarray(array[..., :3])
@@ -98,7 +101,10 @@ def read_image(path: Path) -> np.ndarray:
 def read_mask(path: Path) -> np.ndarray:
     """Read a mask as bool H x W: any non-zero pixel is defect, whatever the depth."""
     array = _open(path)
-    return np.concatenate([(rows.max(axis=2) if rows.ndim == 3 else rows) > 0 for rows in _blocks(array)])
+    marked = np.empty(array.shape[:2], bool)
+    for some, into in zip(_pieces(array), _pieces(marked), strict=True):
+        into[...] = some.any(axis=1) if some.ndim == 2 else some > 0
+    return marked
 
 
 def encode_png(array: np.ndarray, text: Mapping[str, str] | None = None) -> bytes:

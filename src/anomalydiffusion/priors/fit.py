@@ -9,7 +9,7 @@ from typing import Any
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 
-__all__ = ["cells_of", "check_counts", "check_fit", "inpaints"]
+__all__ = ["MOST", "cells_of", "check_counts", "check_fit", "inpaints"]
 
 MOST = {"layers": 1000, "timesteps": 100_000}  # that a configuration may ask for; known priors have 32 and 1000
 
@@ -39,9 +39,11 @@ def cells_of(said: object, levels: int) -> int:
 def check_counts(where: str, config: Mapping[str, Any]) -> None:
     """Refuse a configuration that asks for more than any model has: the libraries would build it until memory ends.
 
-    `where` begins the message. Looked at is what is a number, or numbers in lists, under a name that holds one of `MOST`.
+    `where` begins the message. Looked at is what is a number, or numbers in lists, under a name that holds one of `MOST`; in tables too.
     """
     for name, value in config.items():
+        if isinstance(value, dict):
+            check_counts(where, value)
         asked = value if isinstance(value, list | tuple) else [value]
         for each in itertools.chain.from_iterable(item if isinstance(item, list | tuple) else [item] for item in asked):
             for counted, most in MOST.items():

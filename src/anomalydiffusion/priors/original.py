@@ -12,7 +12,7 @@ import torch
 from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.plainyaml import read_yaml_text
-from anomalydiffusion.priors.fit import check_counts, check_fit
+from anomalydiffusion.priors.fit import MOST, check_fit
 from anomalydiffusion.priors.original_text import clip, ldm_bert, open_clip
 from anomalydiffusion.priors.weights import Weights, count, filled, part
 
@@ -97,10 +97,6 @@ def _unet_config(own: Weights, said: _Said) -> dict[str, Any]:
     linear = own[first + "proj_in.weight"].ndim == 2
     width = said.head_width or (HEAD if linear and not said.heads else 0)
     heads: Any = [max(1, each // width) for each in widths] if width else said.heads or HEADS
-    if not width and any(each % heads for each, attend in zip(widths, attends, strict=True) if attend):
-        raise PriorError(
-            f"its denoiser's {widths} channels cannot be shared by num_heads = {shown(heads)}; give the yaml that belongs to it"
-        )
     return {
         "in_channels": own["input_blocks.0.0.weight"].shape[1], "out_channels": own["out.2.weight"].shape[0],
         "block_out_channels": widths, "layers_per_block": len(levels[0]),
@@ -131,7 +127,16 @@ FAMILIES = {  # what the text encoder's names begin with -> (family, what stands
 
 
 def _check_yaml(path: Path, said: _Said, unet: dict[str, Any], vae: dict[str, Any]) -> None:
-    """Refuse a yaml that belongs to other weights."""
+    """Refuse a yaml that belongs to other weights, and what no schedule can be."""
+    if not 1 <= said.steps <= MOST["timesteps"]:
+        raise PriorError(f"{path}: says timesteps = {shown(said.steps)}: expected 1..{MOST['timesteps']:,}; give the model's own")
+    if not 0 < said.betas[0] <= said.betas[1] < 1:
+        raise PriorError(f"{path}: says linear_start, linear_end = {said.betas}: expected to rise between 0 and 1; give the model's own")
+    attending = [width for width, kind in zip(unet["block_out_channels"], unet["down_block_types"], strict=True) if "Attn" in kind]
+    for name, share in (("num_heads", 0 if said.head_width else said.heads), ("num_head_channels", said.head_width)):
+        if share and any(width % share for width in (*attending, unet["block_out_channels"][-1])):
+            raise PriorError(f"{path}: says {name} = {shown(share)}, which does not divide the weights' {attending} channels; give the "
+                             "yaml that belongs to them")  # fmt: skip
     widths, inner = unet["block_out_channels"], vae["block_out_channels"]
     told = (
         (said.unet, {
@@ -160,7 +165,6 @@ def _scheduler(weights: Weights, said: _Said) -> diffusers.DDIMScheduler:
         start, end, steps = float(betas[0]), float(betas[-1]), len(betas)
     given = {"num_train_timesteps": steps, "beta_start": start, "beta_end": end, "beta_schedule": "scaled_linear", "clip_sample": False,
              "set_alpha_to_one": False, "steps_offset": 1, "prediction_type": "v_prediction" if said.predicts_v else "epsilon"}  # fmt: skip
-    check_counts("", given)
     out = diffusers.DDIMScheduler(**given)
     if betas is not None and not torch.allclose(out.betas, betas.float(), rtol=1e-3):
         out = diffusers.DDIMScheduler(**given, trained_betas=betas.float().numpy())
@@ -238,7 +242,7 @@ def components_of(weights: Weights, source: Path, original: Path | None, dtype: 
         }
     except KeyError as error:
         raise PriorError(f"{source}: lacks the weight {error}; get the whole file") from error
-    except (IndexError, ValueError, TypeError, AttributeError, RuntimeError, ArithmeticError) as error:  # shapes that no such model has
+    except (IndexError, ValueError, TypeError, AttributeError, ArithmeticError) as error:  # shapes that no such model has
         raise PriorError(f"{source}: is built like no model of the family {family} ({error}); get the whole file") from error
     except PriorError as error:
         raise PriorError(str(error) if original and str(original) in str(error) else f"{source}: {error}") from error

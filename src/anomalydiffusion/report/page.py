@@ -23,6 +23,7 @@ from PIL import Image
 from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.core.names import is_file
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
@@ -133,14 +134,14 @@ def _reasons(records: Iterable[Record]) -> list[tuple[str, int]]:
         re.sub(r"[-+]?\d+(\.\d+)?(e[-+]?\d+)?", "…", str(reason))
         for record in records
         if record.get(field.ACCEPTED) is not True
-        for reason in _given(record) or ["no reason recorded"]
+        for reason in _reasons_of(record) or ["no reason recorded"]
     )
     shown = given.most_common(SHOWN_REASONS)
     rest = given.total() - sum(count for _, count in shown)
     return [*shown, ("other reasons", rest)] if rest else shown
 
 
-def _given(record: Record) -> list[Any]:
+def _reasons_of(record: Record) -> list[Any]:
     """A record's reasons, where it has a list of them."""
     reasons = record.get(field.REASONS)
     return reasons if isinstance(reasons, list) else []
@@ -150,7 +151,11 @@ def _file_name(key: tuple[str, str]) -> str:
     """What a type's sheet is called: the type, where that can be a file's name."""
     whole = "-".join(key)
     name = re.sub(r"[^\w .+()-]", "_", whole)[:60]
-    return name if name == whole else f"{name}-{hashlib.sha256(whole.encode('utf-8', 'replace')).hexdigest()[:8]}"
+    return (
+        name
+        if name == whole and not any("-" in part for part in key)
+        else f"{name}-{hashlib.sha256(repr(key).encode('utf-8', 'replace')).hexdigest()[:8]}"
+    )
 
 
 def _kind(run: Path, key: tuple[str, str], records: list[Record], most: int) -> Record:
@@ -185,7 +190,7 @@ def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None
             lines.append((row.label, drawn))
             pairs.append({
                 "cells": [(c.label, _uri(c.image_HWC), *c.image_HWC.shape[1::-1]) for c in drawn],
-                "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, _given(record))),
+                "caption": _caption(record), "name": row.label, "reasons": "; ".join(map(str, _reasons_of(record))),
             })  # fmt: skip
         del row
     if file and lines:
@@ -209,7 +214,7 @@ def _row(run: Path, record: Record) -> Row | None:
 def _normal(run: Path, record: Record, image_HWC: np.ndarray) -> np.ndarray | None:
     """The normal image that the pair was made on, where it is still there and of the same size."""
     path = run / str(record.get(field.NORMAL))
-    normal = read_image(path) if record.get(field.NORMAL) and path.is_file() else None
+    normal = read_image(path) if record.get(field.NORMAL) and is_file(path) else None
     return normal if normal is not None and normal.shape == image_HWC.shape else None
 
 

@@ -43,8 +43,10 @@ class AdaptConfig:
             raise ConfigError(
                 f"pictures = {self.pictures}, steps = {self.steps}, batch_size = {self.batch_size}: expected at least 20, 1 and 1"
             )
-        if not 0 < self.own <= 1 - SHAPES or not 0 <= self.flawed <= 1:
-            raise ConfigError(f"own = {self.own}: expected above 0 and at most {1 - SHAPES:.2f}; and flawed, a share, 0..1")
+        if not 0 < self.own <= 1 - SHAPES:
+            raise ConfigError(f"own = {self.own}: expected above 0 and at most {1 - SHAPES:.2f}")
+        if not 0 <= self.flawed <= 1:
+            raise ConfigError(f"flawed = {self.flawed}: expected a share, 0..1")
 
 
 def adapt_prior(

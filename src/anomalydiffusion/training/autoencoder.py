@@ -44,7 +44,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         if not self.encoder_layers or len(self.encoder_layers) != len(self.decoder_layers):
-            raise ConfigError("autoencoder: encoder_layers and decoder_layers: expected as many entries in each, one for every halving")
+            raise ConfigError("encoder_layers and decoder_layers: expected as many entries in each, one for every halving")
 
 
 def build_autoencoder(config: AutoencoderConfig) -> AutoencoderDC:

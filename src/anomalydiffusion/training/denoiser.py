@@ -55,9 +55,9 @@ class DenoiserConfig:
     def __post_init__(self) -> None:
         for name in ("drop_caption", "focus", "close"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"denoiser: {name} = {getattr(self, name)}: expected a share, 0..1")
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected a share, 0..1")
         if not 0 < self.floor <= 1:
-            raise ConfigError(f"denoiser: floor = {self.floor}: expected above 0 and at most 1")
+            raise ConfigError(f"floor = {self.floor}: expected above 0 and at most 1")
 
 
 def build_tokenizer(captions: Sequence[str], size: int, max_tokens: int) -> CLIPTokenizer:

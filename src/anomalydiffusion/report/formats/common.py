@@ -11,6 +11,7 @@ import numpy as np
 
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, NORMAL_SHA256, PRODUCT
+from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.report.formats.together import COMBINED, Record, added, key_of
 
@@ -40,8 +41,10 @@ def _read(path: Path, sha256: str, remedy: str) -> bytes:
     """The file's bytes, which must be those that were recorded."""
     try:
         data = path.read_bytes()
-    except (OSError, ValueError) as error:  # a name with a zero byte in it
-        raise RunError(f"{path}: cannot be read ({getattr(error, 'strerror', error)}); {remedy}") from error
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror}); {remedy}") from error
+    except ValueError as error:  # a zero byte in the name
+        raise RunError(f"{shown(str(path))}: cannot be read ({error}); {remedy}") from error
     if hashlib.sha256(data).hexdigest() != sha256:
         raise RunError(f"{path}: changed since it was recorded (another SHA-256); {remedy}")
     return data

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as budget
 
+from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.app.settings import Settings, resolve, to_toml
 from anomalydiffusion.core.config import digest, dumps, from_dict, read_toml
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.runs import Run
 from tests.hostile import damaged, refused
 
 
@@ -60,6 +62,26 @@ def test_what_a_file_says_is_refused_by_its_name_and_what_was_typed_is_not(tmp_p
     with pytest.raises(ConfigError) as refused:
         resolve(config=file, gate={"strict": -1.0})
     assert str(refused.value) == "gate: strict = -1.0: expected 0..100"
+    with pytest.raises(ConfigError) as refused:  # what the run itself says is not the file's fault
+        resolve(config=file, base={"generate": {"eta": 3.0}})
+    assert str(refused.value) == "generate: eta = 3.0: expected 0..1"
+    file.write_text('preset = "nope"')
+    with pytest.raises(ConfigError, match=r"c\.toml: unknown preset 'nope'"):
+        resolve(config=file)
+    run = Run.create(tmp_path / "run")
+    run.config.write_text("[generate]\neta = 3.0\n")
+    with pytest.raises(ConfigError) as refused:
+        run_settings(run, gate={"strict": 1.0})
+    assert str(refused.value) == f"{run.config}: generate: eta = 3.0: expected 0..1"
+
+
+def test_a_table_is_named_once() -> None:
+    for table, wrong in (("gate", {"strict": -1.0}), ("detector", {"side": 33}), ("classifier", {"side": 5}), ("masks", {"alike": 0}),
+                         ("generate", {"eta": 2.0}), ("train", {"batch_size": 0}), ("adapt", {"own": 0.0}),
+                         ("masks", {"source": "warped", "matched_for": ["a/b"]})):  # fmt: skip
+        with pytest.raises(ConfigError) as refused:
+            resolve(**{table: wrong})
+        assert str(refused.value).count(f"{table}: ") == 1 and str(refused.value).startswith(f"{table}: "), refused.value
 
 
 def test_the_command_line_wins_over_the_file_over_the_preset(tmp_path) -> None:

@@ -140,7 +140,7 @@ PAIR = {
         {"requested_mask": "../victim.png"}, {"requested_mask": "C:\\victim.png"},
         {"config_digest": "../../x"}, {"seed": "7"}, {"seed": True}, {"attempt": -1}, {"accepted": 1},
         {"reasons": "no"}, {"reasons": [None]}, {"touched_box": [1, 2]}, {"touched_box": [1, 2, 3, "4"]}, {"normal": None},
-        {"mask_sha256": 5},
+        {"mask_sha256": 5}, {"image_sha256": None},
     ],
 )  # fmt: skip
 def test_a_line_that_no_command_could_use_is_skipped_and_the_rest_survives(

@@ -228,7 +228,18 @@ def test_pairs_that_cannot_be_read_are_left_out_and_counted(run: Path) -> None:
     assert len(page.images) == 7 * 5 - 2 * 2 + 3 * 5 - 2  # the three spots have no normal and no difference
 
 
-@pytest.mark.parametrize("other", [{"reasons": -(10**30)}, {"reasons": 2}, {"defect": 300 * "x"}, {"defect": "a/b"}, {"product": "\ud800"}])
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"reasons": -(10**30)},
+        {"reasons": 2},
+        {"defect": 300 * "x"},
+        {"defect": "a/b"},
+        {"product": "\ud800"},
+        {"normal": 300 * "x"},
+        {"defect": "a-b"},
+    ],
+)
 def test_records_that_another_tool_wrote_badly_do_no_harm(run: Path, other: dict) -> None:
     manifest = Manifest(run / "manifest.jsonl")
     manifest.rewrite(record | other for record in manifest.records())

@@ -70,14 +70,10 @@ def _split(run: Run) -> Finding:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return broken("split", f"{run.split}: missing or damaged ({error})", ANEW)
     said = ", ".join(f"{count} {role.replace('_', ' ')}" for role, count in Counter(role for role, *_ in files).items())
-    gone = [root / str(name) for _, *names in files for name in names if name and not _is_file(root, name)]
+    gone = [root / str(name) for _, *names in files for name in names if name and not (is_below(name) and is_file(root / str(name)))]
     if gone:
         return broken("split", f"{said}; {len(gone)} files are gone, the first is {str(gone[0])[:300]}", "put the data set back")
     return well("split", said)
-
-
-def _is_file(folder: Path, name: Any) -> bool:
-    return is_below(name) and is_file(folder / str(name))
 
 
 def _learned(run: Run) -> tuple[Finding, list[Key]]:

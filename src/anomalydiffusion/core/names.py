@@ -7,7 +7,7 @@ import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["brief", "is_below", "is_folder", "shown", "strays"]
+__all__ = ["brief", "is_below", "is_file", "is_folder", "shown", "strays"]
 
 DRIVE = re.compile(r"[A-Za-z]:")
 LONGEST = 200  # characters of a value in a message

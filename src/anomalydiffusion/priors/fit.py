@@ -11,7 +11,7 @@ from anomalydiffusion.core.names import shown
 
 __all__ = ["MOST", "cells_of", "check_counts", "check_fit", "inpaints"]
 
-MOST = {"layers": 1000, "timesteps": 100_000}  # that a configuration may ask for; known priors have 32 and 1000
+MOST = {"layers": 100, "timesteps": 100_000}  # that a configuration may ask for; known priors have 32 and 1000
 
 
 def inpaints(channels: int, latent: int) -> bool:
@@ -61,7 +61,7 @@ def check_fit(where: str, *, channels: int, latent: int, tokens: int | Sequence[
             f"{where}its denoiser takes {channels} channels, its autoencoder gives {latent}; depth, upscaling and editing models are not "
             "supported: give a text-to-image or an inpainting model"
         )
-    if any(each != width for each in ([tokens] if isinstance(tokens, int) else tokens)):
+    if any(each != width for each in (tokens if isinstance(tokens, list | tuple) else [tokens])):
         raise PriorError(
             f"{where}its denoiser takes tokens {tokens} wide, its text encoder gives {width}; models with several text encoders (SDXL) "
             "are not supported yet: give one of Stable Diffusion 1 or 2's family, or LDM text2img"

@@ -62,7 +62,9 @@ def _component(folder: Path, part: str, class_name: str, dtype: torch.dtype) -> 
 
 def _counted(path: Path) -> None:
     config = json.loads(path.read_text(encoding="utf-8"))
-    check_counts(f"{path.parent}: ", config if isinstance(config, dict) else {})
+    if not isinstance(config, dict):  # of a name alone, the library would ask the hub for that
+        raise PriorError(f"{path}: holds no settings; get the folder anew")
+    check_counts(f"{path.parent}: ", config)
 
 
 def _network(where: Path, kind: Any, dtype: torch.dtype) -> Any:

@@ -151,11 +151,9 @@ def _file_name(key: tuple[str, str]) -> str:
     """What a type's sheet is called: the type, where that can be a file's name."""
     whole = "-".join(key)
     name = re.sub(r"[^\w .+()-]", "_", whole)[:60]
-    return (
-        name
-        if name == whole and not any("-" in part for part in key)
-        else f"{name}-{hashlib.sha256(repr(key).encode('utf-8', 'replace')).hexdigest()[:8]}"
-    )
+    if name == whole and not any("-" in part for part in key):
+        return name
+    return f"{name}-{hashlib.sha256(repr(key).encode('utf-8', 'replace')).hexdigest()[:8]}"
 
 
 def _kind(run: Path, key: tuple[str, str], records: list[Record], most: int) -> Record:

@@ -65,7 +65,7 @@ def _error() -> None:
      ("objective", _error, 6), ("step", _error, 4), ("average", _error, 4)],
 )  # fmt: skip
 def test_an_end_anywhere_applies_no_step_twice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, what: Callable[[], None], kept: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, where: str, what: Callable[[], None], kept: int
 ) -> None:
     model, objective = _problem()
     calm = run_loop(model, objective, CONFIG, tmp_path / "calm")
@@ -82,7 +82,9 @@ def test_an_end_anywhere_applies_no_step_twice(
 
         return call
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born deaf to it
     heard = signal.getsignal(signal.SIGINT)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before))
     with monkeypatch.context() as patch:
         if where == "step":
             patch.setattr(torch.optim.AdamW, "step", interrupted(torch.optim.AdamW.step, 6))

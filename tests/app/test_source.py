@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anomalydiffusion.app.limits import real_in
 from anomalydiffusion.app.settings import MaskConfig, Settings
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.core.errors import DataError, MaskError
@@ -151,7 +152,7 @@ def test_scores_are_not_kept_while_a_normal_image_cannot_be_read(split: Split, t
         found = source.gate(file)
         file.write_bytes(source.gate_json(found))
         assert source.passed_over == expected and (json.loads(file.read_text())["laid_by"] == "") == expected
-    assert Source(split, Settings(), None, None)._kept(file) == found.real
+    assert real_in(file, source.laid_by, source.shots) == found.real
 
 
 @pytest.mark.parametrize("masks", ["warped", "matched"])

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
-import math
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from anomalydiffusion.app.given import given_masks_of, given_normals
+from anomalydiffusion.app.limits import limits_json, real_in
 from anomalydiffusion.app.settings import Drawing, Kind, Settings
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import DataError, MaskError
@@ -30,7 +29,7 @@ from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.quality.features import extractor
-from anomalydiffusion.quality.gate import Carried, Exemplar, Gate, Real
+from anomalydiffusion.quality.gate import Carried, Exemplar, Gate
 from anomalydiffusion.quality.places import Places
 
 __all__ = ["Source", "laid_by", "shots_of"]
@@ -187,7 +186,7 @@ class Source:
         }
         if not config.compares:
             return Gate(exemplars, {}, config)
-        if config.strict and kept is not None and (real := self._kept(kept)) is not None:
+        if config.strict and kept is not None and (real := real_in(kept, self.laid_by, self.shots)) is not None:
             return Gate(exemplars, {}, config, self.features(), real=real)
         count = CARRIED if config.strict else 0
         carried = {key: self.carried(key, count) for key in self.shots}
@@ -198,27 +197,7 @@ class Source:
 
         Without the digest, what they score is found anew: where none were laid, or a normal image could not be read.
         """
-        told = {
-            "limits": {"/".join(key): asdict(own) for key, own in gate.limits.items()},
-            "real": {"/".join(key): own for key, own in gate.real.items()},
-            "laid_by": "" if self.passed_over or not self.settings.gate.strict else self.laid_by,
-        }
-        return (json.dumps(told, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace")
-
-    def _kept(self, path: Path) -> dict[Key, Real] | None:
-        """What real defects score, from such a file; None where it does not tell, or tells of others."""
-        try:
-            told = json.loads(path.read_bytes())
-            if told["laid_by"] != self.laid_by:
-                return None
-            real = {
-                key: {str(name): (float(mean), float(deviation)) for name, (mean, deviation) in told["real"]["/".join(key)].items()}
-                for key in self.shots
-            }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, OverflowError):
-            return None
-        sound = all(math.isfinite(mean) and 0 < deviation < math.inf for own in real.values() for mean, deviation in own.values())
-        return real if sound else None
+        return limits_json(gate, "" if self.passed_over or not self.settings.gate.strict else self.laid_by)
 
     def carried(self, key: Key, count: int, kind: Kind | None = None) -> Iterator[Carried]:
         """Shots' defects under masks of a kind, each on a random normal image; fewer where the images that were tried take no mask.

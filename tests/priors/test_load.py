@@ -103,7 +103,7 @@ def test_damage_is_named(small_folder: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(small_folder, tmp_path / "cut")
     weights = copy / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(PriorError, match=r"unet.*cannot be loaded"):
+    with pytest.raises(PriorError, match=r"unet.*damaged, cut short"):
         load_prior(str(copy))
     (copy / "model_index.json").unlink()
     with pytest.raises(PriorError, match=r"model_index\.json is missing"):
@@ -168,11 +168,23 @@ def test_a_weight_that_is_missing_is_not_made_up_and_one_too_many_is_named(
         weights = {name: value.clone() for name, value in load_file(copy / file).items()}
         lost = sorted(weights)[3]
         save_file({**weights, "odd.weight": torch.zeros(1)}, copy / file, metadata={"format": "pt"})
-        load_prior(str(copy))
-        assert f"{copy / part}: 1 weights have no place and are left out: odd.weight" in caplog.text
+        for dtype in (torch.float32, torch.bfloat16):
+            caplog.clear()
+            load_prior(str(copy), dtype=dtype)
+            assert f"{copy / part}: 1 weights have no place and are left out: odd.weight" in caplog.text
         save_file({name: value for name, value in weights.items() if name != lost}, copy / file, metadata={"format": "pt"})
-        with pytest.raises(PriorError, match=rf"{part}: lacks 1 of \d+ weights \({lost}\); get the whole file"):
-            load_prior(str(copy))
+        for dtype in (torch.float32, torch.bfloat16):
+            with pytest.raises(PriorError, match=rf"{part}: lacks 1 of \d+ weights \({lost}\); get the whole file"):
+                load_prior(str(copy), dtype=dtype)
+
+
+def test_a_folder_that_is_converted_is_the_same_in_another_format(written: tuple[Path, dict[str, Path]]) -> None:
+    exact, half = load_prior(str(written[0])), load_prior(str(written[0]), dtype=torch.bfloat16)
+    for part in ("unet", "vae", "text_encoder"):
+        expected, found = getattr(exact, part).state_dict(), getattr(half, part).state_dict()
+        assert list(found) == list(expected)
+        assert all(torch.equal(found[name], value.to(found[name].dtype)) for name, value in expected.items())
+        assert {value.dtype for value in found.values() if value.is_floating_point()} == {torch.bfloat16}
 
 
 def test_names_that_older_libraries_wrote_are_read(small_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

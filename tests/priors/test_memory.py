@@ -1,5 +1,6 @@
 """What a prior holds, counted tensor by tensor: the paper's full-size one on "meta", where nothing is filled; and loading, on files."""
 
+import re
 import shutil
 import weakref
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from anomalydiffusion.app.settings import resolve
@@ -15,6 +16,7 @@ from anomalydiffusion.conditioning.spatial import SpatialEncoder
 from anomalydiffusion.priors.architectures import build
 from anomalydiffusion.priors.attention import install
 from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.priors.weights import converted, read_weights
 from tests.priors.test_original import Models, write
 
 CARD = 8e9  # bytes
@@ -152,3 +154,33 @@ def test_weights_stay_in_their_file_and_loading_holds_no_second_copy(kind: str, 
     weights = [each for part in (prior.vae, prior.unet, prior.text_encoder) for each in part.parameters()]
     assert all(_mapped(each.data_ptr()) for each in weights)
     assert beside.most < 0.3 * sum(each.nbytes for each in weights)
+
+
+class _Resident(TorchDispatchMode):
+    """The most that was in memory of a mapped file, in bytes, at any step of torch's."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file, self.most = str(file), 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out, found, named = func(*args, **(kwargs or {})), 0, False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+                named = line.endswith(self.file)
+            elif named and line.startswith("Rss:"):
+                found += 1024 * int(line.split()[1])
+        self.most = max(self.most, found)
+        return out
+
+
+@pytest.mark.skipif(not MAPS.exists(), reason="this system does not say what is mapped")
+def test_a_denoiser_that_is_converted_is_not_held_twice(tmp_path: Path) -> None:
+    file = tmp_path / "weights.safetensors"
+    save_file({f"{number}.weight": torch.full((1 << 18,), 1 / (number + 1)) for number in range(32)}, file)
+    with _Resident(file) as whole:
+        expected = {name: value.to(torch.bfloat16) for name, value in read_weights(file).items()}
+    with _Resident(file) as single:
+        found = converted(file, torch.bfloat16)
+    assert whole.most > 30 << 20 and single.most < 4 << 20
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], value) for name, value in expected.items())

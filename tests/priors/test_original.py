@@ -258,7 +258,7 @@ def test_what_is_missing_or_does_not_belong_is_named(first: Models, tmp_path: Pa
     assert "text encoder: 1 weights have no place and are left out: odd" in caplog.text
     lost = [name for name in weights if name.endswith("input_blocks.1.1.norm.bias")]
     for without, said in (
-        (lost, r"its denoiser lacks 1 of \d+ weights \(down_blocks.0.attentions.0.norm.bias\)"),
+        (lost, r"its denoiser: lacks 1 of \d+ weights \(down_blocks.0.attentions.0.norm.bias\)"),
         ([name for name in weights if name.startswith("first_stage_model.")], "holds no autoencoder"),
         ([name for name in weights if not name.startswith("cond_stage")], r"holds no denoiser .*only cond_stage_model"),
         (["model.diffusion_model.input_blocks.0.0.weight"], "lacks the weight"),

@@ -14,7 +14,7 @@ from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.core.names import shown
 from anomalydiffusion.priors.files import PARTS, variant_of, weight_files
 from anomalydiffusion.priors.fit import check_counts, check_fit
-from anomalydiffusion.priors.weights import PICKLES, read_weights
+from anomalydiffusion.priors.weights import PICKLES, converted, filled, read_weights
 
 __all__ = ["parts_in"]
 
@@ -70,16 +70,22 @@ def _counted(path: Path) -> None:
 def _network(where: Path, kind: Any, dtype: torch.dtype) -> Any:
     """A network around the weights in its folder, which stay mapped where they have the wanted number format.
 
-    The libraries would fill what is missing with random numbers.
+    The libraries would fill what is missing with random numbers, and hold twice what they convert: large safetensors are handed over
+    converted, but for an autoencoder, which is small, and in whose old files diffusers knows names that nobody else does.
     """
     _counted(where / "config.json")
     files = weight_files(where)
     pickles = [path for path in files if path.suffix in PICKLES]
     for path in pickles:
         read_weights(path)  # refuses what would build more than tensors; the library maps it again
-    variant = next(filter(None, map(variant_of, files)), None)
-    given = {"use_safetensors": not pickles, "variant": variant, "local_files_only": True, "dtype": dtype}
-    model, found = kind.from_pretrained(where, **given, output_loading_info=True)
+    given: dict[str, Any] = {"use_safetensors": not pickles, "variant": next(filter(None, map(variant_of, files)), None)}
+    source: Path | None = where
+    if where.name not in PARTS["vae"] and not pickles and _other(files, dtype):
+        weights = {name: value for file in files for name, value in converted(file, dtype).items()}
+        if where.name in PARTS["unet"]:
+            return filled(lambda: kind.from_config(kind.load_config(where, local_files_only=True)), weights, dtype, str(where))
+        source, given = None, {"state_dict": weights, "config": kind.config_class.from_pretrained(where, local_files_only=True)}
+    model, found = kind.from_pretrained(source, **given, local_files_only=True, dtype=dtype, output_loading_info=True)
     if missing := sorted(found["missing_keys"]):
         raise PriorError(
             f"{where}: lacks {len(missing)} of {len(model.state_dict())} weights ({', '.join(missing[:3])}); get the whole file"
@@ -87,6 +93,12 @@ def _network(where: Path, kind: Any, dtype: torch.dtype) -> Any:
     if beyond := sorted(name for name in found["unexpected_keys"] if not name.endswith("position_ids")):
         log.warning("%s: %d weights have no place and are left out: %s", where, len(beyond), ", ".join(beyond[:20]))
     return model
+
+
+def _other(files: list[Path], dtype: torch.dtype) -> bool:
+    """Whether any of these safetensors hold numbers to be converted."""
+    held = (value for file in files for value in read_weights(file).values())
+    return any(value.dtype != dtype for value in held)
 
 
 def _check_configs(folder: Path, vae: Any, text_encoder: Any) -> None:

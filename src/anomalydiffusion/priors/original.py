@@ -235,8 +235,8 @@ def components_of(weights: Weights, source: Path, original: Path | None, dtype: 
         renamed_unet = convert_ldm_unet_checkpoint({UNET + name: value for name, value in own_unet.items()}, unet_config)
         renamed_vae = convert_ldm_vae_checkpoint({VAE + name: value for name, value in own_vae.items()}, vae_config)
         parts: dict[str, Any] = {
-            "vae": filled(lambda: diffusers.AutoencoderKL.from_config(vae_config), renamed_vae, dtype, "autoencoder"),
-            "unet": filled(lambda: diffusers.UNet2DConditionModel.from_config(unet_config), renamed_unet, dtype, "denoiser"),
+            "vae": filled(lambda: diffusers.AutoencoderKL.from_config(vae_config), renamed_vae, dtype, "its autoencoder"),
+            "unet": filled(lambda: diffusers.UNet2DConditionModel.from_config(unet_config), renamed_unet, dtype, "its denoiser"),
             "text_encoder": text_encoder,
             "scheduler": _scheduler(weights, said),
         }

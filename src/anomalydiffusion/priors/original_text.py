@@ -30,7 +30,9 @@ def _clip(own: Weights, layers: int, act: str, dtype: torch.dtype) -> nn.Module:
     with torch.device("meta"):
         names = [name for name, _ in transformers.CLIPTextModel(config).named_parameters()]
     above = "text_model." if names[0].startswith("text_model.") else ""
-    return filled(lambda: transformers.CLIPTextModel(config), {above + name: value for name, value in own.items()}, dtype, "text encoder")
+    return filled(
+        lambda: transformers.CLIPTextModel(config), {above + name: value for name, value in own.items()}, dtype, "its text encoder"
+    )
 
 
 def clip(own: Weights, dtype: torch.dtype) -> nn.Module:
@@ -93,4 +95,4 @@ def ldm_bert(own: Weights, dtype: torch.dtype) -> nn.Module:
         encoder_attention_heads=out["model.layers.0.self_attn.q_proj.weight"].shape[0] // HEAD,
         max_position_embeddings=out["model.embed_positions.weight"].shape[0],
     )  # fmt: skip
-    return filled(lambda: LDMBertModel(config), out, dtype, "text encoder")
+    return filled(lambda: LDMBertModel(config), out, dtype, "its text encoder")

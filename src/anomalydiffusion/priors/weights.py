@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
 from anomalydiffusion.core.errors import PriorError
 
-__all__ = ["PICKLES", "Weights", "count", "filled", "part", "read_pickle", "read_weights"]
+__all__ = ["PICKLES", "Weights", "converted", "count", "filled", "part", "read_pickle", "read_weights"]
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,19 @@ def read_weights(path: Path) -> Weights:
     return tensors
 
 
+def converted(path: Path, dtype: torch.dtype) -> Weights:
+    """Read safetensors by name as numbers of `dtype`, mapping the file anew for each tensor.
+
+    What was read of a mapped file counts as memory in use for as long as it stays mapped: so it is never more than one tensor. Raises
+    `PriorError` as `read_weights` does.
+    """
+    out = {}
+    for name in read_weights(path):
+        with safe_open(path, "pt") as file:
+            out[name] = file.get_tensor(name).to(dtype)
+    return out
+
+
 def part(weights: Weights, prefix: str) -> Weights:
     return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
@@ -112,18 +126,18 @@ def count(weights: Weights, before: str, after: str = "") -> int:
 
 
 def filled(model_of: Any, weights: Weights, dtype: torch.dtype, what: str) -> nn.Module:
-    """Build a network around its weights (never two copies of them); refuse where one is missing or has another shape."""
+    """Build a network around its weights (never two copies of them); refuse, naming `what`, where one is missing or has another shape."""
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
         model: nn.Module = model_of()
     wanted = {name: parameter.shape for name, parameter in model.named_parameters()}
     if missing := sorted(set(wanted) - set(weights)):
-        raise PriorError(f"its {what} lacks {len(missing)} of {len(wanted)} weights ({', '.join(missing[:3])}); get the whole file")
+        raise PriorError(f"{what}: lacks {len(missing)} of {len(wanted)} weights ({', '.join(missing[:3])}); get the whole file")
     if other := [
         f"{name} {tuple(weights[name].shape)}, not {tuple(shape)}" for name, shape in wanted.items() if weights[name].shape != shape
     ]:
-        raise PriorError(f"its {what} has weights of other shapes than its first ones tell ({'; '.join(other[:2])})")
+        raise PriorError(f"{what}: has weights of other shapes than the rest tells ({'; '.join(other[:2])})")
     if beyond := sorted(set(weights) - set(model.state_dict())):
         log.warning("%s: %d weights have no place and are left out: %s", what, len(beyond), ", ".join(beyond[:20]))
     model.load_state_dict({name: weights[name].to(dtype) for name in wanted}, assign=True, strict=False)

@@ -75,6 +75,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
         {"masks": {"warped": {"carry": True, "place": "near", "rotation": 25.0}}},
     ),
     "masks-alike": ("of eight normal images and places those most like a shot's", {"masks": {"alike": 8}}),
+    "masks-alike-grafted": (
+        "such masks, and the shot's keys and values in self-attention take part",
+        {"masks": {"alike": 8}, "generate": {"graft": 1.0}},
+    ),
     "masks-matched": ("masks where a normal image looks as a shot does around its defect", {"masks": {"source": "matched"}}),
     "seam-median": ("one shift of colours for the whole of a carried defect", {"generate": {"seam": "median"}}),
     "grafted": ("the shot's keys and values in self-attention take part", {"generate": {"graft": 1.0}}),

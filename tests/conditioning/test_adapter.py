@@ -212,3 +212,11 @@ def test_weights_that_do_not_fit_are_one_line(small_folder: Path, tmp_path: Path
     path.write_bytes(_file(record, **{"lora.no_such_layer.lora_A.weight": torch.zeros(3, 4)}))
     with pytest.raises(RunError, match=r"theirs\.safetensors: does not fit this prior .*; train again"):
         Adapter.load(path, prior)
+
+
+@pytest.mark.parametrize(("name", "value", "said"), [
+    ("initial_word", " ", "initial_word is empty"), ("lora_targets", ("to_nothing",), r"lora_targets = \['to_nothing'\]: .*not found"),
+])  # fmt: skip
+def test_what_cannot_be_learned_is_refused_in_words(name: str, value: object, said: str, small_prior) -> None:
+    with pytest.raises(ConfigError, match=said):
+        Adapter(small_prior, [("p", "spot")], AdapterConfig(**{name: value}), Origin(prior_digest=small_prior.digest))

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -50,3 +51,12 @@ def test_clusters_share_out_every_pixel_and_keep_near_parts_together(seed: int, 
         assert groups == [mask]
     for one, other in itertools.combinations(groups, 2):
         assert ndimage.distance_transform_edt(~one.pixels_HW)[other.pixels_HW].min() > side / 4 - 1.5
+
+
+@pytest.mark.parametrize("side", [100, 1500, 3000])
+def test_single_marks_survive_however_much_they_shrink(side: int) -> None:
+    for at in np.random.default_rng(side).integers(0, side, (20, 2)):
+        marks = np.zeros((side, side), bool)
+        marks[tuple(at)] = True
+        small = resize(marks, 64)
+        assert 1 <= small.sum() <= 4 and np.abs(np.argwhere(small) - at * 64 // side).max() <= 1

@@ -217,3 +217,12 @@ def test_no_product_is_refused(tmp_path: Path) -> None:
 def test_real_data_are_clean() -> None:
     report = check(os.environ["ANOMALYDIFFUSION_DATA"])
     assert report.products and [p for p in report.problems if p.level != "note"] == []
+
+
+def test_a_name_that_cannot_be_written_down_is_named_before_anything_is_learned(sound: Path) -> None:
+    save(Path(os.fsdecode(os.fsencode(sound / "tile/train/good") + b"/kratzer_\xe4.png")), picture(77))
+    (problem,) = check(sound).problems
+    assert (problem.level, problem.remedy) == ("error", "rename it") and "not UTF-8" in problem.message
+    assert problem.file.encode("utf-8").decode().startswith("tile/train/good/kratzer_")
+    with pytest.raises(DataError, match=r"kratzer_.*not UTF-8.*; rename it"):
+        few_shot_split(read_folder(sound))

@@ -105,3 +105,17 @@ def test_a_group_mate_whose_name_is_written_in_another_form(case: Case) -> None:
     (root / "plate" / "groups.csv").write_text(f"file,group\ntrain/good/{composed},part-7\n{held},part-7\n", encoding="utf-8")
     with pytest.raises(SplitError, match=r"shows the same part \(group part-7\)"):
         guard(split, [replace(pairs[0], normal=fresh)], root)
+
+
+@pytest.mark.parametrize("which", ["held-out mask", "shot", "shot's mask", "normal"])
+def test_what_was_changed_since_the_split_is_refused(which: str, case: Case) -> None:
+    split, pairs, root = case
+    path = {
+        "held-out mask": split.held_out[0].mask_path, "shot": split.shots[0].path, "shot's mask": split.shots[0].mask_path,
+        "normal": split.normals[0].path,
+    }[which]  # fmt: skip
+    marks = np.asarray(Image.open(path)).copy()
+    marks[0, 0] ^= 255
+    Image.fromarray(marks).save(path)
+    with pytest.raises(SplitError, match=rf"{path.name}: changed since the split was made"):
+        guard(split, pairs, root)

@@ -419,12 +419,16 @@ def test_killed_and_typed_again_ends_the_same(trained: Path) -> None:
     assert {p.relative_to(shaken).as_posix() for p in left} == {r[k] for r in _records(shaken) for k in ("image", "mask")}
 
 
-def test_a_trained_run_is_not_trained_twice_nor_overwritten(trained: Path) -> None:
+def test_a_trained_run_is_not_trained_twice_nor_overwritten(trained: Path, tmp_path: Path) -> None:
     before = (trained / "run" / "adapter" / "adapter.safetensors").read_bytes()
     out = _run(
         "train", trained / "data", "--output", trained / "run", "--prior", trained / "prior", "--config", trained / "small.toml", *ARGS
     )
-    assert "already trained" in out.stderr
+    assert "already trained" in out.stderr and "not taken over" not in out.stderr
+    other = tmp_path / "other.toml"
+    other.write_text((trained / "small.toml").read_text().replace("strict = 0.0", "strict = 1.5"))
+    out = _run("train", trained / "data", "--output", trained / "run", "--prior", trained / "prior", "--config", other, *ARGS)
+    assert f"{other}: [gate] not taken over; give the file to the command that uses it, with --config" in out.stderr
     out = _run("train", trained / "data", "--output", trained / "run", "--max-train-steps", 5, check=False)
     assert out.returncode == 1 and "other settings" in out.stderr and "Traceback" not in out.stderr
     assert (trained / "run" / "adapter" / "adapter.safetensors").read_bytes() == before

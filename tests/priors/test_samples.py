@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from anomalydiffusion.core.errors import PriorError
 from anomalydiffusion.priors.latent import LatentPrior
-from anomalydiffusion.priors.samples import draw
+from anomalydiffusion.priors.samples import draw, spoken
 
 
 def test_the_same_seed_gives_the_same_picture_of_the_working_size(small_prior: LatentPrior) -> None:
@@ -26,9 +25,12 @@ def test_words_count_only_as_far_as_guidance_says(small_prior: LatentPrior, monk
     assert len(said) == 2 and torch.equal(said[0], said[1])  # no second call where guidance asks for none
 
 
-def test_a_caption_too_long_is_refused(small_prior: LatentPrior) -> None:
-    with pytest.raises(PriorError, match="positions"):
-        draw(small_prior, "a crack " * 40, seed=0)
+def test_of_a_caption_that_is_too_long_what_fits_is_said(small_prior: LatentPrior) -> None:
+    words = small_prior.tokenize("a crack " * 40)
+    assert len(words) > small_prior.max_tokens
+    whole = spoken(small_prior, "a crack " * 40).tokens_BND
+    assert torch.equal(whole, small_prior.embed((words[: small_prior.max_tokens - 2], []), torch.zeros(1, 0, whole.shape[2])).tokens_BND)
+    assert not torch.equal(whole, spoken(small_prior, "a crack").tokens_BND)
 
 
 def test_where_memory_is_scarce_the_text_encoder_is_there_while_words_are_encoded_and_not_while_it_draws(

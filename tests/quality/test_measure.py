@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from anomalydiffusion.core.errors import ExtractorError
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.measure import SIDE, View, measure_quality, view
@@ -76,3 +77,40 @@ def test_a_view_is_a_square_around_the_defect() -> None:
     seen = look(4, bright=True)
     assert seen.image_HWC.shape == (SIDE, SIDE, 3) and seen.mask.pixels_HW.shape == (SIDE, SIDE)
     assert 0.03 < seen.mask.area < 0.3
+
+
+class _Partly:
+    """An extractor whose network gives some kinds of features only."""
+
+    name, layer_weights = "partly", None
+
+    def __init__(self, *lacks: str) -> None:
+        self.net, self.lacks = extractor("efficientnet-lite0"), lacks
+
+    def _given(self, kind: str, images):
+        if kind in self.lacks:
+            raise ExtractorError(f"no {kind}")
+        return getattr(self.net, kind)(images)
+
+    def pooled(self, images):
+        return self._given("pooled", images)
+
+    def probabilities(self, images):
+        return self._given("probabilities", images)
+
+    def maps(self, images):
+        return self._given("maps", images)
+
+
+@pytest.mark.parametrize(
+    ("lacks", "left_out"),
+    [(("maps",), {"ic_lpips", "spread", "similarity"}), (("pooled", "probabilities"), {"kid", "inception_score"})],
+    ids=["as inception-v3", "as lpips"],
+)
+def test_figures_whose_features_an_extractor_has_not_are_left_out(lacks: tuple[str, ...], left_out: set[str]) -> None:
+    key, views = ("p", "spot"), [look(seed, bright=bool(seed % 2)) for seed in range(12)]
+    whole, part = (
+        measure_quality({key: views[:4]}, {key: views[4:8]}, {key: views[8:]}, net)["arms"]["ours"] for net in (_Partly(), _Partly(*lacks))
+    )
+    assert {name for name in whole if part[name]["mean"] is None} - {"mask_agreement"} == left_out
+    assert all(part[name] == whole[name] for name in set(whole) - left_out)

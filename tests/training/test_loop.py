@@ -213,3 +213,11 @@ def test_without_warmup_the_first_step_is_a_whole_one(tmp_path: Path) -> None:
         run_loop(model, objective, replace(CONFIG, steps=1, warmup=warmup, average=0.0), tmp_path / str(warmup))
         moved.append(float((model.weight - start).norm().detach()))
     assert moved[0] == moved[1] > 5 * moved[2]
+
+
+def test_checkpoints_are_told_by_their_number(tmp_path: Path) -> None:
+    for step in (999000, 999500, 1000000):
+        (tmp_path / f"step-{step:06d}").mkdir()
+        (tmp_path / f"step-{step:06d}" / "state.json").write_text("{}")
+    newest = latest_checkpoint(tmp_path)
+    assert newest is not None and newest.name == "step-1000000"

@@ -132,3 +132,21 @@ def test_an_output_that_is_no_prior_is_refused_before_the_training(tmp_path: Pat
     with pytest.raises(DataError, match="lies in the output"):
         train_prior(CONFIG, tmp_path / "prior", tmp_path / "prior" / "work")
     assert not work.exists() and not (tmp_path / "prior").exists()
+
+
+def test_a_network_is_not_gone_on_with_under_other_settings_but_for_longer(tmp_path: Path) -> None:
+    output, work = tmp_path / "prior", tmp_path / "work"
+
+    def trained(**other: object) -> str:
+        train_prior(replace(CONFIG, denoiser=replace(CONFIG.denoiser, **other)), output, work)
+        return load_prior(str(output)).digest
+
+    first = trained()
+    for other in ({"batch_size": 3}, {"focus": 0.0}, {"loop": replace(LOOP, learning_rate=0.1)}):
+        with pytest.raises(RunError, match=r"work: was begun with other settings of \[denoiser\]"):
+            trained(**other)
+    assert load_prior(str(output)).digest == first
+    assert trained(loop=replace(LOOP, steps=3)) != first
+    shutil.rmtree(work / "vae")  # as where it was stopped while the autoencoder learned
+    with pytest.raises(RunError, match=r"\[autoencoder\]"):
+        train_prior(replace(CONFIG, autoencoder=replace(CONFIG.autoencoder, batch_size=3)), output, work)

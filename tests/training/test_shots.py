@@ -103,3 +103,13 @@ def test_what_was_encoded_is_not_encoded_again_unless_something_else_is_asked(tm
     (tmp_path / "pool.safetensors").write_bytes((tmp_path / "pool.safetensors").read_bytes()[:999])
     assert pool(cells="nearest")[1] == calls and "pool.safetensors: cannot be read" in caplog.text
     assert pool(cells="nearest")[1] == 0
+
+
+def test_augmentation_that_cannot_be_is_refused_by_name(small_folder) -> None:
+    for name, value in (("rotation", -20.0), ("light", -0.1), ("crops", 0), ("minimum_side", 7), ("rotation", float("nan"))):
+        with pytest.raises(ConfigError, match=rf"{name} = {value}: expected at least"):
+            PoolConfig(**{name: value})
+    prior = load_prior(str(small_folder))
+    shots = {("p", defect): [(np.zeros((64, 64, 3), np.uint8), Mask(pixels_HW=np.ones((64, 64), bool), origin="real"))] for defect in "abc"}
+    with pytest.raises(ConfigError, match=r"crops = 2: 3 defect types need a crop each"):
+        build_pool(prior, shots, PoolConfig(crops=2), seed=0)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.app.learning import load_masks
-from anomalydiffusion.app.settings import Drawing, Settings, prior_of
+from anomalydiffusion.app.settings import Drawing, Settings, check_steps, prior_of
 from anomalydiffusion.app.source import Source
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
-from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Pair, Split
 from anomalydiffusion.generation.pairs import make_pairs
@@ -42,8 +41,7 @@ class Drawer:
         settings = order.settings
         self.order, self.run, self.digest = order, Run.open(order.folder), digest(order.drawing)
         self.prior = prior_of(settings)
-        if settings.generate.steps > len(self.prior.alphas):
-            raise ConfigError(f"--steps {settings.generate.steps}: the prior has {len(self.prior.alphas)} steps at most")
+        check_steps(settings, self.prior)
         self.adapter = Adapter.load(self.run.adapter, self.prior)
         learned = load_masks(self.run, settings, self.prior) if settings.masks.source == "learned" and not order.masks else None
         if settings.compile:

@@ -10,7 +10,7 @@ from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.learning import learn_masks
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
-from anomalydiffusion.app.settings import prior_of, to_toml
+from anomalydiffusion.app.settings import check_steps, prior_of, to_toml
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.core.errors import ConfigError
@@ -43,6 +43,7 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
         adapter = None
         if settings.masks.source == "learned":
             loaded = prior_of(settings)
+            check_steps(settings, loaded)
             check_learnable(loaded, settings.masks.train)
             check_tracker(settings.report_to)
             of_the_run = replace(settings, seed=run_settings(opened).seed)  # --seed is for what is drawn

@@ -11,7 +11,7 @@ import torch
 
 from anomalydiffusion.app.opened import library_versions
 from anomalydiffusion.app.progress import say
-from anomalydiffusion.app.settings import Settings, prior_of, resolve, to_toml
+from anomalydiffusion.app.settings import Settings, placed, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.conditioning.adapter import Adapter, Origin
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
@@ -61,7 +61,7 @@ def begin_from_reference(
     if normals is None:
         raise ConfigError(f"--reference {reference}: give a folder of normal images to draw on, --normals")
     names = [_name(given, what) for given, what in ((product, "product"), (defect, "defect"))]
-    settings = resolve(config=config, base=UNTRAINED, prior=prior, device=device, dtype=dtype)
+    settings = placed(resolve(config=config, base=UNTRAINED, prior=prior, device=device, dtype=dtype))
     split, root = single_split(reference, mask, normals, *names)
     if dry_run:
         say(f"plan: a run of one {names[1]} of {names[0]}, nothing to train; {len(split.normals)} normal images", quiet=quiet)

@@ -30,7 +30,7 @@ from anomalydiffusion.training.loop import LoopConfig
 from anomalydiffusion.training.recipes import TrainConfig
 from anomalydiffusion.training.shots import PoolConfig
 
-__all__ = ["PRESETS", "Drawing", "Kind", "MaskConfig", "Settings", "prior_of", "resolve", "to_toml"]
+__all__ = ["PRESETS", "Drawing", "Kind", "MaskConfig", "Settings", "check_steps", "placed", "prior_of", "resolve", "to_toml"]
 
 # The paper's values; where it names none, those of its released code (rate, threshold and border of masks, steps of masks).
 # A ratio of 64 is the largest square that the picture has.
@@ -177,6 +177,22 @@ class Drawing:
 def prior_of(settings: Settings) -> LatentPrior:
     """Load the prior where and how the settings say."""
     return load_prior(settings.prior, device=settings.device, dtype=find_dtype(settings.dtype, find_device(settings.device)))
+
+
+def placed(settings: Settings) -> Settings:
+    """The same settings with a prior that lies on this disk named from its root: a run may be used from another place."""
+    path = Path(settings.prior).expanduser()
+    return replace(settings, prior=str(path.resolve())) if settings.prior != "tiny" and path.exists() else settings
+
+
+def check_steps(settings: Settings, prior: LatentPrior) -> None:
+    """Raises `ConfigError` where more steps are to be walked than a prior has."""
+    walked = {"--steps": settings.generate.steps}
+    if settings.masks.source == "learned":
+        walked["[masks.learned] steps ="] = settings.masks.learned.steps
+    for name, steps in walked.items():
+        if steps > len(prior.alphas):
+            raise ConfigError(f"{name} {steps}: the prior has {len(prior.alphas)} steps at most")
 
 
 def resolve(preset: str | None = None, config: Path | str | None = None, base: Mapping[str, Any] | None = None, **given: Any) -> Settings:

@@ -12,10 +12,10 @@ from typing import Any
 
 from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.learning import learn, learn_masks, learn_prior, refuse_another, take_over, take_released
-from anomalydiffusion.app.opened import chosen, library_versions, typed
+from anomalydiffusion.app.opened import chosen, library_versions, run_settings, typed
 from anomalydiffusion.app.preview import Preview
 from anomalydiffusion.app.progress import say
-from anomalydiffusion.app.settings import prior_of, resolve, to_toml
+from anomalydiffusion.app.settings import Settings, placed, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
@@ -30,6 +30,14 @@ from anomalydiffusion.training.loop import latest_checkpoint
 from anomalydiffusion.training.recipes import check_learnable
 
 __all__ = ["train"]
+
+
+def _say_left(run: Run, settings: Settings, config: Path | str | None, quiet: bool) -> None:
+    """Tell what a file asks of other commands than this one, which has nothing to do: a run's settings stay as they are."""
+    own = run_settings(run)
+    left = [f"[{name}]" for name in ("masks", "generate", "gate") if getattr(settings, name) != getattr(own, name)]
+    if config is not None and left:
+        say(f"{config}: {', '.join(left)} not taken over; give the file to the command that uses it, with --config", quiet=quiet)
 
 
 def train(
@@ -69,8 +77,7 @@ def train(
     earlier = Run.open(Path(extend)) if extend is not None and released is None else None
     settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
     check_tracker(settings.report_to)
-    if settings.prior != "tiny" and Path(settings.prior).expanduser().is_dir():  # the run may be used from another place
-        settings = replace(settings, prior=str(Path(settings.prior).expanduser().resolve()))
+    settings = placed(settings)
     if extend is not None and adapt_prior:
         raise ConfigError("--adapt-prior: an adapter fits the prior it was learned on; leave it away beside --extend")
     adapts = settings.adapt is not None and extend is None
@@ -107,6 +114,7 @@ def train(
             refuse_another(run, settings, split, extends)
             if run.adapter.exists() and (settings.masks.source != "learned" or run.mask_adapter.exists()):
                 say(f"{output}: already trained", quiet=quiet)
+                _say_left(run, settings, config, quiet)
                 return run
         shots = shots_of(split)
         if adapts:

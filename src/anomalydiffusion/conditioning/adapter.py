@@ -56,6 +56,8 @@ class AdapterConfig:
         for name, least in (("anomaly_tokens", 1), ("spatial_tokens", 0), ("lora_rank", 0)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")
+        if not self.initial_word.strip():
+            raise ConfigError("initial_word is empty; name what the learned tokens begin as, such as 'anomaly'")
         if self.prompt.count("{}") != 1:
             raise ConfigError(f"prompt {shown(self.prompt)} must hold {{}} once: the place of the learned tokens")
 
@@ -93,9 +95,11 @@ class Adapter(nn.Module):
                 from peft.tuners.tuners_utils import cast_adapter_dtype
 
                 targets = list(config.lora_targets)
-                prior.unet.add_adapter(
-                    LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True), name
-                )
+                lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True)
+                try:
+                    prior.unet.add_adapter(lora, name)
+                except ValueError as error:  # peft's word for names that fit no layer
+                    raise ConfigError(f"lora_targets = {shown(targets)}: {shown(str(error))}") from error
                 cast_adapter_dtype(prior.unet, name)  # what is learned is float32, whatever the prior is
         self.to(prior.device)
         self.digest = ""
@@ -274,7 +278,7 @@ class Adapter(nn.Module):
         try:
             adapter = cls(prior, keys, config, origin, name=name)
             adapter._fill(path, tensors)
-        except (RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        except (ConfigError, RuntimeError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
             raise RunError(f"{path}: does not fit this prior ({' '.join(str(error).split())[:200]}); train again") from error
         adapter.digest = cls.digest_of(path)
         return adapter.eval()

@@ -77,6 +77,7 @@ def resize(image: np.ndarray, size: int) -> np.ndarray:
     if image.shape[0] == size:
         return image
     if image.dtype == bool:
-        grown = Image.fromarray(image.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)
-        return np.asarray(grown) > (0 if image.shape[0] > size else 127)
+        if image.shape[0] > size:  # not of uint8, whose rounding loses single marks
+            return np.asarray(Image.fromarray(image.astype(np.float32)).resize((size, size), Image.Resampling.BOX)) > 0
+        return np.asarray(Image.fromarray(image.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)) > 127
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

@@ -7,7 +7,7 @@ import reprlib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-__all__ = ["brief", "is_below", "is_file", "is_folder", "shown", "strays"]
+__all__ = ["brief", "illegible", "is_below", "is_file", "is_folder", "shown", "strays"]
 
 DRIVE = re.compile(r"[A-Za-z]:")
 LONGEST = 200  # characters of a value in a message
@@ -31,6 +31,12 @@ def is_below(name: Any) -> bool:
     except UnicodeEncodeError:
         return False
     return len(raw) <= LONGEST_PATH and all(len(part) <= LONGEST_NAME for part in raw.split(b"/"))
+
+
+def illegible(path: Path) -> str | None:
+    """How a path may be shown that cannot be written down in UTF-8, as names of old archives cannot; None where it can."""
+    shown = str(path).encode("utf-8", "replace").decode()
+    return None if shown == str(path) else shown
 
 
 def is_file(path: Path) -> bool:

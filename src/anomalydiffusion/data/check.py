@@ -14,6 +14,7 @@ import numpy as np
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import illegible
 from anomalydiffusion.core.types import Product
 from anomalydiffusion.data.copies import Level, Say, check_copies, check_near_copies
 from anomalydiffusion.data.folders import (
@@ -265,8 +266,12 @@ def check(data: Path | str) -> Report:
     problems: list[Problem] = []
 
     def say(level: Level, path: Path, message: str, remedy: str) -> None:
-        problems.append(Problem(level=level, file=path.relative_to(root).as_posix(), message=message, remedy=remedy))
+        named = path.relative_to(root)
+        problems.append(Problem(level=level, file=illegible(named) or named.as_posix(), message=message, remedy=remedy))
 
+    for path in everything + masks:
+        if illegible(path):
+            say("error", path, "its name is not UTF-8, as files of old archives are", "rename it")
     sides = {name: divide(product) for name, product in products.items()}
     for name, product in products.items():
         _check_product(folders[name], product, sides[name], seen, say)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.core.errors import DataError, SplitError
-from anomalydiffusion.core.names import is_below, is_folder, shown
+from anomalydiffusion.core.names import illegible, is_below, is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import DefectSet, Normal, Product, Shot, Split
 from anomalydiffusion.data.folders import images_in, load, read_groups
@@ -202,6 +202,8 @@ def _roles(shots: Iterable[Shot], held: Iterable[Shot], normals: Iterable[Normal
 def _hashes(roles: Roles) -> dict[Path, str]:
     masks = [item.mask_path for _, item in roles if isinstance(item, Shot)]
     paths = list(dict.fromkeys([item.path for _, item in roles] + masks))
+    if odd := next(filter(None, map(illegible, paths)), None):
+        raise DataError(f"{odd}: its name is not UTF-8, as files of old archives are; rename it")
     try:
         with ThreadPoolExecutor() as pool:
             return dict(zip(paths, pool.map(digest_file, paths), strict=True))

@@ -21,16 +21,16 @@ def guard(split: Split, generated: Sequence[Generated], root: Path) -> None:
 
     Looked for, by content hash, by likeness (a picture saved anew, `data.copies`) and by group (another photograph of one
     part, from `groups.csv` as it is now, too): held-out images among the shots and the normals; among the images that pairs
-    were made of; among the pairs' own images. Raises `SplitError` naming both files.
+    were made of; among the pairs' own images. Raises `SplitError` naming both files, or the picture or mask that was changed since
+    the split was made: figures under two truths do not compare.
     """
     held: list[Shot | Normal] = [*split.held_out, *split.held_out_normals]
     learned: list[Shot | Normal] = [*split.shots, *split.normals]
     _groups(held, learned, generated, root)
-    by_content: dict[str, Path] = {}
-    for item in held:
-        if (now := digest_file(item.path)) != split.sha256[item.path]:
-            raise SplitError(f"{item.path}: changed since the split was made; restore it, or train again into another folder")
-        by_content[now] = item.path
+    for file, then in split.sha256.items():
+        if digest_file(file) != then:
+            raise SplitError(f"{file}: changed since the split was made; restore it, or train again into another folder")
+    by_content = {split.sha256[item.path]: item.path for item in held}
     sources = {path: digest_file(path) for path in {path for pair in generated for path in pair.sources} if path.is_file()}
     for pair in generated:
         made_of = [pair.normal_sha256, *(sources[path] for path in pair.sources if path in sources)]

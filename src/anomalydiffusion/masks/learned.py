@@ -59,10 +59,9 @@ def _longer(mask: Mask) -> int:
 
 def _scaled(marks_HW: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     """Marks in another size: none is lost where they shrink, edges stay smooth where they grow."""
-    grey = Image.fromarray(marks_HW.astype(np.uint8) * 255)
-    if size_wh[0] < marks_HW.shape[1] or size_wh[1] < marks_HW.shape[0]:
-        return np.asarray(grey.resize(size_wh, Image.Resampling.BOX)) > 0
-    return np.asarray(grey.resize(size_wh, Image.Resampling.BICUBIC)) > 127
+    if size_wh[0] < marks_HW.shape[1] or size_wh[1] < marks_HW.shape[0]:  # not of uint8, whose rounding loses single marks
+        return np.asarray(Image.fromarray(marks_HW.astype(np.float32)).resize(size_wh, Image.Resampling.BOX)) > 0
+    return np.asarray(Image.fromarray(marks_HW.astype(np.uint8) * 255).resize(size_wh, Image.Resampling.BICUBIC)) > 127
 
 
 def pictures(references: Sequence[Mask], config: LearnedConfig, size: int) -> list[tuple[np.ndarray, Mask]]:

@@ -101,11 +101,15 @@ def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: f
         for axis, step, size in zip(axes, (down, across), shape, strict=True):
             (start, stop), whole = boxes[axis], sizes[axis]
             factor = size / whole if all(touch[axis]) else scale  # what reaches from side to side does so again
+            if not all(touch[axis]) and round((stop - start) * factor) > size:
+                break
             room = math.floor(size / factor)
             wide = min(pad, max(0, (room - (stop - start)) // 2))
             start, stop = max(0, start - wide), min(whole, stop + wide)
             count = min(size, round((stop - start) * factor)) if not all(touch[axis]) else size
             ways.append((start + (np.arange(max(1, count)) + 0.5) / factor - 0.5)[::step].clip(0, whole - 1))
+        if len(ways) < 2:
+            continue
         at = np.stack(np.meshgrid(*ways, indexing="ij"))
         at = at[::-1] if turned else at
         marks = own.pixels_HW[tuple(np.rint(at).astype(int))]

@@ -17,8 +17,8 @@ __all__ = ["draw", "from_noise", "spoken"]
 
 
 def spoken(prior: LatentPrior, text: str) -> Context:
-    """The condition of plain words. Raises `PriorError` where there are more than the text encoder has positions for."""
-    return prior.embed((prior.tokenize(text), []), torch.zeros(1, 0, prior.token_width, device=prior.device))
+    """The condition of plain words, as priors are trained: what the text encoder has no positions for is cut off."""
+    return prior.embed((prior.tokenize(text)[: prior.max_tokens - 2], []), torch.zeros(1, 0, prior.token_width, device=prior.device))
 
 
 @torch.no_grad()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
+from anomalydiffusion.core.errors import ExtractorError
 from anomalydiffusion.core.shapes import Shape, measure
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.quality.features import FeatureExtractor
@@ -35,6 +36,7 @@ SHAPES = ("area", "elongation", "parts", "margin")
 FEWEST = 4  # images on a side from which KID is measured
 
 Key = tuple[str, str]
+Given = TypeVar("Given")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,17 +63,26 @@ def view(image_HWC: np.ndarray, mask: Mask, normal_HWC: np.ndarray | None = None
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Features:
-    pooled: torch.Tensor
-    probabilities: torch.Tensor
-    maps: list[torch.Tensor]
-    masked: torch.Tensor
+    """What an extractor sees in some views; None where its network has no published use of a kind."""
+
+    pooled: torch.Tensor | None
+    probabilities: torch.Tensor | None
+    maps: list[torch.Tensor] | None
+    masked: torch.Tensor | None
 
     @classmethod
     def of(cls, views: Sequence[View], extractor: FeatureExtractor) -> _Features:
         images = [each.image_HWC for each in views]
-        maps = extractor.maps(images)
-        return cls(pooled=extractor.pooled(images), probabilities=extractor.probabilities(images), maps=maps,
-                   masked=masked_features(maps, [each.mask for each in views]))  # fmt: skip
+        maps = _or_none(extractor.maps, images)
+        return cls(pooled=_or_none(extractor.pooled, images), probabilities=_or_none(extractor.probabilities, images), maps=maps,
+                   masked=None if maps is None else masked_features(maps, [each.mask for each in views]))  # fmt: skip
+
+
+def _or_none(kind: Callable[[Sequence[np.ndarray]], Given], images: Sequence[np.ndarray]) -> Given | None:
+    try:
+        return kind(images)
+    except ExtractorError:
+        return None
 
 
 def _plain(mean: float, low: float | None = None, high: float | None = None) -> dict[str, Any]:
@@ -82,20 +93,27 @@ def _plain(mean: float, low: float | None = None, high: float | None = None) -> 
 def _scores(
     some: _Features, shots: _Features, real: _Features, extractor: FeatureExtractor, agreements: Sequence[float], seed: int
 ) -> dict[str, Any]:
-    """All scores of one set. A figure that too few images leave undefined is None."""
-    fewest = min(len(some.pooled), len(real.pooled))
-    near, spread = (
-        kid(some.pooled, real.pooled, subset_size=max(2, fewest // 2), subsets=SUBSETS, seed=seed) if fewest >= FEWEST else (math.nan,) * 2
-    )
-    to_shots, pairwise = (perceptual_distance(some.maps, maps, extractor.layer_weights) for maps in (shots.maps, some.maps))
-    alike = masked_similarity(some.masked, real.masked)
+    """All scores of one set. A figure that too few images leave undefined, or features that the extractor has not, is None."""
+    near = spread = sure = varied = among = alike = math.nan
+    band = [math.nan, math.nan]
+    if some.pooled is not None and real.pooled is not None and (fewest := min(len(some.pooled), len(real.pooled))) >= FEWEST:
+        near, spread = kid(some.pooled, real.pooled, subset_size=max(2, fewest // 2), subsets=SUBSETS, seed=seed)
+    if some.probabilities is not None:
+        sure = inception_score(some.probabilities, 1)[0]
+    if some.maps is not None and shots.maps is not None:
+        varied = intra_cluster_distance(
+            *(perceptual_distance(some.maps, maps, extractor.layer_weights) for maps in (shots.maps, some.maps))
+        )
+    if some.masked is not None and real.masked is not None:
+        likeness = masked_similarity(some.masked, real.masked)
+        among, alike, band = masked_spread(some.masked), float(likeness.mean()), np.percentile(likeness.numpy(), [10, 90]).tolist()
     agreed = [each for each in agreements if math.isfinite(each)]
     return {
         "kid": _plain(near, near - spread, near + spread),
-        "inception_score": _plain(inception_score(some.probabilities, 1)[0]),
-        "ic_lpips": _plain(intra_cluster_distance(to_shots, pairwise)),
-        "spread": _plain(masked_spread(some.masked)),
-        "similarity": _plain(float(alike.mean()), *np.percentile(alike.numpy(), [10, 90]).tolist()),
+        "inception_score": _plain(sure),
+        "ic_lpips": _plain(varied),
+        "spread": _plain(among),
+        "similarity": _plain(alike, *band),
         "mask_agreement": _plain(*([float(np.mean(agreed)), *np.percentile(agreed, [10, 90]).tolist()] if agreed else [math.nan])),
     }
 

@@ -87,8 +87,14 @@ class _Place:
 
 def latest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint below `folder`, or None."""
-    found = sorted(p for p in folder.glob("step-*") if (p / "state.json").exists())
+    found = [path for path in _checkpoints(folder) if (path / "state.json").exists()]
     return found[-1] if found else None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """The folders of checkpoints, whole or not, oldest first."""
+    steps = {path: path.name.removeprefix("step-") for path in folder.glob("step-*")}
+    return sorted((path for path, step in steps.items() if step.isdecimal()), key=lambda path: int(steps[path]))
 
 
 def _moving_average(decay: float) -> Callable[..., None]:
@@ -114,7 +120,7 @@ def _save(folder: Path, place: _Place, model: nn.Module, average: AveragedModel 
             # not save_file: its error on a full disk is no OSError
             write_atomic(target / f"{name}.safetensors", to_bytes({k: v.detach().contiguous().clone() for k, v in tensors.items()}))
         write_atomic(target / "state.json", json.dumps(asdict(place)).encode())
-    for old in sorted(folder.glob("step-*"))[:-keep]:
+    for old in _checkpoints(folder)[:-keep]:
         shutil.rmtree(old)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,13 @@ def _check_origin(path: Path, made: str, tables: str) -> None:
     """Refuse what other settings left in the work folder; what bears no digest comes from before digests were kept and passes."""
     if path.exists() and path.read_text() != made:
         raise RunError(f"{path.parent}: was begun with other settings of {tables} or another seed; give another --work, or delete it")
+
+
+def _begin(work: Path, name: str, config: DenoiserConfig | AutoencoderConfig) -> None:
+    """Refuse to go on with a network's training under other settings; how long it lasts and how often it is kept may change."""
+    made = digest(replace(config, loop=replace(config.loop, steps=1, checkpointing_steps=1)))
+    _check_origin(work / f"{name}-begun.digest", made, f"[{name}]")
+    (work / f"{name}-begun.digest").write_text(made)
 
 
 def _corpus_digest(config: PriorConfig) -> str:
@@ -133,6 +140,7 @@ def make_autoencoder(
     vae = build_autoencoder(config.autoencoder)
     linear_start(vae, to_batch(images[: min(2000, len(images) - kept)]))
     numbers = {"linear": measure_autoencoder(round_trip(vae), images[-kept:])}
+    _begin(work, "autoencoder", config.autoencoder)
     trained: Any = train_autoencoder(vae, images[:-kept], config.autoencoder, work / "autoencoder", seed=config.seed, progress=progress)
     level_channels(trained)
     numbers["autoencoder"] = measure_autoencoder(round_trip(trained.eval()), images[-kept:])
@@ -228,6 +236,7 @@ def train_prior(
     for part in (vae, model.unet):
         part.register_to_config(_name_or_path="")  # a kept one would name the folder that it was read from
     model.train()
+    _begin(work, "denoiser", config.denoiser)
     best: Any = train_denoiser(
         model,
         latents,

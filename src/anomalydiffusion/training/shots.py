@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,8 +44,8 @@ class PoolConfig:
     def __post_init__(self) -> None:
         if not 1.0 <= self.ratio[0] <= self.ratio[1]:
             raise ConfigError(f"ratio = {self.ratio}: expected two rising numbers of at least 1")
-        for name, least in (("crops", 1), ("minimum_side", 8)):
-            if getattr(self, name) < least:
+        for name, least in (("crops", 1), ("minimum_side", 8), ("rotation", 0), ("light", 0)):
+            if not least <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")
         if self.cells not in (None, "any", "nearest"):
             raise ConfigError(f"cells '{self.cells}' is not known; known: any, nearest")
@@ -121,9 +122,12 @@ def build_pool(
 ) -> Pool:  # fmt: skip
     """Draw `config.crops` views, every defect type equally often and every shot of it in turn, and encode them.
 
-    A view shows the whole defect, or one group of its parts where these lie too far apart for one close look.
+    A view shows the whole defect, or one group of its parts where these lie too far apart for one close look. Raises `ConfigError`
+    where there are fewer views than types.
     """
     keys = sorted(shots)
+    if config.crops < len(keys):
+        raise ConfigError(f"[train.pool] crops = {config.crops}: {len(keys)} defect types need a crop each, and better hundreds")
     latents, masks, owners, around = [], [], [], []
     size, batch = prior.working_size, 32
     groups = {key: [clusters(mask, size // 2) for _, mask in shots[key]] for key in keys}

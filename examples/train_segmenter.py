@@ -23,6 +23,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import anomalydiffusion as ad
+from anomalydiffusion.core.pixels import read_image
 
 SIDE = 128
 CHANGE = v2.Compose([
@@ -35,7 +36,7 @@ def crop(run: Path, example: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor
     """A crop of a pair, or as often of the normal image it was drawn on, which has an empty mask."""
     image, mask = example["image"], v2.functional.pil_to_tensor(example["mask"]) / 255
     if random.random() < 0.5:
-        image, mask = Image.open(run / example["record"]["normal"]).convert("RGB"), torch.zeros_like(mask)
+        image, mask = Image.fromarray(read_image(run / example["record"]["normal"])), torch.zeros_like(mask)
     picture, truth = CHANGE(image, tv_tensors.Mask(mask))
     return picture, truth
 

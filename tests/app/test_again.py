@@ -132,6 +132,7 @@ def test_bad_words_get_one_line(made: Path, tmp_path: Path, spoken: Spoken) -> N
     run, like = made / "run", made / "run" / _records(made / "run")[0]["image"]
     plain = tmp_path / "plain.png"
     plain.write_bytes(encode_png(np.zeros((9, 9, 3), np.uint8)))
+    (tmp_path / "mine_mask.png").write_text("mine")
     code, said = spoken("generate", run, "--like", plain)
     assert code == 1 and said.count("\n") == 1 and "does not say how it was drawn" in said
     for words, says in (
@@ -140,6 +141,7 @@ def test_bad_words_get_one_line(made: Path, tmp_path: Path, spoken: Spoken) -> N
         ({"like": like, "seed": 0, "resume": False}, "leave --seed, --no-resume away"),
         ({"like": like, "output": tmp_path / "a.jpg"}, r"a new file that ends in \.png"),
         ({"like": like, "output": plain}, "is there already"),
+        ({"like": like, "output": tmp_path / "mine.png"}, r"mine_mask\.png is there already"),
         ({"num": 1, "output": tmp_path / "a.png"}, "--output: is for --like"),
     ):
         with pytest.raises(ConfigError, match=says):

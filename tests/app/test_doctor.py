@@ -15,6 +15,7 @@ from anomalydiffusion.app.doctor_run import examine
 from anomalydiffusion.app.findings import Finding, Health, broken, doubtful, well
 from anomalydiffusion.app.main import ALLOCATOR, MARK
 from anomalydiffusion.priors.files import BUNDLED, SUMS, changed_files
+from tests.app.conftest import Spoken
 
 Change = Callable[[Path], object]
 
@@ -164,3 +165,23 @@ def test_the_bundled_prior_is_the_one_that_was_written(tmp_path: Path) -> None:
 def test_a_health_is_as_good_as_its_worst() -> None:
     fine, doubt, bad = well("a", "b"), doubtful("a", "b", "c"), broken("a", "b", "c")
     assert Health(findings=(fine, doubt)).ok and not Health(findings=(fine, bad)).ok
+
+
+def test_what_cannot_be_proved_is_not_proposed_and_blanks_are_quoted(made: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made / "run", tmp_path / "a run")
+    assert examine(run).next == f"anomalydiffusion evaluate '{run}' --seeds 3"
+    split = json.loads((run / "split.json").read_text())
+    alone = [file for file in split["files"] if file["role"] != "held_out"]
+    (run / "split.json").write_text(json.dumps({**split, "files": alone}))
+    assert examine(run).next == f"anomalydiffusion export '{run}' --output OUT"
+
+
+def test_a_run_whose_training_never_began_says_so_in_every_command(made: Path, tmp_path: Path, spoken: Spoken) -> None:
+    run = tmp_path / "run"
+    code, said = spoken("train", made / "data", "--output", run, "--prior", "no-such-prior", "--quiet")
+    assert code == 1 and "no such prior" in said and run.is_dir()
+    for command in ("generate", "masks", "evaluate", "curate"):
+        code, said = spoken(command, run, *(["--num", 1] if command == "generate" else []))
+        assert code == 1 and "nothing was learned here yet; type its train command again" in said
+    health = examine(run)
+    assert health.ok and health.next == f"anomalydiffusion train DATA --output {run}"

@@ -53,6 +53,12 @@ def test_pairs_from_one_picture_go_on_and_go_through_every_other_command(given: 
     assert ad.AnomalyDiffusionPipeline.from_pretrained(run).defects == [("plate", "hole")]
     with pytest.raises(DataError, match="no held-out defect image"):
         ad.evaluate(run, quiet=True)
+    other = tmp_path / "other.png"
+    other.write_bytes(encode_png(~read_mask(Path(str(given["reference_mask"])))))
+    with pytest.raises(RunError, match=r"was begun with another mask than .*other\.png; give a new folder"):
+        ad.generate(run, 5, **{**words, "reference_mask": other})
+    with pytest.raises(RunError, match=r"was begun with other normal images than those in .*good; give a new folder"):
+        ad.generate(run, 5, **{**words, "normals": Path(str(given["normals"])).parents[1] / "test" / "good"})
 
 
 def test_nothing_is_learned_and_the_condition_is_the_defects_name(small_prior: LatentPrior) -> None:

@@ -17,9 +17,11 @@ from playwright.sync_api import Page, sync_playwright
 
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.desk import Desk
-from anomalydiffusion.app.jobs import Jobs, Line
+from anomalydiffusion.app.jobs import Jobs, Line, _devices
 from anomalydiffusion.app.studio import close, studio
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
+from anomalydiffusion.core.runs import hold
+from anomalydiffusion.data.folders import read_folder
 from tests.app.looks import nameless, pale, wide
 from tests.conftest import build_prior_folder
 from tests.flows.test_flow import _data
@@ -498,3 +500,37 @@ def test_who_may_reach_it(base: Path, tmp_path: Path) -> None:
             studio(tmp_path / "one", port=_port(), wait=False)
     finally:
         close(served)
+
+
+def test_a_mask_goes_where_the_data_set_has_its_product_and_takes_no_other_s_place(base: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(base / "data" / "plate", tmp_path / "single")
+    desk = Desk(base / "run", data)
+    image, marks = np.full((20, 30, 3), 90, np.uint8), np.zeros((20, 30), bool)
+    marks[4:9, 5:12] = True
+    before = read_folder(data).products
+    with pytest.raises(DataError, match="this data set is the one product single; give that name"):
+        desk.save_label("plate", "hole", marks, "new.png", image)
+    assert desk.save_label("single", "hole", marks, "new.png", image) == data / "ground_truth" / "hole" / "new_mask.png"
+    after = read_folder(data).products
+    assert list(after) == list(before) == ["single"] and len(after["single"].defects["hole"]) == len(before["single"].defects["hole"]) + 1
+    Image.fromarray(image).save(data / "test" / "hole" / "zz.bmp")
+    Image.fromarray(marks).save(data / "ground_truth" / "hole" / "zz.png")
+    with pytest.raises(DataError, match="give another name"):
+        desk.save_label("single", "hole", marks, "zz.png", image)
+
+
+def test_where_another_studio_has_the_devices_a_pair_stays_and_what_is_asked_for_waits(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    run = shutil.copytree(base / "run", tmp_path / "run")
+    (run / "studio").mkdir(exist_ok=True)
+    desk, manifest = Desk(run, base / "data"), (run / "manifest.jsonl").read_bytes()
+    image = next(record["image"] for record in map(json.loads, manifest.decode().splitlines()) if record["accepted"])
+    with hold(_devices(run / "studio"), "held"):
+        with pytest.raises(RunError, match="a studio of another run has work under way"):
+            desk.redraw(image)
+        assert (run / "manifest.jsonl").read_bytes() == manifest
+        desk.draw_many(3, [], "1")
+        assert [words[0] for words in desk.jobs.line().waiting] == ["generate"]
+    desk.jobs.clear()

@@ -22,6 +22,7 @@ from anomalydiffusion.core.pixels import (
     read_size,
     to_batch,
     to_latent_mask,
+    to_rgb,
     to_tensor,
     to_uint8,
 )
@@ -185,3 +186,15 @@ def test_text_that_unfolds_without_end_beside_the_pixels_is_not_kept(tmp_path: P
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("kind", ["16 bit", "grey", "palette", "RGBA", "1 bit"])
+def test_an_opened_picture_is_read_as_its_file_is(kind: str, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    deep = Image.fromarray(random.integers(0, 65536, (9, 11)).astype(np.uint16))
+    plain = Image.fromarray(random.integers(0, 256, (9, 11, 3), dtype=np.uint8))
+    picture = {"16 bit": deep, "grey": plain.convert("L"), "palette": plain.convert("P"), "RGBA": plain.convert("RGBA"),
+               "1 bit": plain.convert("1")}[kind]  # fmt: skip
+    picture.save(tmp_path / "a.png")
+    assert np.array_equal(to_rgb(Image.open(tmp_path / "a.png")), read_image(tmp_path / "a.png"))
+    assert kind != "16 bit" or 100 < read_image(tmp_path / "a.png").mean() < 155

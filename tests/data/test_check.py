@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -226,3 +227,13 @@ def test_a_name_that_cannot_be_written_down_is_named_before_anything_is_learned(
     assert problem.file.encode("utf-8").decode().startswith("tile/train/good/kratzer_")
     with pytest.raises(DataError, match=r"kratzer_.*not UTF-8.*; rename it"):
         few_shot_split(read_folder(sound))
+
+
+def test_an_accent_written_in_two_ways_is_one_name_in_the_table_of_groups(sound: Path) -> None:
+    names = []
+    for path in sorted((sound / "tile/train/good").iterdir()):
+        names.append(path.rename(path.with_name(unicodedata.normalize("NFD", f"Kr\u00e4tzer {path.name}"))))
+    names += [path for place in ("test/good", "test/crack") for path in sorted((sound / "tile" / place).iterdir())]
+    rows = [f"{unicodedata.normalize('NFC', path.relative_to(sound / 'tile').as_posix())},{number}" for number, path in enumerate(names)]
+    table("\n".join(["file,group", *rows]) + "\n")(sound)
+    assert check(sound).problems == ()

@@ -414,6 +414,18 @@ def test_yolo_keeps_its_sides(tmp_path: Path, about: dict[str, Any]) -> None:
         assert np.array_equal(load(shot)[1].pixels_HW, square() > 0)
 
 
+@pytest.mark.parametrize("way", [3, 6])
+def test_what_was_drawn_on_a_picture_that_is_shown_turned_is_refused(tmp_path: Path, way: int) -> None:
+    source, exif = yolo(tmp_path / "wheel"), Image.Exif()
+    exif[0x0112] = way
+    picture = Image.open(source / "images/train/a.jpg")
+    picture.load()
+    picture.save(source / "images/train/a.jpg", exif=exif)
+    with pytest.raises(DataError, match=r"a\.jpg: its EXIF data ask to turn it.*; save it upright and label it again"):
+        import_data(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_yolo_of_one_side_is_divided(tmp_path: Path) -> None:
     source = yolo(tmp_path / "wheel", {"val": None})
     for index in range(8):

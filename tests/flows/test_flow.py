@@ -345,7 +345,7 @@ def test_accepted_pairs_are_a_data_set_to_train_on(trained: Path) -> None:
     assert example["image"].size == example["mask"].size and example["mask"].getextrema() == (0, 255)
     batch = next(iter(DataLoader(holes, batch_size=2, collate_fn=list)))
     assert [np.asarray(each).max() for each in batch] == [255, 255]
-    with pytest.raises(ConfigError, match="unknown defect 'dent'; this run has pairs of hole, stain"):
+    with pytest.raises(ConfigError, match="unknown defect 'dent'; this run knows hole, stain"):
         ad.DefectDataset(run, defect=["dent"])
 
 

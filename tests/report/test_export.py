@@ -202,3 +202,12 @@ def test_damaged_lines_leave_the_rest(run: Path, tmp_path: Path) -> None:
     lines = (run / "manifest.jsonl").read_bytes()
     (run / "manifest.jsonl").write_bytes(b'{"product": "ti\n[1]\n' + lines + b'"x"\n{"accepted": false, "image": ["a"]}\n\xff\xfe')
     assert export(run, tmp_path / "out").counts == whole
+
+
+def test_pairs_that_are_being_judged_are_not_left_out_in_silence(run: Path, tmp_path: Path) -> None:
+    lines = (run / "manifest.jsonl").read_text().splitlines()
+    parked = {**json.loads(lines[0]), "accepted": False, "reasons": ["is being judged anew"]}
+    (run / "manifest.jsonl").write_text("\n".join([json.dumps(parked), *lines[1:]]) + "\n")
+    with pytest.raises(RunError, match=r"were being judged when that was cut short; run 'anomalydiffusion curate"):
+        export(run, tmp_path / "out", "coco")
+    assert not (tmp_path / "out").exists()

@@ -78,10 +78,16 @@ def test_coco_s_own_reader_finds_every_pair_and_its_exact_mask(run: Path, tmp_pa
             assert part[y].any() and part[:, x].any() and part[y + height - 1].any() and part[:, x + width - 1].any()
 
 
+def test_yolo_s_yaml_names_a_side_to_validate_on_even_where_nothing_is_left(run: Path, tmp_path: Path) -> None:
+    export(run, tmp_path / "out", "yolo", product=["wood"], normals=False)
+    about = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
+    assert (tmp_path / "out" / about["val"]).is_dir() and (tmp_path / "out" / about["train"]).is_dir()
+
+
 def test_yolo_s_lines_are_strict_and_fill_the_mask(run: Path, tmp_path: Path) -> None:
     export(run, tmp_path / "out", "yolo")
     about = yaml.safe_load((tmp_path / "out/data.yaml").read_text())
-    assert about == {"path": ".", "train": "images/train", "val": "images/val",
+    assert about == {"train": "images/train", "val": "images/val",
                      "names": {0: "tile/crack", 1: "tile/spot", 2: "wood/scratch"}}  # fmt: skip
     lineage = [json.loads(line) for line in (tmp_path / "out/lineage.jsonl").read_text().splitlines()]
     side_of: dict[str, set[str]] = {}

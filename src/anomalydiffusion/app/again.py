@@ -44,8 +44,10 @@ def draw_again(
     run drew it.
     """
     said = read_imprint(like)
-    if output is not None and (output.suffix.lower() != ".png" or output.exists()):
-        raise ConfigError(f"--output {output}: {'is there already; ' if output.exists() else ''}give a new file that ends in .png")
+    if output is not None and output.suffix.lower() != ".png":
+        raise ConfigError(f"--output {output}: give a new file that ends in .png")
+    if there := next((path for path in (output, _mask_beside(output)) if path.exists()), None) if output is not None else None:
+        raise ConfigError(f"--output {output}: {there} is there already; give a new file that ends in .png")
     split = run_split(run)
     if said.key not in {shot.key for shot in split.shots}:
         raise DataError(f"{like}: is of {reprlib.repr('/'.join(said.key))}, which {run.folder} does not know; name the run that drew it")
@@ -66,7 +68,7 @@ def draw_again(
     pair = fitted(pair) if drawing.gate.refit else pair
     differs = _difference(like, pair.image_HWC, said)
     image = output or run.folder / "again" / said.product / said.defect / f"{said.index:06d}-{said.attempt}.png"
-    mask = image.with_name(f"{image.stem}_mask.png")
+    mask = _mask_beside(image)
     again = Imprint.of(pair.provenance, index=said.index, settings_digest=said.settings_digest)
     data = {"image": encode_png(pair.image_HWC, again.chunk()), "mask": encode_png(pair.mask.pixels_HW)}
     for name, path in (("image", image), ("mask", mask)):
@@ -77,6 +79,10 @@ def draw_again(
         "image": str(image), "mask": str(mask), "identical": not differs,
         **{f"{name}_sha256": hashlib.sha256(each).hexdigest() for name, each in data.items()},
     }  # fmt: skip
+
+
+def _mask_beside(image: Path) -> Path:
+    return image.with_name(f"{image.stem}_mask.png")
 
 
 def _drawing(run: Run, said: Imprint, regions: str | None) -> Drawing:

@@ -8,10 +8,12 @@ from typing import Any
 
 from PIL import Image
 
-from anomalydiffusion.core.errors import ConfigError, RunError
-from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.app.opened import among
+from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.pixels import read_image, read_mask
 from anomalydiffusion.core.runs import Run
+from anomalydiffusion.generation.shards import slot_of
 
 __all__ = ["DefectDataset"]
 
@@ -33,16 +35,11 @@ class DefectDataset:
     ) -> None:  # fmt: skip
         opened = Run.open(Path(run))
         self.folder, self.transform = opened.folder, transform
-        records = accepted(Manifest(opened.manifest).pairs())
+        records = accepted(judged(Manifest(opened.manifest).pairs(), opened.folder))
         if not records:
             raise RunError(f"{opened.folder}: no accepted pairs; run 'anomalydiffusion generate {opened.folder} --num 40' first")
-        for asked, name in ((product, "product"), (defect, "defect")):
-            known = {str(record[name]) for record in records}
-            if missing := set(asked or ()) - known:
-                raise ConfigError(f"unknown {name} '{sorted(missing)[0]}'; this run has pairs of {', '.join(sorted(known))}")
-        self.records = [
-            record for record in records if (not product or record["product"] in product) and (not defect or record["defect"] in defect)
-        ]
+        keys = set(among(sorted({slot_of(record).key for record in records}), product, defect))
+        self.records = [record for record in records if slot_of(record).key in keys]
 
     def __len__(self) -> int:
         return len(self.records)

@@ -27,7 +27,7 @@ from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask, Shot
 from anomalydiffusion.data.check import check
-from anomalydiffusion.data.folders import GOOD, folders_in, read_folder
+from anomalydiffusion.data.folders import GOOD, folders_in, images_in, plain, product_folders, read_folder
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.sheets import Row, cells
@@ -132,16 +132,24 @@ class Desk:
         if new is None and shot is not None:
             write_atomic(shot.mask_path, encode_png(mask.pixels_HW))
             return shot.mask_path
-        folder = self.data / product
-        image, target = (
-            folder / "test" / defect / f"{Path(name).stem}.png",
-            folder / "ground_truth" / defect / f"{Path(name).stem}_mask.png",
-        )
-        if image.exists() or target.exists():
-            raise DataError(f"{image}: is there already; give another name")
+        folder, stem = self._folder(product), Path(name).stem
+        image, target = folder / "test" / defect / f"{stem}.png", folder / "ground_truth" / defect / f"{stem}_mask.png"
+        beside = {plain(path.stem) for path in images_in(image.parent)} | {plain(path.stem) for path in images_in(target.parent)}
+        if beside & {plain(stem), plain(f"{stem}_mask")}:
+            raise DataError(f"{image}: a picture or mask of this name is there already; give another name")
         write_atomic(image, encode_png(image_HWC))
         write_atomic(target, encode_png(mask.pixels_HW))
         return target
+
+    def _folder(self, product: str) -> Path:
+        """Where a product of the data set lies, or would: the data set may be one product itself, and then holds no other."""
+        try:
+            folders = product_folders(self.data)
+        except DataError:  # nothing there yet
+            return self.data / product
+        if product not in folders and self.data.expanduser().resolve() in folders.values():
+            raise DataError(f"{product}: this data set is the one product {next(iter(folders))}; give that name")
+        return folders.get(product, self.data / product)
 
     # Learn, draw many, prove: commands that take long ------------------------------------------------------------------------
 
@@ -266,7 +274,7 @@ class Desk:
 
     def redraw(self, image: str) -> Job:
         """Reject one pair by hand and start `generate`, which draws another in its place, as it was drawn (`app.redraw`)."""
-        self.jobs.refuse()
+        self.jobs.refuse_busy()  # before the pair is rejected
         return self.jobs.start(redraw(self.folder, image))
 
     def gate(self) -> GateConfig:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,14 @@ def examine(folder: Path) -> Health:
     except RunError as error:
         text, _, remedy = str(error).rpartition("; ")
         return Health(findings=(broken("run", text or remedy, remedy),), finished=False)
+    if not any(path.is_file() for path in (run.config, run.split, run.adapter)):
+        begun = doubtful("run", "begun, but nothing was learned yet", f"type the command again: {_train(run)}")
+        return Health(findings=(begun,), finished=False, next=_train(run))
     learned, keys = _learned(run)
     records = Manifest(run.manifest).pairs()
     findings = [_settings(run), _prior(run), _split(run), learned, _pairs(run, records), _busy(run)]
     kept = Counter((str(record.get("product")), str(record.get("defect"))) for record in accepted(records))
-    done, step = _next(run, records, kept, keys)
+    done, step = _next(run, records, kept, keys, _provable(run))
     findings.append(well("run", f"{run.record.get('status', 'begun')}; {'finished' if done else 'not finished'}"))
     counts = {"drawn": len(records), "accepted": sum(kept.values()), **{"/".join(key): count for key, count in sorted(kept.items())}}
     return Health(findings=tuple(findings), counts=counts, finished=done, next=step)
@@ -76,6 +80,15 @@ def _split(run: Run) -> Finding:
     return well("split", said)
 
 
+def _provable(run: Run) -> bool:
+    """Whether there are held-out defects that the adapter is known not to have seen; True where the split cannot tell."""
+    try:
+        roles = {str(item["role"]) for item in json.loads(run.split.read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return True
+    return "held_out" in roles and not run.record.get("elsewhere")
+
+
 def _learned(run: Run) -> tuple[Finding, list[Key]]:
     """The adapter and what it can draw; or how far its training is, and nothing."""
     from safetensors import SafetensorError, safe_open
@@ -96,7 +109,12 @@ def _learned(run: Run) -> tuple[Finding, list[Key]]:
 def _train(run: Run) -> str:
     """The command that the training was begun with."""
     own = [str(words) for words in run.record.get("commands", []) if " train " in str(words)]
-    return own[-1] if own else f"anomalydiffusion train DATA --output {run.folder}"
+    return own[-1] if own else _command("train", "DATA", "--output", run.folder)
+
+
+def _command(*words: object) -> str:
+    """A command as it is typed: a name with blanks in quotes."""
+    return shlex.join(["anomalydiffusion", *map(str, words)])
 
 
 def _pairs(run: Run, records: list[Record]) -> Finding:
@@ -119,7 +137,7 @@ def _pairs(run: Run, records: list[Record]) -> Finding:
 
 
 def _curate(run: Run) -> str:
-    return f"anomalydiffusion curate {run.folder}"
+    return _command("curate", run.folder)
 
 
 def _busy(run: Run) -> Finding:
@@ -135,14 +153,14 @@ def _busy(run: Run) -> Finding:
     return well("work", "no command is working on this run")
 
 
-def _next(run: Run, records: list[Record], kept: Counter[Key], keys: list[Key]) -> tuple[bool, str]:
-    """Whether the run has kept pairs of all that it learned, and the command that comes next."""
+def _next(run: Run, records: list[Record], kept: Counter[Key], keys: list[Key], provable: bool) -> tuple[bool, str]:
+    """Whether the run has kept pairs of all that it learned, and the command that comes next; `provable`: on held-out defects."""
     if not keys:
         return False, _train(run)
     if any(PARKED in record.get("reasons", ()) for record in records):
         return False, _curate(run)
     if any(key not in kept for key in keys):
-        return False, f"anomalydiffusion generate {run.folder} --num 40"
-    if not run.scores.is_file():
-        return True, f"anomalydiffusion evaluate {run.folder} --seeds 3"
-    return True, f"anomalydiffusion export {run.folder} --output OUT"
+        return False, _command("generate", run.folder, "--num", 40)
+    if not run.scores.is_file() and provable:
+        return True, _command("evaluate", run.folder, "--seeds", 3)
+    return True, _command("export", run.folder, "--output", "OUT")

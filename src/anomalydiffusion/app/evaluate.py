@@ -18,7 +18,7 @@ from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.devices import find_device
 from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, DataError, RunError, SplitError
-from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.seeds import rng
@@ -47,7 +47,7 @@ SHOWN = 4  # test images at each end of the sheet
 
 def _pairs(run: Run) -> list[Generated]:
     """The accepted pairs of a run. Raises `RunError` where there are none, or the files of one are gone."""
-    records = accepted(Manifest(run.manifest).pairs())
+    records = accepted(judged(Manifest(run.manifest).pairs(), run.folder))
     if not records:
         raise RunError(f"{run.folder}: no accepted pairs to evaluate; run 'anomalydiffusion generate {run.folder} --num 40' first")
     pairs = [

@@ -38,15 +38,14 @@ def export(
         raise ConfigError(f"format '{EMBEDDINGS}' writes vectors, no pictures: leave out together and contents")
     from safetensors.torch import save  # only here: pairs are copied without torch
 
+    from anomalydiffusion.app.opened import among
     from anomalydiffusion.conditioning.adapter import Adapter
 
     vectors = Adapter.vectors_of(Run.open(run).adapter)
-    for asked, known, what in ((product, {key[0] for key in vectors}, "product"), (defect, {key[1] for key in vectors}, "defect")):
-        if missing := set(asked or ()) - known:
-            raise ConfigError(f"unknown {what} '{sorted(missing)[0]}'; this run knows {', '.join(sorted(known))}")
+    keys = among(sorted(vectors), product, defect)
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise RunError(f"{output}: exists already; name a new folder")
-    chosen = {key: own for key, own in vectors.items() if (not product or key[0] in product) and (not defect or key[1] in defect)}
+    chosen = {key: vectors[key] for key in keys}
     try:
         for (name, kind), own in chosen.items():
             write_atomic(output / name / kind / FILE, save({f"<{name}-{kind}>": own.contiguous()}))

@@ -19,7 +19,7 @@ from anomalydiffusion.app.settings import Drawing, to_toml
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
-from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
+from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.crew import Crew, ProcessCrew, fill_together
@@ -179,10 +179,7 @@ def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
     """Pairs of one defect type share their settings: other ones would be ignored by what is already made."""
     wanted = digest(drawing)
     for record in Manifest(run.manifest).each_pair():
-        if PARKED in record["reasons"]:
-            raise RunError(
-                f"{run.folder}: its pairs were being judged when that was cut short; run 'anomalydiffusion curate {run.folder}' first"
-            )
+        judged([record], run.folder)
         if (record["product"], record["defect"]) in keys and record.get("config_digest") != wanted:
             raise RunError(
                 f"{run.folder}: holds {record['product']}/{record['defect']} pairs made with other settings "

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.errors import BusyError, RunError
 from anomalydiffusion.core.runs import hold, write_atomic
 
 __all__ = ["Job", "Jobs", "Line"]
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 
 TAIL = 12  # lines of a command's output that are shown
 PAST = 8  # commands that have ended and are still shown
+BUSY = "a studio of another run has work under way on this machine's devices; wait for it or stop it"
 EVERY = 1.0  # seconds between looks at whether the next one can begin
 # In a script's background an interrupt is ignored, and children inherit that: a command must hear it, to save its state.
 BEGIN = (
@@ -84,7 +85,7 @@ class Jobs:
             line = self.line()
             new = () if tuple(words) in line.waiting else (tuple(words),)
             self._write(Line(waiting=(*line.waiting, *new), past=line.past))
-            self._turn()
+            self._turn_if_free()
 
     def pause(self, patience: float = 20.0) -> None:
         """Interrupt the running command as `stop` does; it stays first in line, and none begins until `go_on` or `add`."""
@@ -103,7 +104,7 @@ class Jobs:
         with self.one:
             line = self.line()
             self._write(Line(waiting=line.waiting, past=line.past))
-            self._turn()
+            self._turn_if_free()
 
     def clear(self) -> None:
         """Take out of the line what waits; what runs goes on."""
@@ -178,6 +179,11 @@ class Jobs:
         line = self.line()
         self._write(Line(waiting=line.waiting[1:], past=line.past))  # killed in between, it runs again and finds all done
 
+    def _turn_if_free(self) -> None:
+        """The same; where another run's studio has the devices, what waits goes on waiting."""
+        with suppress(BusyError):
+            self._turn()
+
     def _write(self, line: Line) -> None:
         write_atomic(self.file, json.dumps(asdict(line)).encode())
 
@@ -186,14 +192,20 @@ class Jobs:
         if (now := self.state()) is not None and now.running:
             raise RunError(f"'{' '.join(now.words)}' is still running; wait for it or stop it")
 
+    def refuse_busy(self) -> None:
+        """Raises `RunError` while a command runs, of this folder or of another on the same devices."""
+        self.refuse()
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with hold(_devices(self.log.parent), BUSY):
+            pass
+
     def _start(self, words: Sequence[str]) -> Job:
         self.refuse()
         if (before := self.state()) is not None:
             line, last = self.line(), before.lines[-1:] if before.code not in (0, None, 130) else ()
             self._write(Line(held=line.held, waiting=line.waiting, past=(*line.past, ": ".join((before.says, *last)))[-PAST:]))
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        busy = "a studio of another run has work under way on this machine's devices; wait for it or stop it"
-        with hold(_devices(self.log.parent), busy) as lock, self.log.open("wb") as output:
+        with hold(_devices(self.log.parent), BUSY) as lock, self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-P", "-c", BEGIN, *words], stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True, pass_fds=(lock,) if os.name == "posix" else (),  # it holds the lock on, until it ends

@@ -17,7 +17,7 @@ from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.split import from_json
 
-__all__ = ["Key", "chosen", "library_versions", "run_settings", "run_split", "typed"]
+__all__ = ["Key", "among", "chosen", "library_versions", "run_settings", "run_split", "typed"]
 
 Key = tuple[str, str]
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
@@ -36,7 +36,11 @@ def library_versions() -> dict[str, str]:
 
 
 def run_settings(run: Run, **given: Any) -> Settings:
-    """The run's own settings with what was given on top. Raises `ConfigError`, which names the run's file where that is refused."""
+    """The run's own settings with what was given on top. Raises `ConfigError`, which names the run's file where that is refused, and
+    `RunError` where its training never began.
+    """
+    if not run.config.is_file() and not run.split.is_file():
+        raise RunError(f"{run.folder}: nothing was learned here yet; type its train command again")
     own = read_toml(run.config)
     try:
         return resolve(base=own, **given)
@@ -60,9 +64,18 @@ def run_split(run: Run) -> Split:
 
 
 def chosen(split: Split, product: Sequence[str] | None, defect: Sequence[str] | None) -> list[Key]:
-    """The (product, defect) of a split that were asked for, or all. Raises `ConfigError` on an unknown name."""
-    keys = sorted({shot.key for shot in split.shots})
+    """The (product, defect) of a split that were asked for, or all (`among`)."""
+    return among(sorted({shot.key for shot in split.shots}), product, defect)
+
+
+def among(keys: Sequence[Key], product: Sequence[str] | None, defect: Sequence[str] | None) -> list[Key]:
+    """Those of some (product, defect) that were asked for, or all. Raises `ConfigError` on an unknown name, and where no product has
+    such a defect.
+    """
     for asked, known, what in ((product, {k[0] for k in keys}, "product"), (defect, {k[1] for k in keys}, "defect")):
         if missing := set(asked or ()) - known:
             raise ConfigError(f"unknown {what} '{sorted(missing)[0]}'; this run knows {', '.join(sorted(known))}")
-    return [key for key in keys if (not product or key[0] in product) and (not defect or key[1] in defect)]
+    found = [key for key in keys if (not product or key[0] in product) and (not defect or key[1] in defect)]
+    if keys and not found:
+        raise ConfigError(f"no {' or '.join(defect or ())} of {' or '.join(product or ())}; there are {', '.join(map('/'.join, keys))}")
+    return found

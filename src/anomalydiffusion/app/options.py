@@ -85,7 +85,7 @@ def number_or_range(text: str | None, option: str) -> float | tuple[float, float
 
 
 def print_json(figures: dict[str, Any]) -> None:
-    typer.echo(json.dumps(figures, indent=1, ensure_ascii=False))
+    typer.echo(json.dumps(figures, indent=1, ensure_ascii=False).encode("utf-8", "replace").decode())
 
 
 def print_figures(figures: dict[str, Any], as_json: bool) -> None:

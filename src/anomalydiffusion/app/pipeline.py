@@ -23,7 +23,7 @@ from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.formats import check_format
-from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
+from anomalydiffusion.core.pixels import encode_png, read_image, read_mask, to_rgb
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Provenance
@@ -251,7 +251,7 @@ def _rgb(picture: Picture) -> np.ndarray:
     """uint8 RGB of a picture, an array or a file."""
     if isinstance(picture, Path | str):
         return read_image(Path(picture))
-    array = np.asarray(picture.convert("RGB") if isinstance(picture, Image.Image) else picture)
+    array = to_rgb(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
     if array.dtype == np.uint8 and array.ndim == 2:
         array = np.repeat(array[..., None], 3, axis=2)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:

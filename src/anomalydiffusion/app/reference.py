@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from anomalydiffusion.app.opened import library_versions
+from anomalydiffusion.app.opened import library_versions, run_split
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.app.settings import Settings, placed, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
@@ -18,7 +18,7 @@ from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.arrange import clean
-from anomalydiffusion.data.folders import GOOD
+from anomalydiffusion.data.folders import GOOD, images_in
 from anomalydiffusion.data.split import single_split, to_json
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.recipes import Shots, measures
@@ -57,6 +57,7 @@ def begin_from_reference(
     if mask is None:
         raise ConfigError(f"--reference {reference}: give its mask too, --reference-mask, white where the defect is")
     if (run := _begun(folder, reference)) is not None and run.adapter.exists():
+        _refuse_others(run, mask, normals)
         return run
     if normals is None:
         raise ConfigError(f"--reference {reference}: give a folder of normal images to draw on, --normals")
@@ -93,6 +94,19 @@ def _begun(folder: Path, reference: Path) -> Run | None:
     if not same:
         raise RunError(f"{folder}: was begun from another picture than {reference}; give a new folder")
     return run
+
+
+def _refuse_others(run: Run, mask: Path, normals: Path | None) -> None:
+    """Refuse a mask, or normal images, other than a run was begun with: it would go on with its own."""
+    split = run_split(run)
+    own = {split.sha256[shot.mask_path] for shot in split.shots}, {split.sha256[normal.path] for normal in split.normals}
+    try:
+        if digest_file(mask) not in own[0]:
+            raise RunError(f"{run.folder}: was begun with another mask than {mask}; give a new folder")
+        if normals is not None and {digest_file(path) for path in images_in(normals)} != own[1]:
+            raise RunError(f"{run.folder}: was begun with other normal images than those in {normals}; give a new folder")
+    except OSError as error:
+        raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
 
 
 def _name(given: Sequence[str] | None, what: str) -> str:

@@ -108,8 +108,9 @@ def train(
         if not resume and run.manifest.exists():
             raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
         begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
-        beginning = settings.prior
-        settings = replace(settings, prior=str(run.prior.resolve())) if adapts else replace(settings, adapt=None)
+        own = str(run.prior.resolve())  # the prior that the run's own settings name, once it was adapted
+        beginning = str(run.record.get("adapted", {}).get("start", own)) if settings.prior == own else settings.prior
+        settings = replace(settings, prior=own) if adapts else replace(settings, adapt=None)
         if resume and begun:
             refuse_another(run, settings, split, extends)
             if run.adapter.exists() and (settings.masks.source != "learned" or run.mask_adapter.exists()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 __all__ = [
-    "AnomalyDiffusionError", "ConfigError", "DataError", "ExtractorError", "GenerationError", "MaskError", "PriorError",
+    "AnomalyDiffusionError", "BusyError", "ConfigError", "DataError", "ExtractorError", "GenerationError", "MaskError", "PriorError",
     "RunError", "SplitError", "TrainingError",
 ]  # fmt: skip
 
@@ -34,6 +34,10 @@ class PriorError(AnomalyDiffusionError):
 
 class RunError(AnomalyDiffusionError):
     """A run folder is missing something, damaged, locked or of a newer version."""
+
+
+class BusyError(RunError):
+    """Another process works on what is wanted; it is free again when that one ends."""
 
 
 class TrainingError(AnomalyDiffusionError):

@@ -31,6 +31,7 @@ __all__ = [
     "ACCEPTED", "ADAPTER_DIGEST", "ATTEMPT", "CONFIG_DIGEST", "DEFECT", "FIELDS", "IMAGE", "IMAGE_SHA256", "MASK",
     "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PARKED", "PRIOR_DIGEST", "PRODUCT", "REASONS",
     "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted", "fault",
+    "judged",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -85,6 +86,14 @@ def fault(record: Mapping[str, Any]) -> str:
     if len(record[TOUCHED_BOX]) != 4 or not all(isinstance(side, int) for side in record[TOUCHED_BOX]):
         return f"{TOUCHED_BOX} is {shown(record[TOUCHED_BOX])}"
     return "" if all(isinstance(reason, str) for reason in record[REASONS]) else f"{REASONS} is {shown(record[REASONS])}"
+
+
+def judged(records: Iterable[dict[str, Any]], run: Path) -> list[dict[str, Any]]:
+    """The records of a run none of which is being judged anew. Raises `RunError` where a `curate` was cut short."""
+    kept = list(records)
+    if any(PARKED in record.get(REASONS, ()) for record in kept):
+        raise RunError(f"{run}: its pairs were being judged when that was cut short; run 'anomalydiffusion curate {run}' first")
+    return kept
 
 
 def accepted(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

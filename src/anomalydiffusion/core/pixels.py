@@ -24,17 +24,20 @@ __all__ = [
     "digest_file",
     "digest_pixels",
     "encode_png",
+    "is_turned",
     "read_image",
     "read_mask",
     "read_size",
     "to_batch",
     "to_latent_mask",
+    "to_rgb",
     "to_tensor",
     "to_uint8",
 ]
 
 Cells = Literal["any", "nearest"]
 
+UPRIGHT = (None, 1)  # what EXIF data say of a picture that is not to be turned
 MAX_PIXELS = 178_000_000  # Pillow itself refuses a little more
 # Told from what is in the file, not from its name: Pillow knows kinds besides for which it starts other programs. It reads MPO as JPEG,
 # and no kind after that name where it stands here. It unpacks WebP before it says how large that is: gigabytes, of a few kilobytes.
@@ -66,12 +69,15 @@ def _picture(path: Path) -> Iterator[Image.Image]:
 
 def _open(path: Path) -> np.ndarray:
     """Any picture as an array of its own depth: H x W or H x W x C."""
-    with _picture(path) as opened:
-        image = opened
-        if image.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
-            image = image.convert("RGB")
-        image.load()
-        return np.asarray(image)
+    with _picture(path) as image:
+        return _array(image)
+
+
+def _array(image: Image.Image) -> np.ndarray:
+    if image.mode in ("P", "PA", "RGBA", "LA", "CMYK", "YCbCr", "HSV", "LAB"):
+        image = image.convert("RGB")
+    image.load()
+    return np.asarray(image)
 
 
 def _pieces(array: np.ndarray) -> list[np.ndarray]:
@@ -86,14 +92,28 @@ def read_size(path: Path) -> tuple[int, int]:
         return image.size
 
 
+def is_turned(path: Path) -> bool:
+    """Whether a picture's EXIF data ask to turn it: pixels are read as they are stored, other programs show it turned."""
+    with _picture(path) as image:
+        return image.getexif().get(0x0112) not in UPRIGHT
+
+
 def read_image(path: Path) -> np.ndarray:
     """Read 8 or 16 bit, grey or RGB, as uint8 RGB H x W x 3. 16 bit is scaled by 257, so that 65535 becomes 255."""
-    array = _open(path)
+    return _rgb(_open(path), path)
+
+
+def to_rgb(image: Image.Image) -> np.ndarray:
+    """What `read_image` makes of a file, of a picture that was opened already."""
+    return _rgb(_array(image), "image")
+
+
+def _rgb(array: np.ndarray, named: Path | str) -> np.ndarray:
     if array.dtype == bool:
         array = array.astype(np.uint8) * 255
     elif array.dtype != np.uint8:
         if not np.issubdtype(array.dtype, np.integer) or array.min() < 0 or array.max() > 65535:
-            raise DataError(f"{path}: pixels of type {array.dtype} ({array.min()}..{array.max()}); 8 and 16 bit pictures can be read")
+            raise DataError(f"{named}: pixels of type {array.dtype} ({array.min()}..{array.max()}); 8 and 16 bit pictures can be read")
         deep, array = array, np.empty(array.shape, np.uint8)
         for some, into in zip(_pieces(deep), _pieces(array), strict=True):
             into[...] = (some.astype(np.uint32) + 128) // 257

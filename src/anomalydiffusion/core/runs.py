@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.core.errors import RunError
+from anomalydiffusion.core.errors import BusyError, RunError
 from anomalydiffusion.core.formats import check_format, refuse_newer
 from anomalydiffusion.core.version import __version__
 
@@ -241,7 +241,7 @@ class Run:
 
 @contextmanager
 def hold(path: Path, held: str, *, shared: bool = False) -> Iterator[int]:
-    """Hold the lock file `path` for the time of the block; it falls with its process. Raises `RunError`, `held`, when another holds it.
+    """Hold the lock file `path` for the time of the block; it falls with its process. Raises `BusyError`, `held`, when another holds it.
 
     `shared` ones hold it together, but not beside one that is not. Yields the file's number: a process that is begun with it holds the
     lock too, until it ends.
@@ -251,7 +251,7 @@ def hold(path: Path, held: str, *, shared: bool = False) -> Iterator[int]:
             try:
                 fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise RunError(held) from error
+                raise BusyError(held) from error
         yield handle.fileno()
 
 

@@ -20,7 +20,7 @@ from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.names import shown
-from anomalydiffusion.core.pixels import encode_png, read_size
+from anomalydiffusion.core.pixels import encode_png, is_turned, read_size
 from anomalydiffusion.data.folders import GOOD, SUFFIXES
 from anomalydiffusion.data.incoming import Picture
 
@@ -114,6 +114,9 @@ def check_pictures(pictures: Sequence[Picture], source: Path) -> None:
         if (file := path.resolve()) in seen:
             raise DataError(f"{picture.where}: {picture.name} stands there twice, first in {seen[file]}; keep one")
         seen[file] = picture.where
+        if picture.shapes and is_turned(path):
+            remedy = "save it upright and label it again"
+            raise DataError(f"{path}: its EXIF data ask to turn it, so what was drawn on it lies elsewhere in its pixels; {remedy}")
         size = read_size(path)
         if picture.size is not None and picture.size != size:
             (w, h), (width, height) = picture.size, size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from anomalydiffusion.data.folders import (
     images_in,
     mask_of,
     masks_in,
+    plain,
     product_folders,
     read_folder,
     read_groups,
@@ -158,17 +159,18 @@ def _check_defect(folder: Path, defect: str, seen: dict[Path, Seen], say: Say) -
         _check_strays(where, True, say)
 
 
-def _check_groups(folder: Path, items: Iterable[Path], say: Say) -> None:
+def _check_groups(folder: Path, items: Sequence[Path], say: Say) -> None:
     path = folder / "groups.csv"
     try:
         groups = read_groups(folder)
     except DataError as error:
         say("error", path, *_words(str(error), path))
         return
+    there = {plain(item.relative_to(folder).as_posix()) for item in items}
     for file in groups:
-        if not (folder / file).exists():
+        if file not in there and not (folder / file).exists():
             say("warning", path, f"names {file}, which does not exist", "name it relative to the product, or remove the line")
-    lone = [name for item in items if (name := item.relative_to(folder).as_posix()) not in groups] if groups else []
+    lone = [name for item in items if plain(name := item.relative_to(folder).as_posix()) not in groups] if groups else []
     if lone:
         say("note", path, f"does not list {len(lone)} of the images, first {lone[0]}: each is its own group", "add them")
 

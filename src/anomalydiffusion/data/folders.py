@@ -17,7 +17,8 @@ from anomalydiffusion.core.types import DefectSet, Mask, Normal, Product, Shot
 from anomalydiffusion.data.foreign import advice
 
 __all__ = [
-    "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in", "product_folders",
+    "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in", "plain",
+    "product_folders",
     "read_folder", "read_groups",
 ]  # fmt: skip
 
@@ -30,8 +31,9 @@ def _natural(paths: Iterable[Path]) -> list[Path]:
     return natsorted(sorted(paths), key=lambda path: path.name)
 
 
-def _plain(text: str) -> str:
-    return unicodedata.normalize("NFC", text)  # file systems and spreadsheets write an accent in different ways
+def plain(text: str) -> str:
+    """A name as it is compared: file systems and spreadsheets write an accent in different ways."""
+    return unicodedata.normalize("NFC", text)
 
 
 def folders_in(folder: Path) -> list[Path]:
@@ -50,13 +52,13 @@ def masks_in(folder: Path) -> dict[str, Path]:
     """The masks in a folder of ground truth by their stem."""
     found: dict[str, Path] = {}
     for path in sorted(images_in(folder), key=lambda path: SUFFIXES.index(path.suffix.lower())):
-        found.setdefault(_plain(path.stem), path)
+        found.setdefault(plain(path.stem), path)
     return found
 
 
 def mask_of(image: Path, masks: dict[str, Path]) -> Path | None:
     """The mask of `image` among `masks` (from `masks_in`): `<stem>_mask`, else `<stem>`, of any suffix."""
-    stem = _plain(image.stem)
+    stem = plain(image.stem)
     return masks.get(f"{stem}_mask", masks.get(stem))
 
 
@@ -99,7 +101,7 @@ def read_groups(folder: Path) -> dict[str, str]:
                 file, group = (row["file"] or "").strip().replace("\\", "/"), (row["group"] or "").strip()
                 if file and not group:
                     raise DataError(f"{path}: {brief(file)} has no group; name one or remove the line")
-                if file and (first := groups.setdefault(_plain(str(PurePosixPath(file))), group)) != group:
+                if file and (first := groups.setdefault(plain(str(PurePosixPath(file))), group)) != group:
                     raise DataError(f"{path}: {brief(file)} stands in two groups ({brief(first)}, {brief(group)}); keep one")
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path}: cannot be read as a table ({error}); save it as CSV in UTF-8, columns file,group") from error
@@ -108,7 +110,7 @@ def read_groups(folder: Path) -> dict[str, str]:
 
 def group_named(path: Path, folder: Path, groups: dict[str, str]) -> str | None:
     """The group that a product's `groups.csv` (from `read_groups`) gives a file below its `folder`; None where it names none."""
-    return groups.get(_plain(path.relative_to(folder).as_posix())) if path.is_relative_to(folder) else None
+    return groups.get(plain(path.relative_to(folder).as_posix())) if path.is_relative_to(folder) else None
 
 
 def _read_product(name: str, folder: Path) -> Product:

@@ -9,12 +9,11 @@ import numpy as np
 from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.pixels import digest_file, read_image, read_mask
+from anomalydiffusion.core.pixels import digest_file, is_turned, read_image, read_mask
 
 __all__ = ["THUMB", "Seen", "see"]
 
 THUMB = 32  # side of a thumbnail
-UPRIGHT = (None, 1)
 MODES = {
     "1": "1-bit", "L": "8-bit grey", "LA": "8-bit grey, alpha", "RGB": "8-bit RGB", "RGBA": "8-bit RGB, alpha", "P": "palette",
     "I;16": "16-bit grey", "I;16B": "16-bit grey", "I": "32-bit grey", "F": "float", "CMYK": "8-bit CMYK",
@@ -40,13 +39,13 @@ def see(path: Path, is_mask: bool) -> Seen:
     try:
         array = read_mask(path) if is_mask else read_image(path)
         with Image.open(path) as image:
-            mode, kind, turned = image.mode, image.format or "", image.getexif().get(0x0112) not in UPRIGHT
+            mode, kind = image.mode, image.format or ""
         thumb = None
         if not is_mask:
             grey = Image.fromarray(array).convert("L").resize((THUMB, THUMB), Image.Resampling.BOX)
             thumb = np.asarray(grey, dtype=np.float32).ravel()
         return Seen(
-            size=(array.shape[1], array.shape[0]), mode=MODES.get(mode, mode), kind=kind, turned=turned,
+            size=(array.shape[1], array.shape[0]), mode=MODES.get(mode, mode), kind=kind, turned=is_turned(path),
             sha256=digest_file(path), marked=float(array.mean()) if is_mask else 0.0, thumb=thumb,
         )  # fmt: skip
     except (DataError, OSError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anomalydiffusion.core.errors import ConfigError, RunError
-from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted
+from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, PRODUCT, Manifest, accepted, judged
 from anomalydiffusion.core.names import is_below, is_folder, shown
 from anomalydiffusion.core.runs import Run, replace_folder
 from anomalydiffusion.report.formats.common import ROLE, is_real
@@ -105,7 +105,8 @@ def _pairs(run: Path, products: Sequence[str] | None, defects: Sequence[str] | N
     path = run / "manifest.jsonl"
     if not path.is_file():
         raise RunError(f"{path}: no such file, so there are no pairs; make some with: anomalydiffusion generate {run} --num 100")
-    records = accepted({str(record.get(IMAGE)): record for record in Manifest(path).records()}.values())  # the last word on it
+    last = {str(record.get(IMAGE)): record for record in Manifest(path).records()}.values()  # the last word on it
+    records = accepted(judged(last, run))
     for record in records:
         for name in (PRODUCT, DEFECT, IMAGE, MASK, IMAGE_SHA256, MASK_SHA256):
             if not isinstance(record.get(name), str):

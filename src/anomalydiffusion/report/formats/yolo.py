@@ -42,5 +42,7 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
         }
     names = "".join(f"  {index}: {json.dumps('/'.join(key), ensure_ascii=False)}\n" for index, key in enumerate(keys))
     sides = "".join(f"{side}: images/{side}\n" for side in ("train", "val") if (part / "images" / side).is_dir())
-    put(part / "data.yaml", f"path: .\n{sides}names:\n{names}".encode())
+    if not (part / "images" / "val").is_dir():  # a trainer refuses to begin without
+        sides += "val: images/train  # there was one normal image alone: nothing is left to validate on\n"
+    put(part / "data.yaml", f"{sides}names:\n{names}".encode())  # no path: its folder is where this file lies
     yield {"exported_file": "data.yaml"}

@@ -51,8 +51,9 @@ def test_pairs_from_one_picture_go_on_and_go_through_every_other_command(given: 
     ad.export(run, tmp_path / "export", "coco")
     assert "hole" in ad.report(run).read_text()
     assert ad.AnomalyDiffusionPipeline.from_pretrained(run).defects == [("plate", "hole")]
-    with pytest.raises(DataError, match="no held-out defect image"):
-        ad.evaluate(run, quiet=True)
+    for task in ("localization", "quality"):
+        with pytest.raises(DataError, match="no held-out defect image"):
+            ad.evaluate(run, task=task, quiet=True)
     other = tmp_path / "other.png"
     other.write_bytes(encode_png(~read_mask(Path(str(given["reference_mask"])))))
     with pytest.raises(RunError, match=r"was begun with another mask than .*other\.png; give a new folder"):

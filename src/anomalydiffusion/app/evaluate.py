@@ -113,6 +113,8 @@ def evaluate(
     split, pairs, root = run_split(opened), _pairs(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
     with opened.lock():
         if task == "quality":
+            if not {(pair.product, pair.defect) for pair in pairs} & {shot.key for shot in split.held_out}:
+                raise DataError(f"{opened.folder}: no held-out defect image to hold the pairs against; it takes at least 2 of a type")
             guard(split, pairs, root)
             scores = {**_quality(split, pairs, features, quiet, baselines=baselines), "split_digest": split.digest}
         else:

@@ -88,7 +88,10 @@ def _weights(marks_hw: np.ndarray) -> np.ndarray:
 
 
 def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: float, config: MatchedConfig) -> Iterator[_Template]:
-    """Every way in which a shot's defect may lie in an image of `shape`; none where it is too large."""
+    """Every way in which a shot's defect may lie in an image of `shape`.
+
+    It is scaled by less than `scale`, down to the least of `config`, where it would not fit; one that does not fit then is cut off.
+    """
     grey, sizes = _grey(shot_HWC), own.pixels_HW.shape
     x0, y0, x1, y1 = own.box
     boxes = ((y0, y1), (x0, x1))
@@ -97,19 +100,17 @@ def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: f
     flips = (1, -1) if config.flip else (1,)
     for turned, down, across in itertools.product((False, True) if config.turn else (False,), flips, flips):
         axes = (1, 0) if turned else (0, 1)
+        most = [size / np.ptp(boxes[axis]) for axis, size in zip(axes, shape, strict=True) if not all(touch[axis])]
+        fitting = max(config.scale[0], min([scale, *most]))
         ways = []
         for axis, step, size in zip(axes, (down, across), shape, strict=True):
             (start, stop), whole = boxes[axis], sizes[axis]
-            factor = size / whole if all(touch[axis]) else scale  # what reaches from side to side does so again
-            if not all(touch[axis]) and round((stop - start) * factor) > size:
-                break
+            factor = size / whole if all(touch[axis]) else fitting  # what reaches from side to side does so again
             room = math.floor(size / factor)
             wide = min(pad, max(0, (room - (stop - start)) // 2))
             start, stop = max(0, start - wide), min(whole, stop + wide)
             count = min(size, round((stop - start) * factor)) if not all(touch[axis]) else size
             ways.append((start + (np.arange(max(1, count)) + 0.5) / factor - 0.5)[::step].clip(0, whole - 1))
-        if len(ways) < 2:
-            continue
         at = np.stack(np.meshgrid(*ways, indexing="ij"))
         at = at[::-1] if turned else at
         marks = own.pixels_HW[tuple(np.rint(at).astype(int))]

@@ -14,6 +14,7 @@ from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.report.export import export
+from anomalydiffusion.report.page import report
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -210,4 +211,6 @@ def test_pairs_that_are_being_judged_are_not_left_out_in_silence(run: Path, tmp_
     (run / "manifest.jsonl").write_text("\n".join([json.dumps(parked), *lines[1:]]) + "\n")
     with pytest.raises(RunError, match=r"were being judged when that was cut short; run 'anomalydiffusion curate"):
         export(run, tmp_path / "out", "coco")
+    with pytest.raises(RunError, match="were being judged"):
+        report(run)
     assert not (tmp_path / "out").exists()

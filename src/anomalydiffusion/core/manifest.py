@@ -91,7 +91,7 @@ def fault(record: Mapping[str, Any]) -> str:
 def judged(records: Iterable[dict[str, Any]], run: Path) -> list[dict[str, Any]]:
     """The records of a run none of which is being judged anew. Raises `RunError` where a `curate` was cut short."""
     kept = list(records)
-    if any(PARKED in record.get(REASONS, ()) for record in kept):
+    if any(isinstance(own := record.get(REASONS), list) and PARKED in own for record in kept):
         raise RunError(f"{run}: its pairs were being judged when that was cut short; run 'anomalydiffusion curate {run}' first")
     return kept
 

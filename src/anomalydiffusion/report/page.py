@@ -22,7 +22,7 @@ from PIL import Image
 
 from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
-from anomalydiffusion.core.manifest import Manifest, accepted
+from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.names import is_file
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -51,7 +51,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
     contact sheet beside it, `run`/report/<product>-<defect>.png, and the first of each type, or of the first 24, into overview.png.
     Masks are measured beside those of the shots, where the data set is still there. The training curves and the scores appear where
     their logs and scores.json exist. However large the images are, only those of one pair are in memory at a time.
-    Raises `RunError` where run.json or the manifest is missing, or a newer version made the run.
+    Raises `RunError` where run.json or the manifest is missing, a newer version made the run, or a `curate` of its was cut short.
     """
     run = Path(run)
     about = _json(run / "run.json")
@@ -61,7 +61,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
     path = run / "manifest.jsonl"
     if not path.is_file():
         raise RunError(f"{path}: no such file, nothing to report; make pairs with: anomalydiffusion generate {run} --num 100")
-    records = Manifest(path).records()
+    records = judged(Manifest(path).records(), run)
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault((str(record.get(field.PRODUCT)), str(record.get(field.DEFECT))), []).append(record)

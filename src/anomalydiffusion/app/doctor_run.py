@@ -94,7 +94,9 @@ def _learned(run: Run) -> tuple[Finding, list[Key]]:
     from safetensors import SafetensorError, safe_open
 
     if not run.adapter.is_file():
-        points = sorted(path.name for path in run.checkpoints.glob("step-*") if (path / "state.json").is_file())
+        points = sorted(
+            (path.name for path in run.checkpoints.glob("step-*") if (path / "state.json").is_file()), key=lambda own: (len(own), own)
+        )
         found = f"the last checkpoint is {points[-1]}" if points else "there is no checkpoint"
         return doubtful("adapter", f"not learned yet; {found}", f"type the command again: {_train(run)}"), []
     try:

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
 
+from anomalydiffusion.conditioning.lora import LoraParameters, add_lora
 from anomalydiffusion.conditioning.released import ENCODER, ReleasedEncoder, read_released
 from anomalydiffusion.conditioning.spatial import Backbone, SpatialEncoder
 from anomalydiffusion.conditioning.tokens import AnomalyTokens, Key, insert
@@ -91,16 +92,7 @@ class Adapter(nn.Module):
             self.spatial = _encoder(config, prior.token_width)
             self.denoiser = prior.unet
             if config.lora_rank:
-                from peft import LoraConfig
-                from peft.tuners.tuners_utils import cast_adapter_dtype
-
-                targets = list(config.lora_targets)
-                lora = LoraConfig(r=config.lora_rank, lora_alpha=config.lora_rank, target_modules=targets, init_lora_weights=True)
-                try:
-                    prior.unet.add_adapter(lora, name)
-                except ValueError as error:  # peft's word for names that fit no layer
-                    raise ConfigError(f"lora_targets = {shown(targets)}: {shown(str(error))}") from error
-                cast_adapter_dtype(prior.unet, name)  # what is learned is float32, whatever the prior is
+                add_lora(prior.unet, config.lora_rank, config.lora_targets, name)
         self.to(prior.device)
         self.digest = ""
         self._plain: torch.Tensor | None = None
@@ -131,7 +123,7 @@ class Adapter(nn.Module):
         if self.spatial is not None:
             parts["spatial"] = self.spatial
         if self.config.lora_rank:
-            parts["lora"] = _Lora(self.denoiser, self.name)
+            parts["lora"] = LoraParameters(self.denoiser, self.name)
         return nn.ModuleDict(parts)
 
     def context(
@@ -342,13 +334,3 @@ def _encoder(config: AdapterConfig, width: int) -> nn.Module | None:
     if config.backbone == "released":
         return ReleasedEncoder(config.spatial_tokens, width)
     return SpatialEncoder(config.spatial_tokens, width, config.backbone)
-
-
-class _Lora(nn.Module):
-    """Only one adapter's LoRA parameters of a denoiser, under flat names, so that a checkpoint does not hold the frozen prior."""
-
-    def __init__(self, denoiser: nn.Module, adapter: str) -> None:
-        super().__init__()
-        for name, parameter in denoiser.named_parameters():
-            if "lora_" in name and f".{adapter}." in name:
-                self.register_parameter(name.replace(".", "__"), parameter)

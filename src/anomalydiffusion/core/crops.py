@@ -11,7 +11,7 @@ from scipy import ndimage
 from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Box, Mask
 
-__all__ = ["clusters", "crop_box", "extract", "resize"]
+__all__ = ["clusters", "crop_box", "extract", "resize", "shrunk"]
 
 SNUG = 1.2  # the tightest square around a box that still shows what surrounds it
 
@@ -72,12 +72,18 @@ def extract(image: np.ndarray, box: Box) -> np.ndarray:
     return image[np.ix_(_reflected(y0, y1, image.shape[0]), _reflected(x0, x1, image.shape[1]))]
 
 
+def shrunk(marks_HW: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
+    """A bool mask in a smaller size: a cell that any marked pixel touches is marked, however many pixels it stands for."""
+    grey = Image.fromarray(marks_HW.astype(np.float32))  # not of uint8, whose rounding loses single marks
+    return np.asarray(grey.resize(size_wh, Image.Resampling.BOX)) > 0
+
+
 def resize(image: np.ndarray, size: int) -> np.ndarray:
     """uint8 square RGB -> `size` x `size` (Lanczos), or a bool mask -> bool (a cell that any marked pixel touches is marked)."""
     if image.shape[0] == size:
         return image
     if image.dtype == bool:
-        if image.shape[0] > size:  # not of uint8, whose rounding loses single marks
-            return np.asarray(Image.fromarray(image.astype(np.float32)).resize((size, size), Image.Resampling.BOX)) > 0
+        if image.shape[0] > size:
+            return shrunk(image, (size, size))
         return np.asarray(Image.fromarray(image.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BOX)) > 127
     return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))

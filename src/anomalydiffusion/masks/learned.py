@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from anomalydiffusion.conditioning.adapter import Adapter
+from anomalydiffusion.core.crops import shrunk
 from anomalydiffusion.core.errors import ConfigError, MaskError
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.shapes import measure
@@ -59,8 +60,8 @@ def _longer(mask: Mask) -> int:
 
 def _scaled(marks_HW: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
     """Marks in another size: none is lost where they shrink, edges stay smooth where they grow."""
-    if size_wh[0] < marks_HW.shape[1] or size_wh[1] < marks_HW.shape[0]:  # not of uint8, whose rounding loses single marks
-        return np.asarray(Image.fromarray(marks_HW.astype(np.float32)).resize(size_wh, Image.Resampling.BOX)) > 0
+    if size_wh[0] < marks_HW.shape[1] or size_wh[1] < marks_HW.shape[0]:
+        return shrunk(marks_HW, size_wh)
     return np.asarray(Image.fromarray(marks_HW.astype(np.uint8) * 255).resize(size_wh, Image.Resampling.BICUBIC)) > 127
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import numpy as np
 from PIL import Image
 from scipy import ndimage
-from scipy.spatial import KDTree
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 
@@ -34,11 +35,13 @@ def _ring(shape: tuple[int, int]) -> np.ndarray:
 
 def _background_distance(lab_HWC: np.ndarray, ring: np.ndarray) -> np.ndarray:
     """Lab distance of each pixel to the nearest of the colours that are frequent on the ring."""
-    cells, counts = np.unique(np.round(lab_HWC[ring] / BIN), axis=0, return_counts=True)
+    cells = np.round(lab_HWC[ring] / BIN)
+    _, first, counts = np.unique(cells @ (1e6, 1e3, 1), return_index=True, return_counts=True)  # a number for each cell, in their order
     order = np.argsort(-counts, kind="stable")
     enough = int(np.searchsorted(np.cumsum(counts[order]), BORDER_KNOWN * counts.sum())) + 1
-    distance, _ = KDTree(cells[order[:enough]] * BIN).query(lab_HWC.reshape(-1, 3))
-    return np.asarray(distance).reshape(lab_HWC.shape[:2])
+    lab_CHW = np.ascontiguousarray(np.moveaxis(lab_HWC, -1, 0), dtype=np.float64)
+    squares = (np.square(lab_CHW - colour[:, None, None]).sum(0) for colour in cells[first[order[:enough]]] * BIN)  # a dozen at most
+    return np.sqrt(reduce(np.minimum, squares))
 
 
 def _solidity(part: np.ndarray) -> float:

@@ -29,16 +29,15 @@ from operator import getitem
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pages import RESULTS, as_typed, hardware, save
 
 import anomalydiffusion as ad
+from anomalydiffusion.app.evaluate import round_trip
 from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.settings import Settings, resolve
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Mask
 from anomalydiffusion.downstream.arms import MORE, REAL
 from anomalydiffusion.downstream.classify import METRICS as OF_CLASSES
 from anomalydiffusion.downstream.comparison import CLASSIFICATION, LOCALIZATION, Comparison, Ledger
@@ -100,11 +99,6 @@ def made(given: argparse.Namespace, rotation: int) -> Path:
     return folder
 
 
-def untouched(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
-    """Stands for the round trip, of which a ledger's lines only say whether there was one."""
-    return image_HWC, Mask(pixels_HW=np.ones(image_HWC.shape[:2], bool), origin=product, seed=seed)
-
-
 def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
     """Put the arms of real images alone that `--take` has kept into a run's ledger, as if they had been trained for it; says so."""
     split, own, taken = run_split(run), run_settings(run), set()
@@ -119,7 +113,7 @@ def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
         if not same or told != {key: getattr(given, key) for key in told}:
             raise ConfigError(f"--take {given.take}: its {name} is of another split, detector, seeds or controls; leave --take away")
         comparison: Comparison[Any] = Comparison(detector=recipe, folder=run.evaluation, controls=given.controls,
-                                                 redecode=untouched if task == LOCALIZATION else None)  # fmt: skip
+                                                 redecode=round_trip(run, own) if task == LOCALIZATION else None)  # fmt: skip
         ledger = Ledger(run.evaluation / "arms.jsonl", task, comparison, split, [])
         of_part = metrics if task == LOCALIZATION else metrics[:1]
         for arm, seed in product((REAL, MORE), range(given.seeds)):
@@ -128,7 +122,9 @@ def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
             if arm in scores["arms"] and not constant and line is None:
                 at = partial(figures_at, scores, arm, seed)
                 figures = {"values": at(metrics), parts: {part.split("/")[1]: at(of_part, parts, part) for part in scores[parts]}}
-                shown = {"shortcut": at(tuple(SHORTCUT), "shortcut")} if task == LOCALIZATION else {"constant": ""}
+                shown = {"constant": ""} if task == CLASSIFICATION else {}
+                if scores.get("shortcut"):
+                    shown = {"shortcut": at(tuple(SHORTCUT), "shortcut")}
                 line = ledger.add(given.product, arm, seed, {**figures, **shown, "seconds": 0.0})
             if line is not None and not line["seconds"]:  # taken now, or before this was begun again
                 taken.add(arm)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.fits import settled
@@ -104,7 +103,7 @@ def train_ours(given: Options) -> Found:
     what = item(prior.working_size, 0)
     with TemporaryDirectory() as folder:
         train_adapter(
-            prior, {KEY: [(what.normal_HWC, what.mask)]}, short, Path(folder), seed=0, accelerator=Accelerator(cpu=True),
+            prior, {KEY: [(what.normal_HWC, what.mask)]}, short, Path(folder), seed=0,
             progress=lambda step, means: marks.append(time.perf_counter()), pool_progress=lambda done: pool.append(time.perf_counter()),
         )  # fmt: skip
     crop = (pool[-1] - pool[0]) / (2 * batch)

@@ -4,12 +4,16 @@ import argparse
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 import anomalydiffusion as ad
+from anomalydiffusion.app.evaluate import round_trip
+from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
@@ -62,3 +66,16 @@ def test_arms_of_real_images_alone_are_taken_and_not_trained_again(
     assert len(lines(second)) == len(taken) + 4, "nothing is taken twice"
     with pytest.raises(ConfigError, match="of another split, detector, seeds or controls"):
         downstream.take_over(argparse.Namespace(**{**vars(given), "seeds": 3}), 0, Run.open(second))
+
+
+def test_the_round_trip_hands_back_what_the_run_s_pairs_get_back(made: Path) -> None:
+    run = Run.open(made / "run")
+    settings, image = run_settings(run), np.random.default_rng(0).integers(60, 200, (64, 64, 3)).astype(np.uint8)
+    ways = {}
+    for grain in ("measured", "full", "off"):
+        ways[grain] = round_trip(run, replace(settings, generate=replace(settings.generate, grain=grain)))
+    assert ways["full"] is None, "nothing would be seen"
+    changed, mask = ways["off"].call("plate", image, 0)
+    assert (changed != image)[mask.pixels_HW].mean() > 0.3
+    wide = round_trip(run, replace(settings, generate=replace(settings.generate, grain="off", feather=9.0)))
+    assert wide.digest != ways["off"].digest and wide.digest != (ways["measured"].digest if ways["measured"] else "")

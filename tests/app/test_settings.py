@@ -52,3 +52,9 @@ def test_a_compiled_denoiser_remembers_nothing() -> None:
     with pytest.raises(ConfigError, match=r"give compile or \[generate\] reuse"):
         resolve(compile=True, generate={"reuse": 2})
     assert resolve(compile=True, generate={"reuse": 1}).compile
+
+
+@pytest.mark.parametrize("seed", [2**63, -(2**63) - 1])
+def test_a_seed_that_no_generator_takes_is_refused(seed: int) -> None:
+    with pytest.raises(ConfigError, match=f"seed = {seed}"):
+        resolve(seed=seed)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import anomalydiffusion as ad
@@ -23,7 +24,7 @@ def test_the_event_file_holds_the_loss_of_the_log(made: Path) -> None:
 
 
 def test_no_tracker_leaves_no_trace(tmp_path: Path) -> None:
-    accelerator = tracked("none", tmp_path, "train", {}, cpu=True)
+    accelerator = tracked("none", tmp_path, "train", {}, device=torch.device("cpu"))
     accelerator.log({"loss": 1.0}, step=1)
     accelerator.end_training()
     assert not accelerator.trackers and not list(tmp_path.iterdir())

@@ -93,6 +93,9 @@ def test_a_defect_added_later_leaves_the_others_as_they_were(small_folder: Path,
     grown.extend([("tile", "dent")], Origin(prior_digest=prior.digest, measures={"tile/dent": {"grain": 0.2}}), seed=3)
     learned = [name for name, parameter in grown.trainable().named_parameters() if parameter.requires_grad]
     assert learned == ["tokens.vectors.2"]
+    other = Adapter(load_prior(str(small_folder)), KEYS, AdapterConfig(), Origin(prior_digest=prior.digest), seed=3)
+    other.extend([("tile", "dent")], Origin(prior_digest=prior.digest), seed=3)
+    assert not torch.equal(other.tokens.vectors[0], other.tokens.vectors[2])
     with torch.no_grad():
         grown.tokens.vectors[2].add_(1.0)
     torch.testing.assert_close(_answer(grown), before, atol=0, rtol=0)

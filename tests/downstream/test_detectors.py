@@ -38,7 +38,8 @@ def test_it_learns_bright_squares_and_keeps_its_best_state() -> None:
     scores = found.predict(image)
     assert scores.shape == mask.shape and scores[mask].mean() > scores[~mask].mean() + 0.3
     assert found.validation_ap > 0.8 and 0 < found.threshold < 1 and found.step in (75, 82, 90)
-    assert image_score(scores) > image_score(found.predict(plate(np.random.default_rng(8), defect=False)[0]))
+    normal = found.predict(plate(np.random.default_rng(8), defect=False)[0])
+    assert image_score(scores, found.config) > image_score(normal, found.config)
 
 
 def test_states_are_compared_late_and_by_the_mean_of_defect_types() -> None:
@@ -73,7 +74,15 @@ def test_an_images_score_is_the_highest_mean_of_21_x_21_pixels() -> None:
     for shape in ((1, 1), (5, 60), (50, 41)):
         scores = random.random(shape).astype(np.float16)
         pooled = F.avg_pool2d(torch.from_numpy(scores).double()[None, None], 21, stride=1, padding=10)
-        assert image_score(scores) == pytest.approx(float(pooled.max()))
+        assert image_score(scores, SMALL) == pytest.approx(float(pooled.max()))
+
+
+def test_without_tiles_they_are_pixels_of_what_the_network_sees() -> None:
+    whole = replace(SMALL, tiles=False, side=64)
+    seen = F.interpolate(torch.rand(1, 1, 16, 16, generator=torch.Generator().manual_seed(0)), (64, 64), mode="bilinear")
+    large = F.interpolate(seen, (256, 128), mode="bilinear")[0, 0].numpy()
+    assert image_score(large, whole) == pytest.approx(image_score(seen[0, 0].numpy(), whole), rel=0.02)
+    assert image_score(large, SMALL) > 1.05 * image_score(large, whole)
 
 
 def test_one_tile_is_the_networks_own_answer_and_every_size_is_answered() -> None:

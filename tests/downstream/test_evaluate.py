@@ -10,7 +10,7 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.downstream.comparison import Ledger
+from anomalydiffusion.downstream.comparison import Ledger, Redecode
 from anomalydiffusion.downstream.detectors import DetectorConfig
 from anomalydiffusion.downstream.evaluate import METRICS, Comparison, compare
 from anomalydiffusion.downstream.samples import Generated
@@ -20,10 +20,13 @@ QUICK = DetectorConfig(side=64, steps=2, batch_size=4, checks=1)
 LEARNS = replace(QUICK, steps=60, batch_size=8, width=8)
 
 
-def redecode(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
+def corner(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
     mask = np.zeros(image_HWC.shape[:2], bool)
     mask[:8, :8] = True
     return image_HWC, Mask(pixels_HW=mask, origin="round trip")
+
+
+redecode = Redecode(call=corner, digest="corner")
 
 
 def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
@@ -128,3 +131,15 @@ def test_without_held_out_normals_image_figures_are_undefined_not_zero(
     scores = compare(replace(split, held_out_normals=()), pairs, plates, Comparison(detector=QUICK, folder=tmp_path, redecode=redecode))
     assert scores["arms"]["ours"]["image_auroc"]["mean"] is None and scores["arms"]["ours"]["pixel_ap"]["mean"] is not None
     assert scores["shortcut"] == {}
+
+
+def test_a_training_counts_only_beside_those_of_the_same_round_trip(split: Split, pairs: list[Generated], tmp_path: Path) -> None:
+    comparison = Comparison(detector=QUICK, folder=tmp_path, redecode=redecode)
+
+    def known(other: Comparison) -> bool:
+        return Ledger(tmp_path / "arms.jsonl", "localization", other, split, pairs).get("plate", "real-only", 0) is not None
+
+    Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs).add("plate", "real-only", 0, {"validation_ap": 0.5})
+    assert known(comparison)
+    assert not known(replace(comparison, redecode=None))
+    assert not known(replace(comparison, redecode=Redecode(call=corner, digest="another")))

@@ -1,5 +1,6 @@
 """What guidance and severity do to a pair, and what they leave alone."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -289,6 +290,19 @@ def test_a_graft_looks_at_its_own_shot_alone_and_at_nothing_beside_the_defect(ma
     other = replace(item, seed=6, shot=shot(230))
     together = make_pairs(*made, [other, dark], replace(CONFIG, graft=1.0))[1].image_HWC.astype(int)
     assert np.abs(together - _image(made, dark, graft=1.0)).max() <= 2
-    for name in ("graft", "interpolate"):
-        with pytest.raises(ConfigError, match=name):
-            GenerateConfig(**{name: 1.5})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("graft", 1.5), ("interpolate", 1.5), ("feather", math.nan), ("feather", -1.0), ("condition_noise", math.nan),
+        ("reweight_bound", math.inf), ("minimum_side", 0), ("ratio", (1.8, math.inf)), ("ratio", (math.nan, 4.0)),
+    ],
+)  # fmt: skip
+def test_settings_that_make_no_sense_are_refused_by_name(name: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=name):
+        GenerateConfig(**{name: value})
+
+
+def test_what_is_handed_back_is_what_the_settings_say() -> None:
+    assert [GenerateConfig(grain=grain).handed_back(0.3) for grain in ("measured", "full", "off")] == [0.3, 1.0, 0.0]

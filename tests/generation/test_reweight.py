@@ -28,6 +28,14 @@ def test_the_paper_s_formula_is_the_softmax_of_the_reciprocal() -> None:
     gain = attention_gain(d, mask, bound=None)
     torch.testing.assert_close(gain[mask > 0].double(), 6 * torch.softmax(1 / d[mask > 0], 0), atol=1e-6, rtol=1e-6)
     assert (gain[mask == 0] == 1).all()
+    d[0, 0, 1, 1] = 0.0  # f(0) = -inf
+    gain, seen = attention_gain(d, mask, bound=None), (mask > 0) & (d > 0)
+    assert gain[0, 0, 1, 1] == 0
+    torch.testing.assert_close(gain[seen].double(), 6 * torch.softmax(1 / d[seen], 0), atol=1e-6, rtol=1e-6)
+
+
+def test_a_bound_of_nothing_lets_all_cells_weigh_alike() -> None:
+    assert (attention_gain(torch.rand(1, 1, 4, 4), torch.ones(1, 1, 4, 4), bound=0.0) == 1).all()
 
 
 @pytest.mark.parametrize("bound", [4.0, None])

@@ -197,3 +197,17 @@ def test_a_defect_that_would_be_cut_off_is_put_smaller(seed: int) -> None:
     marks = propose(shot, disc, clouds((256, 256)), seed=seed, config=MatchedConfig(elastic=0.0))[0].pixels_HW
     assert not any(side.sum() > 40 for side in (marks[0], marks[-1], marks[:, 0], marks[:, -1]))
     assert abs(np.ptp(np.flatnonzero(marks.any(1))) - np.ptp(np.flatnonzero(marks.any(0)))) <= 1
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("end", [0, -1])
+def test_one_at_the_rim_that_does_not_fit_is_cut_off_at_its_other_end(axis: int, end: int) -> None:
+    marks = np.zeros((100, 100), bool)
+    marks[10:, 40:60] = True
+    marks = marks if end else marks[::-1]
+    own = Mask(pixels_HW=np.ascontiguousarray(marks if axis == 0 else marks.T), origin="real")
+    shape = (60, 100) if axis == 0 else (100, 60)
+    config = MatchedConfig(flip=False, elastic=0.0, scale=(1.0, 1.0))
+    mask = propose(clouds((100, 100)), own, clouds(shape), seed=0, config=config)[0]
+    assert round(mask.trace[axis].max()) == 99 if end else round(mask.trace[axis].min()) == 0
+    assert np.take(mask.pixels_HW, end, axis).any()

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from anomalydiffusion.core.devices import native_bf16
 from anomalydiffusion.core.errors import ConfigError, TrainingError
-from anomalydiffusion.training.loop import LoopConfig, latest_checkpoint, run_loop
+from anomalydiffusion.training import loop
+from anomalydiffusion.training.loop import LoopConfig, accelerator_on, latest_checkpoint, run_loop
 
 
 def _problem():
@@ -221,3 +223,17 @@ def test_checkpoints_are_told_by_their_number(tmp_path: Path) -> None:
         (tmp_path / f"step-{step:06d}" / "state.json").write_text("{}")
     newest = latest_checkpoint(tmp_path)
     assert newest is not None and newest.name == "step-1000000"
+
+
+def test_it_learns_where_the_network_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(loop, "accelerator_on", lambda device: asked.append(device) or accelerator_on(device))
+    model, objective = _problem()
+    run_loop(model, objective, replace(CONFIG, steps=1), tmp_path)
+    assert asked == [next(model.parameters()).device]
+
+
+def test_an_accelerator_is_of_the_device_that_is_asked_for_though_an_earlier_one_was_not() -> None:
+    accelerator_on(torch.device("cpu"))
+    PartialState._shared_state["device"] = torch.device("meta")  # as if it had been another
+    assert accelerator_on(torch.device("cpu")).device.type == "cpu"

@@ -109,3 +109,9 @@ def test_a_training_that_goes_on_encodes_no_crop_again(small_folder: Path, tmp_p
     assert not encoded
     for name, value in whole.items():
         torch.testing.assert_close(resumed[name], value, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["outside", "condition_noise"])
+def test_weights_that_are_no_numbers_are_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"{name} = nan"):
+        TrainConfig(**{name: float("nan")})

@@ -109,6 +109,8 @@ def test_augmentation_that_cannot_be_is_refused_by_name(small_folder) -> None:
     for name, value in (("rotation", -20.0), ("light", -0.1), ("crops", 0), ("minimum_side", 7), ("rotation", float("nan"))):
         with pytest.raises(ConfigError, match=rf"{name} = {value}: expected at least"):
             PoolConfig(**{name: value})
+    with pytest.raises(ConfigError, match="ratio"):
+        PoolConfig(ratio=(1.5, float("inf")))
     prior = load_prior(str(small_folder))
     shots = {("p", defect): [(np.zeros((64, 64, 3), np.uint8), Mask(pixels_HW=np.ones((64, 64), bool), origin="real"))] for defect in "abc"}
     with pytest.raises(ConfigError, match=r"crops = 2: 3 defect types need a crop each"):

@@ -15,7 +15,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -194,7 +193,7 @@ def _training(prior: LatentPrior, settings: Settings, repeat: int) -> Found:
     with TemporaryDirectory() as folder:
         train_adapter(
             prior, {KEY: [(what.normal_HWC, what.mask)]}, short, Path(folder), seed=0, name="measured",
-            accelerator=Accelerator(cpu=settings.device == "cpu"), progress=lambda step, means: marks.append(time.perf_counter()),
+            progress=lambda step, means: marks.append(time.perf_counter()),
             pool_progress=lambda done: pool.append(time.perf_counter()),
         )  # fmt: skip
     steps, crop = [b - a for a, b in pairwise(marks)], (pool[-1] - pool[0]) / batch

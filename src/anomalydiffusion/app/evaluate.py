@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.measure import View, measure_quality, view
 from anomalydiffusion.report.sheets import contact_sheet, fitted, heat
 
-__all__ = ["TASKS", "evaluate"]
+__all__ = ["TASKS", "evaluate", "round_trip"]
 
 log = logging.getLogger(__name__)
 TASKS = ("localization", "classification", "quality")
@@ -61,8 +62,12 @@ def _pairs(run: Run) -> list[Generated]:
     return pairs
 
 
-def _redecode(run: Run, settings: Settings) -> Redecode | None:
-    """The prior's round trip with the grain that generation hands back; None, with a warning, where the prior is not to be had."""
+def round_trip(run: Run, settings: Settings) -> Redecode | None:
+    """The prior's round trip, with the grain that a drawing from noise gets back.
+
+    One that begins from a real defect gets all of it: what its pairs show of the autoencoder is less. None, and said, where the prior is
+    not to be had, or all that it loses is handed back, so that there is nothing to see.
+    """
     try:
         prior = prior_of(settings)
         measured = Adapter.load(run.adapter, prior).origin.measures
@@ -70,12 +75,19 @@ def _redecode(run: Run, settings: Settings) -> Redecode | None:
         log.warning("the shortcut check is left out: %s", error)
         return None
 
-    def call(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
-        grains = [own.get("grain", 1.0) for key, own in sorted(measured.items()) if key.split("/")[0] == product] or [1.0]
-        grain = grains[int(rng(seed, "grain").integers(len(grains)))]
-        return redecode(prior, image_HWC, settings.generate, grain=grain, seed=seed)
+    config = settings.generate
+    shares = {key: config.handed_back(own.get("grain", 1.0)) for key, own in sorted(measured.items())}
+    if all(share == 1 for share in shares.values()):
+        log.info("the shortcut check is left out: pairs get all of the normal image's grain back, and show nothing of the autoencoder")
+        return None
 
-    return call
+    def call(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
+        grains = [share for key, share in shares.items() if key.split("/")[0] == product] or [1.0]
+        grain = grains[int(rng(seed, "grain").integers(len(grains)))]
+        return redecode(prior, image_HWC, config, grain=grain, seed=seed)
+
+    way = {"prior": prior.digest, "shares": shares, "ratio": config.ratio, "side": config.minimum_side, "feather": config.feather}
+    return Redecode(call=call, digest=hashlib.sha256(json.dumps(way, sort_keys=True).encode()).hexdigest()[:16])
 
 
 def evaluate(
@@ -126,7 +138,7 @@ def evaluate(
             with bar("evaluate", total, quiet=quiet) as shown:
                 scores = call(split, pairs, root, Comparison(
                     detector=chosen, folder=opened.evaluation, seeds=range(seeds), baselines=baselines, controls=controls,
-                    redecode=_redecode(opened, settings) if shortcut and task == "localization" else None,
+                    redecode=round_trip(opened, settings) if shortcut and task == "localization" else None,
                     device=str(find_device(settings.device)), progress=lambda done, total, what: shown.at(done, what),
                 ))  # fmt: skip
             if task == "localization":

@@ -111,7 +111,7 @@ def learn(
                 start.save(target)
             return start
     facts = {"prior": settings.prior, "seed": settings.seed, "split": split_digest, **_flat(to_dict(config))}
-    accelerator = tracked(settings.report_to, run.folder, "masks" if masks else "train", facts, cpu=settings.device == "cpu")
+    accelerator = tracked(settings.report_to, run.folder, "masks" if masks else "train", facts, device=loaded.device)
     found = latest_checkpoint(checkpoints)
     last = int(found.name.split("-")[1]) if found else -1
     if leads:

@@ -23,7 +23,7 @@ from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.formats import check_format
-from anomalydiffusion.core.pixels import encode_png, read_image, read_mask, to_rgb
+from anomalydiffusion.core.pixels import encode_png, read_image, read_mask, to_mask, to_rgb
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Provenance
@@ -118,10 +118,11 @@ class AnomalyDiffusionPipeline:
         """Draw one defect on a normal image; the same arguments give the same picture.
 
         `image`: a picture or its file. `mask`: anything but black is drawn on, of the image's size; without one it is proposed as the
-        run's settings say. `product` and `defect` may be left out where there is but one. `severity`, `strength` and `steps`
-        are those of `[generate]`. `callback_on_step_end(pipe, index, t, {"latents": z})` sees each step and, as with diffusers, may
-        return a dictionary with other `latents` to go on with. Pixels beyond the feather of the mask stay the normal image's, bit
-        for bit. Raises `ConfigError` on an unknown defect, `DataError` and `MaskError` on unusable pictures.
+        run's settings say, but for `[masks] alike`, which chooses among images and places and is a run's alone. `product` and `defect` may
+        be left out where there is but one. `severity`, `strength` and `steps` are those of `[generate]`.
+        `callback_on_step_end(pipe, index, t, {"latents": z})` sees each step and, as with diffusers, may return a dictionary with other
+        `latents` to go on with. Pixels beyond the feather of the mask stay the normal image's, bit for bit. Raises `ConfigError` on an
+        unknown defect, `DataError` and `MaskError` on unusable pictures.
         """
         key = self._key(product, defect)
         normal = _rgb(image)
@@ -261,11 +262,7 @@ def _rgb(picture: Picture) -> np.ndarray:
 
 def _mask(picture: Picture, normal: np.ndarray) -> Mask:
     """A user's mask of the normal image's size: anything but black is marked."""
-    if isinstance(picture, Path | str):
-        pixels = read_mask(Path(picture))
-    else:
-        array = np.asarray(picture.convert("L") if isinstance(picture, Image.Image) else picture)
-        pixels = np.asarray(array.any(2) if array.ndim == 3 else array != 0)
+    pixels = read_mask(Path(picture)) if isinstance(picture, Path | str) else to_mask(picture)
     if pixels.shape != normal.shape[:2]:
         raise DataError(
             f"mask: {pixels.shape[1]} x {pixels.shape[0]}, but the image is {normal.shape[1]} x {normal.shape[0]}; draw it at its size"

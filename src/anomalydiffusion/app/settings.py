@@ -130,6 +130,8 @@ class Settings:
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
 
     def __post_init__(self) -> None:
+        if not -(2**63) <= self.seed < 2**63:
+            raise ConfigError(f"seed = {self.seed}: expected a number of at most 63 bits")
         if self.preview_steps is not None and self.preview_steps < 1:
             raise ConfigError(f"preview_steps = {self.preview_steps}: expected at least 1, or leave it away")
         if self.compile and (self.generate.reuse or 1) > 1:

@@ -6,9 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from accelerate import Accelerator
 
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.training.loop import accelerator_on
 
 __all__ = ["Tracker", "check_tracker", "tracked"]
 
@@ -22,15 +24,15 @@ def check_tracker(name: Tracker) -> None:
         raise ConfigError(f"--report-to {name}: its package is not installed; pip install {name}")
 
 
-def tracked(name: Tracker, run: Path, part: str, config: dict[str, Any], *, cpu: bool) -> Accelerator:
+def tracked(name: Tracker, run: Path, part: str, config: dict[str, Any], *, device: torch.device) -> Accelerator:
     """An accelerator that reports the training `part` of a run, and `config`, plain values by name, to a tracker.
 
     tensorboard writes to RUN/logs/<part>; the others show the run under its folder's name and part. Let its trackers `finish` when it is
     done.
     """
     if name == "none":
-        return Accelerator(cpu=cpu)
-    accelerator = Accelerator(cpu=cpu, log_with=name, project_dir=run / "logs")
+        return accelerator_on(device)
+    accelerator = accelerator_on(device, log_with=name, project_dir=run / "logs")
     title = f"{run.resolve().name}-{part}"
     if name == "tensorboard":
         accelerator.init_trackers(part)

@@ -26,6 +26,7 @@ from anomalydiffusion.core.formats import check_format
 from anomalydiffusion.core.names import is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.runs import write_atomic
+from anomalydiffusion.core.seeds import derive
 from anomalydiffusion.priors.base import Context, Gain, Graft, Memory
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.weights import count
@@ -108,7 +109,7 @@ class Adapter(nn.Module):
         What was learned before stays as it is, so the other defects look as they did.
         """
         self.trainable().requires_grad_(False)
-        self.tokens.add(keys, self._start(), seed)
+        self.tokens.add(keys, self._start(), derive(seed, "tokens", len(self.keys)))  # another start than the first ones had
         self.tokens.to(self.prior.device)
         self.origin = replace(origin, measures={**self.origin.measures, **origin.measures})
         self.digest = ""

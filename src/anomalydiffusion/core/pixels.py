@@ -30,6 +30,7 @@ __all__ = [
     "read_size",
     "to_batch",
     "to_latent_mask",
+    "to_mask",
     "to_rgb",
     "to_tensor",
     "to_uint8",
@@ -124,10 +125,21 @@ def _rgb(array: np.ndarray, named: Path | str) -> np.ndarray:
 
 def read_mask(path: Path) -> np.ndarray:
     """Read a mask as bool H x W: any non-zero pixel is defect, whatever the depth."""
-    array = _open(path)
+    return _marked(_open(path))
+
+
+def to_mask(picture: Image.Image | np.ndarray) -> np.ndarray:
+    """What `read_mask` makes of a file, of a picture that was opened already, or of an array; how opaque a pixel is marks nothing."""
+    array = _array(picture) if isinstance(picture, Image.Image) else np.asarray(picture)
+    if array.ndim not in (2, 3) or not array.size:
+        raise DataError(f"mask: expected H x W, or H x W x 1 to 4, got {array.shape}")
+    return _marked(array[..., : array.shape[2] - 1 + array.shape[2] % 2] if array.ndim == 3 else array)
+
+
+def _marked(array: np.ndarray) -> np.ndarray:
     marked = np.empty(array.shape[:2], bool)
     for some, into in zip(_pieces(array), _pieces(marked), strict=True):
-        into[...] = some.any(axis=1) if some.ndim == 2 else some > 0
+        into[...] = some.any(axis=1) if some.ndim == 2 else some != 0
     return marked
 
 

@@ -67,7 +67,7 @@ def misplaced(sample: Sample, *, seed: int) -> Sample:
         image, mask = sample.read()
         if mask is None:
             return image, mask
-        generator, true = rng(seed, "misplaced", sample.name), mask.pixels_HW
+        generator, true = rng(seed, "misplaced"), mask.pixels_HW
         moved = true
         for _ in range(TRIES):
             offset = [int(generator.integers(side // 4, max(side // 4 + 1, side - side // 4))) for side in true.shape]
@@ -91,6 +91,6 @@ def pools(
     if arm == MORE:
         return [[*real, *extra]]
     if arm == GARBAGE:
-        return [real, [misplaced(pair, seed=seed) for pair in material.generated]]
+        return [real, [misplaced(pair, seed=derive(seed, number)) for number, pair in enumerate(material.generated)]]
     made = baseline_samples(best if arm == BEST else arm, material, seed=seed)
     return [real, material.generated, made] if arm == BEST else [real, made]

@@ -42,9 +42,16 @@ CHOSEN = "late"  # how a training's state is chosen; lines of trainings that cho
 LOCALIZATION, CLASSIFICATION = "localization", "classification"  # the tasks, as the ledger names them
 
 Progress = Callable[[int, int, str], None]
-Redecode = Callable[[str, np.ndarray, int], tuple[np.ndarray, Mask]]  # product, image, seed -> image, where it was redrawn
 Record = dict[str, Any]
 Found = Mapping[tuple[str, str, int], Record]  # product, arm, seed -> what its training gave
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Redecode:
+    """The prior's round trip in a random region of a normal image."""
+
+    call: Callable[[str, np.ndarray, int], tuple[np.ndarray, Mask]]  # product, image, seed -> image, where it was redrawn
+    digest: str  # of all that decides what comes of it
 
 
 class Recipe(Protocol):
@@ -70,7 +77,7 @@ class Comparison(Generic[R]):
     seeds: Sequence[int] = (0,)
     baselines: bool = False
     controls: bool = False
-    redecode: Redecode | None = None  # the prior's round trip in a random region; None = not checked
+    redecode: Redecode | None = None  # None = it is not checked whether detectors take it for a defect
     device: str = "cpu"  # where detectors and classifiers are trained; arms of one comparison all on the same kind
     progress: Progress = lambda done, total, what: None
 
@@ -92,7 +99,8 @@ class Ledger:
         self.regions = digest_of(regions_of(split))
         self.facts = {
             "task": task, "chosen": CHOSEN, "detector": digest(comparison.detector), "split": split.digest,
-            "controls": comparison.controls, "redecoded": comparison.redecode is not None, "device": comparison.device.split(":")[0],
+            "controls": comparison.controls, "redecoded": comparison.redecode.digest if comparison.redecode else False,
+            "device": comparison.device.split(":")[0],
         }  # fmt: skip
         self.known = {
             (line["product"], line["arm"], line["seed"]): line

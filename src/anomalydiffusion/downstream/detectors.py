@@ -110,6 +110,10 @@ def _stitched(model: nn.Module, image_HWC: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(total / weights)
 
 
-def image_score(map_HW: np.ndarray) -> float:
-    """One score for an image: the maximum of its map averaged over 21 x 21 pixels, zeros outside [DRAEM, section 3.3]."""
-    return float(ndimage.uniform_filter(map_HW.astype(np.float64), POOL, mode="constant").max())
+def image_score(map_HW: np.ndarray, config: DetectorConfig) -> float:
+    """One score for an image: the maximum of its map averaged over 21 x 21 pixels, zeros outside [DRAEM, section 3.3].
+
+    They are pixels of what the network sees: without `tiles`, of the image at `side` x `side`.
+    """
+    sides = [POOL if config.tiles else max(1, round(POOL * length / config.side)) for length in map_HW.shape]
+    return float(ndimage.uniform_filter(map_HW.astype(np.float64), sides, mode="constant").max())

@@ -89,7 +89,7 @@ class Stage:
         chosen = normals[:: max(1, len(normals) // REDECODED)][:REDECODED]
         made = []
         for index, normal in enumerate(chosen):
-            image, mask = redecode(self.material.product, normal.read()[0], derive(seed, "redecode", index))
+            image, mask = redecode.call(self.material.product, normal.read()[0], derive(seed, "redecode", index))
             made.append(made_sample(f"{normal.name} redecoded", "", image, mask))
         return made
 
@@ -104,9 +104,10 @@ class Stage:
             device=self.comparison.device, on_step=on_step,
         )  # fmt: skip
         tested = list(_tested(model, [*self.tests, *self.material.test_normals]))
-        figures: Record = {"values": _score(tested, model.threshold), "validation_ap": model.validation_ap, "step": model.step}
+        score = partial(_score, threshold=model.threshold, config=self.comparison.detector)
+        figures: Record = {"values": score(tested), "validation_ap": model.validation_ap, "step": model.step}
         figures["per_defect"] = {
-            defect: _score([one for one in tested if one[0].defect in (defect, "")], model.threshold) for defect in self.material.defects
+            defect: score([one for one in tested if one[0].defect in (defect, "")]) for defect in self.material.defects
         }
         figures["precision"] = precision_by_recall(*_pixels(tested), RECALLS)
         figures["per_image"] = {sample.name: average_precision(scores, truth) for sample, scores, truth in tested if sample.defect}
@@ -136,10 +137,10 @@ def _pixels(tested: Tested) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([scores.ravel() for _, scores, _ in tested]), np.concatenate([truth.ravel() for _, _, truth in tested])
 
 
-def _score(tested: Tested, threshold: float) -> dict[str, float]:
+def _score(tested: Tested, threshold: float, config: DetectorConfig) -> dict[str, float]:
     maps, truths = [scores for _, scores, _ in tested], [truth for _, _, truth in tested]
     scores_N, truth_N = _pixels(tested)
-    whole, marked = np.array([image_score(each) for each in maps]), np.array([truth.any() for truth in truths])
+    whole, marked = np.array([image_score(each, config) for each in maps]), np.array([truth.any() for truth in truths])
     both = marked.any() and not marked.all()
     undefined = float("nan")
     return {

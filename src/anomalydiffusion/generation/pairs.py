@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
@@ -78,8 +79,11 @@ class GenerateConfig:
             raise ConfigError(f"cells '{self.cells}' is not known; known: any, nearest")
         if not 0 <= self.eta <= 1:
             raise ConfigError(f"eta = {self.eta}: expected 0..1")
-        if not 1 <= self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(f"ratio = {self.ratio}: expected two rising numbers of at least 1")
+        if not 1 <= self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ConfigError(f"ratio = {self.ratio}: expected two rising, finite numbers of at least 1")
+        for name, least in (("minimum_side", 1), ("feather", 0), ("reweight_bound", 0), ("condition_noise", 0)):
+            if not least <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name} = {getattr(self, name)}: expected a finite number of at least {least}")
         low, high = _ends(self.strength)
         if not 0 < low <= high <= 1:
             raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1, or two such numbers that rise")
@@ -96,6 +100,10 @@ class GenerateConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name} = {value}: expected 0..1, or leave it away")
+
+    def handed_back(self, measured: float) -> float:
+        """The share of a normal image's grain that a drawing from noise gets, of a defect whose shots have that share of it."""
+        return {"measured": measured, "full": 1.0, "off": 0.0}[self.grain]
 
     @property
     def begins_from_real(self) -> bool:
@@ -293,7 +301,7 @@ def _draw(
         drawn = to_levels(prior.decode(z[row : row + 1]))
         decoded = to_levels(prior.decode(began[row : row + 1]))
         measured = adapter.origin.measures.get("/".join(part.item.key), {}).get("grain", 1.0)
-        grain = 1.0 if part.strength < 1 else {"measured": measured, "full": 1.0, "off": 0.0}[config.grain]
+        grain = 1.0 if part.strength < 1 else config.handed_back(measured)
         out.append(
             paste(part.item.normal_HWC, drawn, decoded, starts[row], boxes[row], part.item.mask.pixels_HW,
                   width=config.feather, grain=grain, match=config.match, cell=prior.factor, start_HWC=part.start())

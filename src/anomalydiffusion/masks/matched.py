@@ -109,8 +109,10 @@ def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: f
             room = math.floor(size / factor)
             wide = min(pad, max(0, (room - (stop - start)) // 2))
             start, stop = max(0, start - wide), min(whole, stop + wide)
-            count = min(size, round((stop - start) * factor)) if not all(touch[axis]) else size
-            ways.append((start + (np.arange(max(1, count)) + 0.5) / factor - 0.5)[::step].clip(0, whole - 1))
+            full = size if all(touch[axis]) else max(1, round((stop - start) * factor))
+            if (count := min(size, full)) < full and touch[axis] == (False, True):
+                start = stop - count / factor  # cut off at the end that is not the rim's
+            ways.append((start + (np.arange(count) + 0.5) / factor - 0.5)[::step].clip(0, whole - 1))
         at = np.stack(np.meshgrid(*ways, indexing="ij"))
         at = at[::-1] if turned else at
         marks = own.pixels_HW[tuple(np.rint(at).astype(int))]

@@ -151,9 +151,10 @@ def train_autoencoder(
     decoder alone, with more weight on the grain, brings it back without moving the latents.
     """
     vae.to(memory_format=torch.channels_last)
+    device = next(vae.parameters()).device
 
     def objective(grain_weight: float, step: int, micro: int) -> dict[str, torch.Tensor]:
-        x = _crops(images_NHWC, config, seed, step, micro)
+        x = _crops(images_NHWC, config, seed, step, micro).to(device)
         z = vae.encode(x).latent
         out = vae.decode(z).sample
         error = (out - x).square().flatten(1).mean(1)

@@ -173,6 +173,8 @@ def train_denoiser(
     than the noise.
     """
     alphas, answers_clean = scheduler.alphas_cumprod, scheduler.config.prediction_type == "sample"
+    device = next(model.parameters()).device
+    alphas = alphas.to(device)
     model.unet.to(memory_format=torch.channels_last)
     ids = {text: torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids) for text in [""]}
 
@@ -181,14 +183,14 @@ def train_denoiser(
         close = generator.random() < config.close
         count = config.batch_size * (2 if close else 1)
         rows = np.sort(generator.integers(0, len(latents), count))
-        clean = torch.from_numpy(_crops(generator, latents[rows]) if close else latents[rows]).float() * scale
+        clean = torch.from_numpy(_crops(generator, latents[rows]) if close else latents[rows]).float().to(device) * scale
         words = [vary(captions[row], generator, config.drop_caption) for row in rows]
         for text in set(words) - set(ids):
             ids[text] = torch.tensor(tokenizer(text, padding="max_length", truncation=True).input_ids)
-        t = torch.from_numpy(time_steps(generator, count, len(alphas), config.focus))
-        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive(seed, "noise", step, micro)))
+        t = torch.from_numpy(time_steps(generator, count, len(alphas), config.focus)).to(device)
+        noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(derive(seed, "noise", step, micro))).to(device)
         alpha = alphas[t].view(-1, 1, 1, 1)
-        context = model.text_encoder(torch.stack([ids[text] for text in words]))[0]
+        context = model.text_encoder(torch.stack([ids[text] for text in words]).to(device))[0]
         noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         answer = model.unet(noisy, t, encoder_hidden_states=context).sample.float()
         estimate = answer if answers_clean else alpha.sqrt() * noisy - (1 - alpha).sqrt() * answer

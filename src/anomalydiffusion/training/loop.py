@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import nn
@@ -29,7 +30,7 @@ from anomalydiffusion.core.names import shown
 from anomalydiffusion.core.runs import replace_folder, write_atomic
 from anomalydiffusion.training.together import Together
 
-__all__ = ["LoopConfig", "Objective", "Progress", "attention", "latest_checkpoint", "precision", "run_loop"]
+__all__ = ["LoopConfig", "Objective", "Progress", "accelerator_on", "attention", "latest_checkpoint", "precision", "run_loop"]
 
 log = logging.getLogger(__name__)
 Objective = Callable[[int, int], dict[str, torch.Tensor]]
@@ -145,6 +146,14 @@ def attention(device: torch.device) -> AbstractContextManager[Any]:
     return sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else nullcontext()
 
 
+def accelerator_on(device: torch.device, **options: Any) -> Accelerator:
+    """An accelerator for this kind of device. By itself accelerate stays with the first that a process has asked it for."""
+    cpu = device.type == "cpu"
+    if PartialState._shared_state and PartialState().num_processes == 1 and (PartialState().device.type == "cpu") != cpu:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    return Accelerator(cpu=cpu, **options)
+
+
 def precision(device: torch.device, config: LoopConfig) -> AbstractContextManager[Any]:
     """The number format to learn in."""
     half = config.mixed_precision == "bf16" or (config.mixed_precision == "auto" and native_bf16(device))
@@ -185,10 +194,11 @@ def run_loop(
     may go on from what it saved. All must be given the same.
     A batch is a function of its step, so a resumed loop sees what an undisturbed one would have seen. Returns the
     averaged module where `config.average` > 0, else `trainable` itself. `rate` scales one parameter's learning rate.
+    Without an `accelerator` it is trained where it lies.
     A loop that `stop` ends, or Ctrl-C, saves first. Raises `TrainingError` on a loss that is not finite and on a damaged
     checkpoint, `OSError` when a checkpoint cannot be written.
     """
-    accelerator = accelerator or Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = accelerator or accelerator_on(next(trainable.parameters()).device)
     together = Together(accelerator, config.gradient_accumulation_steps)
     trainable.to(accelerator.device)
     parameters = [p for p in trainable.parameters() if p.requires_grad]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.priors.latent import LatentPrior
-from anomalydiffusion.training.loop import LoopConfig, Progress, attention, precision, run_loop
+from anomalydiffusion.training.loop import LoopConfig, Progress, accelerator_on, attention, precision, run_loop
 from anomalydiffusion.training.loss import masked_loss
 from anomalydiffusion.training.memory import fits, kept
 from anomalydiffusion.training.shots import PoolConfig, kept_pool
@@ -49,7 +50,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("outside", 0), ("condition_noise", 0)):
-            if getattr(self, name) < least:
+            if not least <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")
 
 
@@ -182,7 +183,8 @@ def train_adapter(
     adapter.train()
     parts = adapter.trainable()
     with nullcontext() if adapter.config.lora_rank else adapter.unheard():
-        learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=report, accelerator=accelerator)
+        learned = run_loop(parts, objective, config.loop, folder, resume=resume, progress=report,
+                           accelerator=accelerator or accelerator_on(prior.device))  # fmt: skip
     encoded.unlink(missing_ok=True)
     parts.load_state_dict(learned.state_dict())  # the average, where one is kept
     if sparing:

@@ -42,8 +42,8 @@ class PoolConfig:
     cells: Cells | None = None  # of the latent grid, that the loss counts as marked: of "any" marked pixel, or by the "nearest"; None = any
 
     def __post_init__(self) -> None:
-        if not 1.0 <= self.ratio[0] <= self.ratio[1]:
-            raise ConfigError(f"ratio = {self.ratio}: expected two rising numbers of at least 1")
+        if not 1.0 <= self.ratio[0] <= self.ratio[1] < math.inf:
+            raise ConfigError(f"ratio = {self.ratio}: expected two rising, finite numbers of at least 1")
         for name, least in (("crops", 1), ("minimum_side", 8), ("rotation", 0), ("light", 0)):
             if not least <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name} = {getattr(self, name)}: expected at least {least}")

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.jobs import Jobs, Line, _devices
 from anomalydiffusion.app.studio import close, studio
+from anomalydiffusion.app.tabs.review import _details
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.runs import hold
 from anomalydiffusion.data.folders import read_folder
@@ -534,3 +536,73 @@ def test_where_another_studio_has_the_devices_a_pair_stays_and_what_is_asked_for
         desk.draw_many(3, [], "1")
         assert [words[0] for words in desk.jobs.line().waiting] == ["generate"]
     desk.jobs.clear()
+
+
+def test_a_picture_without_a_usable_mask_can_get_one(base: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(base / "data", tmp_path / "data"))
+    desk = Desk(base / "run", data)
+    place, truth = data / "plate" / "test" / "hole", data / "plate" / "ground_truth" / "hole"
+    image = np.full((20, 30, 3), 90, np.uint8)
+    for name, folder in (("new.png", place), ("only.png", data / "plate" / "test" / "dent")):
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+    assert "new.png" in desk.labelled("plate", "hole") and desk.kinds()["plate"] == ["dent", "hole", "stain"]
+    assert desk.products()["plate"] == ["hole", "stain"], "what cannot be learned is not offered for it"
+    marks = np.zeros((20, 30), bool)
+    marks[4:9, 5:12] = True
+    for defect, name in (("hole", "new.png"), ("dent", "only.png")):
+        assert not desk.label("plate", defect, name)[1].any()
+        assert desk.save_label("plate", defect, marks, name) == data / "plate" / "ground_truth" / defect / f"{Path(name).stem}_mask.png"
+        assert np.array_equal(desk.label("plate", defect, name)[1], marks)
+    Image.fromarray(marks[:10]).save(truth / "new_mask.png")
+    shown, mask, wrong = desk.label("plate", "hole", "new.png")
+    assert shown.shape == (20, 30, 3) and not mask.any() and wrong == "new_mask.png is 30 x 10, the image 30 x 20"
+    (truth / "new_mask.png").write_bytes(b"junk")
+    assert "cannot be read as a picture" in desk.label("plate", "hole", "new.png")[2]
+    assert desk.save_label("plate", "hole", marks, "new.png") == truth / "new_mask.png"
+    assert np.array_equal(desk.label("plate", "hole", "new.png")[1], marks)
+
+
+def test_what_follows_on_a_failure_is_held(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    with jobs.tended():
+        jobs.add(["check", str(tmp_path / "nowhere")])
+        jobs.add(["--version"])
+        until = time.monotonic() + 120
+        while time.monotonic() < until and not jobs.line().held:
+            time.sleep(0.2)
+        now = jobs.state()
+        assert now is not None and now.says.startswith("failed (exit 1): check") and jobs.line().waiting == (("--version",),)
+        jobs.add(["--help"])  # whoever asks for more has seen it
+        while time.monotonic() < until and not ((now := jobs.state()) and now.words == ("--help",) and now.code == 0):
+            time.sleep(0.2)
+    assert now is not None and now.says == "done: --help"
+
+
+def test_an_interrupt_before_the_command_hears_it_is_no_failure(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path)
+    jobs.start(["--version"])
+    assert jobs.process is not None
+    jobs.process.send_signal(signal.SIGINT)
+    jobs.process.wait(60)
+    now = jobs.state()
+    assert now is not None and not now.failed and now.code in (0, 130, -signal.SIGINT)
+
+
+def test_a_pair_that_cannot_be_shown_leaves_the_others(base: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(base / "run", tmp_path / "run"))
+    desk = Desk(run, base / "data")
+    first, second = desk.pairs("", "all")[:2]
+    (run / first["image"]).write_bytes(b"junk")
+    assert desk.thumbnail(first).size == (160, 160) and desk.thumbnail(second).size[0] == 160
+    assert len(desk.show({name: value for name, value in second.items() if name != "touched_box"})) >= 3
+    for odd in ({"measures": {"change": None}}, {"severity": None}, {"measures": None}):
+        assert second["defect"] in _details(second | odd, 0, 1)
+
+
+def test_no_severity_is_that_of_the_run(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk, asked = Desk(base / "run"), []
+    monkeypatch.setattr(desk.jobs, "add", asked.append)
+    desk.draw_many(2, [], " ")
+    desk.draw_many(2, [], "0.5:1.5")
+    assert [each[4:] for each in asked] == [[], ["--severity", "0.5:1.5"]]

@@ -41,7 +41,10 @@ def test_numbers_that_are_not_finite_are_written_as_toml_knows_them() -> None:
         ({"generate": {"grain": "loud"}}, "expected one of 'measured'"),
         ({"generate": {"steps": 0}}, "^generate: steps = 0: expected at least 1$"),
         ({"generate": {"eta": 2.0}}, r"^generate: eta = 2\.0: expected 0\.\.1$"),
-        ({"train": {"pool": {"ratio": [3.0, 2.0]}}}, r"^train\.pool: ratio = \(3\.0, 2\.0\): expected two rising numbers of at least 1$"),
+        (
+            {"train": {"pool": {"ratio": [3.0, 2.0]}}},
+            r"^train\.pool: ratio = \(3\.0, 2\.0\): expected two rising, finite numbers of at least 1$",
+        ),
         ({"train": {"loop": {"mixed_precision": ""}}}, "^train.loop: mixed_precision '' is not known; known: no, bf16, auto$"),
         ({"preview_steps": 0}, "^preview_steps = 0: expected at least 1"),
     ],

@@ -196,3 +196,25 @@ def test_a_hostile_record_is_one_line(tmp_path: Path, content: str) -> None:
 def test_a_word_that_no_text_can_hold_is_noted_all_the_same(tmp_path: Path) -> None:
     Run.create(tmp_path / "r", command="train data\udcff")  # a folder's name that is no UTF-8
     assert Run.open(tmp_path / "r").record["commands"] == ["train data?"]
+
+
+def test_files_are_as_open_as_the_user_s_others(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_atomic(tmp_path / "a.txt", b"x")
+        with replace_folder(tmp_path / "folder") as part:
+            (part / "b").write_text("x")
+    finally:
+        os.umask(before)
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in ("a.txt", "folder")] == [0o640, 0o750]
+
+
+def test_the_folder_that_one_works_in_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "out" / "below").mkdir(parents=True)
+    for place in (tmp_path / "out", tmp_path / "out" / "below"):
+        monkeypatch.chdir(place)
+        with pytest.raises(RunError, match="name a new folder inside it"), replace_folder(tmp_path / "out"):
+            pass
+    with replace_folder(Path("new")) as part:
+        (part / "a").touch()
+    assert [path.name for path in Path.cwd().iterdir()] == ["new"]

@@ -237,3 +237,21 @@ def test_an_accent_written_in_two_ways_is_one_name_in_the_table_of_groups(sound:
     rows = [f"{unicodedata.normalize('NFC', path.relative_to(sound / 'tile').as_posix())},{number}" for number, path in enumerate(names)]
     table("\n".join(["file,group", *rows]) + "\n")(sound)
     assert check(sound).problems == ()
+
+
+@pytest.mark.parametrize(("bits", "level"), [(10, "error"), (12, "error"), (14, "warning"), (16, None)])
+def test_pictures_of_cameras_with_fewer_bits_than_their_files_are_told(sound: Path, bits: int, level: str | None) -> None:
+    for number, path in enumerate(sorted((sound / "tile").rglob("t*/*/?.png"))):
+        noise = np.random.default_rng(number).integers(0, 2**bits, (SIZE, SIZE))
+        Image.fromarray((noise | (2 ** (bits - 1))).astype(np.uint16)).save(path)
+    found = [problem for problem in check(sound).problems if "16-bit" in problem.message]
+    assert [problem.level for problem in found] == [level] * (level is not None)
+    if found:
+        assert f"use {bits} bits" in found[0].message and found[0].remedy == f"multiply their values by {2 ** (16 - bits)}"
+
+
+def test_masks_that_mark_all_but_the_defect_are_told_once(sound: Path) -> None:
+    for path in sorted((sound / "tile" / "ground_truth" / "crack").glob("*.png")):
+        save(path, 255 - np.asarray(Image.open(path)))
+    (problem,) = check(sound).problems
+    assert problem.level == "warning" and "masks of crack usually mark 98 % of an image" in problem.message

@@ -792,3 +792,24 @@ def test_no_cell_of_the_lineage_is_a_formula(tmp_path: Path) -> None:
     assert not [cell for row in rows for cell in row if cell[:1] in ("=", "+", "-", "@", "\t", "\r")]
     assert sorted(row[1] for row in rows[1:]) == sorted(name if name == "plain.png" else f"./{name}" for name in names)
     assert all((tmp_path / "out" / row[0]).samefile(tmp_path / "p" / row[1]) for row in rows[1:])  # the same places all the same
+
+
+def test_yolo_labels_that_lie_elsewhere_are_not_taken_for_none(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = yolo(tmp_path / "wheel")
+    for side in ("train", "val"):
+        own = Path(shutil.copytree(source, tmp_path / side))
+        for path in (own / "labels" / side).glob("*.txt"):
+            path.rename(own / "labels" / path.name)
+        with pytest.raises(DataError, match=rf"labels of a picture in .*{side} are looked for in .*; move them there"):
+            import_data(own, tmp_path / "out")
+    shutil.copytree(source, tmp_path / "lost")
+    shutil.rmtree(tmp_path / "lost" / "labels")
+    with pytest.raises(DataError, match="nothing is marked on any of its 5 pictures"):
+        import_data(tmp_path / "lost", tmp_path / "out")
+    import_data(source, tmp_path / "out")
+    assert "pictures have no label file: taken for normal" in caplog.text
+
+
+def test_yolo_may_validate_on_what_it_learns_from(tmp_path: Path) -> None:
+    source = yolo(tmp_path / "wheel", {"val": "images/train"})
+    assert import_data(source, tmp_path / "out").counts == {"wheel": {"train/good": 1, "test/good": 1, "test/scratch": 1}}

@@ -8,10 +8,12 @@ import tempfile
 from pathlib import Path
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from natsort import natsorted
+from PIL import Image
 
 from anomalydiffusion.core.errors import DataError, SplitError
 from anomalydiffusion.core.types import Normal, Product, Shot, Split
@@ -287,3 +289,24 @@ def test_whatever_a_record_holds_is_one_line(data: bytes) -> None:
         return
     refused(lambda: from_json(record, Path("nowhere")))
     assert not Path("nowhere").exists()
+
+
+@pytest.mark.parametrize("role", ["shot", "held_out", "normal", "held_out_normal"])
+def test_a_record_that_gives_a_file_another_role_is_refused(role: str, tmp_path: Path) -> None:
+    mask = None if role in ("shot", "held_out") else "m.png"
+    file = {"path": "a.png", "sha256": "0", "role": role, "product": "p", "defect": "d", "group": "g", "mask": mask, "mask_sha256": None}
+    with pytest.raises(DataError, match="the mask of a file that is"):
+        from_json({"digest": "0", "files": [file]}, tmp_path)
+
+
+def test_groups_are_read_where_a_product_lies_that_holds_a_folder_of_its_name(tmp_path: Path) -> None:
+    root = tmp_path / "tile"
+    for place, count in (("train/good", 3), ("test/good", 1), ("test/crack", 6), ("ground_truth/crack", 6)):
+        (root / place).mkdir(parents=True)
+        for number in range(count):
+            suffix, shade = ("_mask", 255) if "ground" in place else ("", 10 * number + len(place))
+            Image.fromarray(np.full((16, 16), shade, np.uint8)).save(root / place / f"{number}{suffix}.png")
+    (root / "tile").mkdir()
+    (root / "groups.csv").write_text("picture,part\n")
+    with pytest.raises(DataError, match="groups"):
+        few_shot_split(read_folder(root))

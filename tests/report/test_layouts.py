@@ -182,3 +182,21 @@ def test_pictures_of_several_defects_need_the_normal_images_as_they_were(run: Pa
         export(run, tmp_path / "out", "coco", normals=False, together=2)
     assert not (tmp_path / "out").exists()
     export(run, tmp_path / "out", "coco", normals=False)
+
+
+def test_pairs_whose_normal_image_is_not_recorded_stay_single(run: Path, tmp_path: Path) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    manifest.rewrite({name: value for name, value in record.items() if name != "normal_sha256"} for record in manifest.records())
+    with pytest.raises(RunError, match="is not recorded; export each pair by itself"):
+        export(run, tmp_path / "out", "coco", normals=False, together=2)
+
+
+def test_no_folder_of_a_yolo_set_is_called_as_its_pictures_are(run: Path, tmp_path: Path) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    manifest.rewrite(record | {"defect": "images"} for record in manifest.records())
+    export(run, tmp_path / "out", "yolo", normals=False)
+    pictures = list((tmp_path / "out" / "images").rglob("*.png"))
+    assert pictures and "tile/images" in (tmp_path / "out" / "data.yaml").read_text()
+    for path in pictures:
+        head, _, tail = path.as_posix().rpartition("/images/")  # as trainers find labels
+        assert Path(f"{head}/labels/{tail}").with_suffix(".txt").is_file()

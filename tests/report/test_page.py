@@ -152,7 +152,9 @@ def test_the_head_of_the_page_tells_each_tasks_verdict_and_not_every_types(run: 
 )  # fmt: skip
 def test_strange_scores_do_no_harm(run: Path, content: str) -> None:
     (run / "scores.json").write_text(content)
-    (run / "train_log.jsonl").write_text('{"step": 1, "loss": 1}\nnonsense\n{"step": 2, "loss": NaN}\n')
+    lines = ['{"step": 1, "loss": 1}', "nonsense", '{"step": 2, "loss": NaN}', f'{{"step": {10**400}, "loss": 1}}']
+    lines += ['{"step": 3, "loss": 1e308}', '{"step": 4, "loss": -1e308}']
+    (run / "train_log.jsonl").write_text("\n".join(lines))
     assert "What was made" in Page(report(run)).text
 
 
@@ -237,6 +239,7 @@ def test_pairs_that_cannot_be_read_are_left_out_and_counted(run: Path) -> None:
         {"defect": "a/b"},
         {"product": "\ud800"},
         {"normal": 300 * "x"},
+        {"normal": 10**400, "seconds": 10**400},
         {"defect": "a-b"},
     ],
 )
@@ -368,3 +371,18 @@ def test_what_was_learned_of_masks_has_its_own_curve(run: Path) -> None:
         (run / f"{name}_log.jsonl").write_text("".join(json.dumps({"step": i + 1, "loss": 1 / (i + 1)}) + "\n" for i in range(9)))
     text = Page(report(run)).text
     assert "Loss by step · defects" in text and "Loss by step · masks" in text
+
+
+def test_a_damaged_sheet_of_the_proof_is_left_out(run: Path) -> None:
+    before = len(Page(report(run)).images)
+    (run / "evaluation").mkdir(exist_ok=True)
+    (run / "evaluation" / "tile.png").write_bytes(b"junk")
+    assert len(Page(report(run)).images) == before
+
+
+def test_pictures_from_outside_of_the_run_stay_outside(run: Path) -> None:
+    manifest = Manifest(run / "manifest.jsonl")
+    Image.new("RGB", (260, 200)).save(run.parent / "secret.png")
+    manifest.rewrite(record | {"image": "../secret.png", "touched_box": [0, 0, 9, 9]} for record in manifest.records())
+    page = Page(report(run))
+    assert "could not be read" in page.text and not any("secret" in str(tag) for tag in page.tags if tag[0] == "img")

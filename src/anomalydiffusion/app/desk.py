@@ -25,9 +25,9 @@ from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.names import is_folder
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Mask, Shot
+from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.check import check
-from anomalydiffusion.data.folders import GOOD, folders_in, images_in, plain, product_folders, read_folder
+from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, plain, product_folders, read_folder
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.sheets import Row, cells
@@ -88,23 +88,42 @@ class Desk:
         return rows, [[each.level, each.file, each.message, each.remedy] for each in report.problems]
 
     def products(self) -> dict[str, list[str]]:
-        """Defect types by product, in the data set."""
+        """Defect types by product, in the data set: those that can be learned."""
         return {name: list(product.defects) for name, product in read_folder(self.data).products.items()}
 
-    def _shots(self, product: str, defect: str) -> dict[str, Shot]:
-        """A type's images by file name; none of one that is not there."""
-        known = read_folder(self.data).products.get(product) if self.data.is_dir() and folders_in(self.data) else None
-        return {shot.path.name: shot for shot in (known.defects.get(defect, ()) if known else ())}
+    def kinds(self) -> dict[str, list[str]]:
+        """Defect types by product, in the data set: those without any mask too."""
+        return {
+            name: [place.name for place in folders_in(folder / "test") if place.name.casefold() != GOOD]
+            for name, folder in product_folders(self.data).items()
+        }
+
+    def _pictures(self, product: str, defect: str) -> dict[str, tuple[Path, Path | None]]:
+        """A type's images by file name, each with its mask if it has one; none of a type that is not there."""
+        folder = product_folders(self.data).get(product) if self.data.is_dir() and folders_in(self.data) else None
+        if folder is None or not is_folder(defect):
+            return {}
+        masks = masks_in(folder / "ground_truth" / defect)
+        return {path.name: (path, mask_of(path, masks)) for path in images_in(folder / "test" / defect)}
 
     def labelled(self, product: str, defect: str) -> list[str]:
         """The names of a type's images."""
-        return list(self._shots(product, defect))
+        return list(self._pictures(product, defect))
 
-    def label(self, product: str, defect: str, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """An image, uint8 RGB, and its mask, bool."""
-        if (shot := self._shots(product, defect).get(name)) is None:
+    def label(self, product: str, defect: str, name: str) -> tuple[np.ndarray, np.ndarray, str]:
+        """An image, uint8 RGB, its mask, bool, and what is wrong with that; an unusable one is empty, as one that is not there."""
+        if (found := self._pictures(product, defect).get(name)) is None:
             raise DataError(f"{product}/{defect}: no image {name}; read the data set again")
-        return read_image(shot.path), read_mask(shot.mask_path)
+        image_HWC, empty = read_image(found[0]), ""
+        if found[1] is not None:
+            try:
+                mask = read_mask(found[1])
+                if mask.shape == image_HWC.shape[:2]:
+                    return image_HWC, mask, ""
+                empty = f"{found[1].name} is {mask.shape[1]} x {mask.shape[0]}, the image {image_HWC.shape[1]} x {image_HWC.shape[0]}"
+            except DataError as error:
+                empty = str(error)
+        return image_HWC, np.zeros(image_HWC.shape[:2], bool), empty
 
     @staticmethod
     def opened(path: Path) -> np.ndarray:
@@ -122,18 +141,18 @@ class Desk:
                 raise DataError(f"'{word}': give a plain name, without folders")
         if defect.casefold() == GOOD:
             raise DataError(f"'{defect}' is what the folder of normal images is called; give the defect another name")
-        mask, shot = Mask(pixels_HW=marks_HW, origin="user"), self._shots(product, defect).get(name)
-        if new is None and shot is None:
+        mask, found = Mask(pixels_HW=marks_HW, origin="user"), self._pictures(product, defect).get(name)
+        if new is None and found is None:
             raise DataError(f"{product}/{defect}: no image {name}; read the data set again")
-        image_HWC = read_image(shot.path) if new is None and shot is not None else new
+        image_HWC = read_image(found[0]) if new is None and found is not None else new
         assert image_HWC is not None
         if marks_HW.shape != image_HWC.shape[:2]:
             raise DataError(f"the mask is {marks_HW.shape[1]} x {marks_HW.shape[0]}, the image {image_HWC.shape[1]} x {image_HWC.shape[0]}")
-        if new is None and shot is not None:
-            write_atomic(shot.mask_path, encode_png(mask.pixels_HW))
-            return shot.mask_path
         folder, stem = self._folder(product), Path(name).stem
         image, target = folder / "test" / defect / f"{stem}.png", folder / "ground_truth" / defect / f"{stem}_mask.png"
+        if new is None and found is not None:
+            write_atomic(target := found[1] or target, encode_png(mask.pixels_HW))
+            return target
         beside = {plain(path.stem) for path in images_in(image.parent)} | {plain(path.stem) for path in images_in(target.parent)}
         if beside & {plain(stem), plain(f"{stem}_mask")}:
             raise DataError(f"{image}: a picture or mask of this name is there already; give another name")
@@ -163,8 +182,9 @@ class Desk:
         self.jobs.add(["train", str(self.data), "--output", str(self.folder), *told, *length, *every, *chosen(defects)])
 
     def draw_many(self, num: int, defects: Sequence[str], severity: str) -> None:
-        """Put `generate` in line, or go on with it."""
-        self.jobs.add(["generate", str(self.folder), "--num", str(num), "--severity", severity, *chosen(defects)])
+        """Put `generate` in line, or go on with it; no `severity` is that of the run's settings."""
+        told = ["--severity", severity.strip()] if severity.strip() else []
+        self.jobs.add(["generate", str(self.folder), "--num", str(num), *told, *chosen(defects)])
 
     def prove(self, task: str, seeds: int, baselines: bool, controls: bool = False, steps: int | None = None) -> None:
         """Put `evaluate` in line, or go on with it; `steps`: of each detector's training, None = as the run's settings say."""
@@ -187,7 +207,7 @@ class Desk:
 
     def preview(self) -> tuple[str, int] | None:
         """The newest sheet of what was drawn while it learned, and when it was written; None before there is one."""
-        found = max(Run(self.folder, {}).previews.glob("step-*.png"), default=None)
+        found = max(Run(self.folder, {}).previews.glob("step-*.png"), default=None, key=lambda path: (len(path.name), path.name))
         return (str(found), found.stat().st_mtime_ns) if found else None
 
     def counts(self) -> list[list[Any]]:
@@ -259,12 +279,17 @@ class Desk:
         """A pair's pictures with captions: whole, normal, result, label, difference."""
         paths = [self.folder / str(record[name]) for name in ("image", "mask", "normal")]
         normal = read_image(paths[2]) if paths[2].is_file() else None
-        row = Row(image_HWC=read_image(paths[0]), mask_HW=read_mask(paths[1]), box=tuple(record["touched_box"]), normal_HWC=normal)
+        mask = Mask(pixels_HW=read_mask(paths[1]), origin="file")
+        x0, y0, x1, y1 = map(int, record.get("touched_box") or mask.box)
+        row = Row(image_HWC=read_image(paths[0]), mask_HW=mask.pixels_HW, box=(x0, y0, x1, y1), normal_HWC=normal)
         return [(each.image_HWC, each.label) for each in cells(row, cell=320)]
 
     def thumbnail(self, record: Record, side: int = 160) -> Image.Image:
-        """A pair's image, small."""
-        picture = Image.fromarray(read_image(self.folder / str(record["image"])))
+        """A pair's image, small; grey where it cannot be read."""
+        try:
+            picture = Image.fromarray(read_image(self.folder / str(record["image"])))
+        except DataError:
+            return Image.new("RGB", (side, side), "grey")
         picture.thumbnail((side, side))
         return picture
 

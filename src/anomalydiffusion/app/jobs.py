@@ -44,11 +44,17 @@ class Job:
     lines: tuple[str, ...]  # the last of what it printed
 
     @property
+    def failed(self) -> bool:
+        """Whether it came to another end than its own or that of an interrupt, however early."""
+        return self.code not in (None, 0, 130, -signal.SIGINT)
+
+    @property
     def says(self) -> str:
         """Its state in a few words."""
         if self.running:
             return f"running: {' '.join(self.words)}"
-        ended = {None: "ended", 0: "done", 130: "stopped; start it again to go on"}.get(self.code, f"failed (exit {self.code})")
+        ended = "failed" if self.failed else {None: "ended", 0: "done"}.get(self.code, "stopped; start it again to go on")
+        ended += f" (exit {self.code})" if self.failed else ""
         return f"{ended}: {' '.join(self.words)}"
 
 
@@ -170,10 +176,13 @@ class Jobs:
             over.set()
             thread.join()
 
-    def _turn(self) -> None:
-        """Begin the first in line where nothing runs."""
-        line = self.line()
-        if line.held or not line.waiting or ((now := self.state()) is not None and now.running):
+    def _turn(self, asked: bool = False) -> None:
+        """Begin the first in line where nothing runs; unless somebody `asked` for it, what follows on a failure is held: it may need it."""
+        line, now = self.line(), self.state()
+        if line.held or not line.waiting or (now is not None and now.running):
+            return
+        if now is not None and now.failed and not asked:
+            self._write(Line(held=True, waiting=line.waiting, past=line.past))
             return
         self._start(line.waiting[0])
         line = self.line()
@@ -182,7 +191,7 @@ class Jobs:
     def _turn_if_free(self) -> None:
         """The same; where another run's studio has the devices, what waits goes on waiting."""
         with suppress(BusyError):
-            self._turn()
+            self._turn(asked=True)
 
     def _write(self, line: Line) -> None:
         write_atomic(self.file, json.dumps(asdict(line)).encode())
@@ -202,7 +211,7 @@ class Jobs:
     def _start(self, words: Sequence[str]) -> Job:
         self.refuse()
         if (before := self.state()) is not None:
-            line, last = self.line(), before.lines[-1:] if before.code not in (0, None, 130) else ()
+            line, last = self.line(), before.lines[-1:] if before.failed else ()
             self._write(Line(held=line.held, waiting=line.waiting, past=(*line.past, ": ".join((before.says, *last)))[-PAST:]))
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with hold(_devices(self.log.parent), BUSY) as lock, self.log.open("wb") as output:

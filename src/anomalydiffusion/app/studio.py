@@ -81,7 +81,9 @@ def studio(
 
     from anomalydiffusion.app.guard import LOCKED, LOGINS, Guard, bounded_pictures
 
-    run = Path(run)
+    run = Path(run).resolve()
+    if ":" in host:
+        raise ConfigError(f"--host {host}: the page is not served under IPv6; give an IPv4 address or a name, such as 127.0.0.1")
     if not _loopback(host) and auth is None:
         raise ConfigError(f"--host {host}: others can reach that; give --auth USER:PASSWORD too")
     if auth is not None and not all(auth.partition(":")[::2]):

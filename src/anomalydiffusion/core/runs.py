@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -50,17 +50,17 @@ def write_atomic(path: Path, data: bytes | Iterable[bytes]) -> None:
     It is never half there, and there when this returns.
     """
     make_folder(path.parent)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+    name = path.parent / f".part-{secrets.token_hex(4)}{path.suffix}"
+    handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)  # less what the user's umask takes
     try:
         with os.fdopen(handle, "wb") as file:
             file.writelines([data] if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
+        name.replace(path)
         sync_folder(path.parent)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        name.unlink(missing_ok=True)
         raise
 
 
@@ -74,14 +74,16 @@ def replace_folder(path: Path) -> Iterator[Path]:
     is still building. Where `path` is a link, the folder that it points to is replaced.
     """
     path = path.resolve()
+    if path.is_dir() and (path.is_mount() or _holds_us(path)):
+        raise RunError(f"{path}: something is mounted there, or it is where you are, so it cannot be replaced; name a new folder inside it")
     make_folder(path.parent)
     _recover(path)
-    part = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".part-{path.name}-"))
+    part = path.parent / f".part-{path.name}-{secrets.token_hex(4)}"
+    part.mkdir()
     aside = part.with_name(".old" + part.name.removeprefix(".part"))
     try:
         with _alive(part):
             yield part
-            part.chmod(0o755)
             _sync(part)
             if path.is_dir():
                 path.rename(aside)
@@ -93,6 +95,13 @@ def replace_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(part, ignore_errors=True)
         raise
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _holds_us(folder: Path) -> bool:
+    """Whether this process works in a folder or below it: the shell that began it would lose its place."""
+    with suppress(OSError):  # it is gone already
+        return Path.cwd().is_relative_to(folder)
+    return False
 
 
 def _sync(folder: Path) -> None:
@@ -107,7 +116,7 @@ def _sync(folder: Path) -> None:
 
 def _left(path: Path, kind: str) -> list[Path]:
     """The folders that calls for `path` made beside it, and no neighbour's; the one renamed last comes last."""
-    name = re.compile(re.escape(f".{kind}-{path.name}-") + "[a-z0-9_]{8}")  # the ending is mkdtemp's
+    name = re.compile(re.escape(f".{kind}-{path.name}-") + "[a-z0-9_]{8}")  # of earlier versions too
     found = [each for each in path.parent.iterdir() if name.fullmatch(each.name) and each.is_dir()]
     return sorted(found, key=lambda each: each.stat().st_ctime_ns)
 

@@ -37,6 +37,7 @@ __all__ = ["Problem", "ProductSummary", "Report", "check"]
 
 LEAST_SIDE = 8  # below this there is no picture to learn from
 PADDED_SIDE = 128  # below this an image is smaller than one crop, and is padded by reflection
+FEW_BITS = 12  # of 16 that hold a picture, and fewer, leave 16 grey levels of 256 at most
 SLIP, SLIPS = 16, 100  # pixels of a mask that look like a slip, where others have so many times as many
 LARGE = 50_000_000  # pixels; slow, and more memory than most machines have to spare
 FEW_SHOTS = 3
@@ -126,6 +127,23 @@ def _check_slips(masks: Mapping[Path, Seen], defect: str, say: Say) -> None:
             say("note", path, said, "draw the whole defect, or remove the mask and its image")
 
 
+def _check_inverted(masks: Mapping[Path, Seen], defect: str, say: Say) -> None:
+    """Masks that usually mark most of an image: all but the defect would be learned as the defect."""
+    shares = [seen.marked for seen in masks.values() if not seen.fault]
+    if shares and 0.5 < (usual := float(np.median(shares))) < 1:
+        first, remedy = next(iter(masks)), "mark the defect only: 0 elsewhere"
+        say("warning", first, f"masks of {defect} usually mark {100 * usual:.0f} % of an image: black and white exchanged?", remedy)
+
+
+def _check_depth(product: str, images: Mapping[Path, Seen], say: Say) -> None:
+    """Pictures of cameras with fewer bits than the files have: they are read as dark ones."""
+    deep = {path: seen for path, seen in images.items() if seen.peak}
+    bits = max((seen.peak for seen in deep.values()), default=2**16 - 1).bit_length()
+    if bits < 15:
+        message = f"the 16-bit images of {product}, {len(deep)}, use {bits} bits, so they are read as 1/{2 ** (16 - bits)} as bright"
+        say("error" if bits <= FEW_BITS else "warning", next(iter(deep)), message, f"multiply their values by {2 ** (16 - bits)}")
+
+
 def _check_strays(folder: Path, flat: bool, say: Say) -> None:
     """What lies in a folder of images and is not read."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
@@ -150,6 +168,7 @@ def _check_defect(folder: Path, defect: str, seen: dict[Path, Seen], say: Say) -
             used[mask] = image
             _check_mask(mask, seen[mask], image, seen[image], say)
     _check_slips({mask: seen[mask] for mask in used}, defect, say)
+    _check_inverted({mask: seen[mask] for mask in used}, defect, say)
     for mask in images_in(place):
         if mask not in used:
             say("warning", mask, f"no image in test/{defect} goes with this mask", "add the image, or remove the mask")
@@ -201,6 +220,7 @@ def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path
     images = images_in(folder / "train" / GOOD) + tested
     for path in images:
         _check_image(path, seen[path], say)
+    _check_depth(product.name, {path: seen[path] for path in images}, say)
     small = [path for path in images if LEAST_SIDE <= min(seen[path].size) < PADDED_SIDE]
     if small:
         say("note", small[0], f"{len(small)} images of {product.name} are under {PADDED_SIDE} pixels on a side, this one first",

@@ -15,7 +15,7 @@ from anomalydiffusion.core.errors import DataError, SplitError
 from anomalydiffusion.core.names import illegible, is_below, is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import DefectSet, Normal, Product, Shot, Split
-from anomalydiffusion.data.folders import images_in, load, read_groups
+from anomalydiffusion.data.folders import images_in, load, product_folders, read_groups
 
 __all__ = ["Sides", "divide", "few_shot_split", "from_json", "single_split", "to_json"]
 
@@ -135,8 +135,7 @@ def few_shot_split(
         chosen = [name for name in product.defects if not defects or name in defects]
         if not chosen:
             continue
-        folder = data.root / product.name
-        read_groups(folder if folder.is_dir() else data.root)  # a broken one would silently part the groups
+        read_groups(product_folders(data.root)[product.name])  # a broken one would silently part the groups
         sides = divide(product, rotation)
         for name in chosen:
             if name in sides.refused:
@@ -254,6 +253,8 @@ def from_json(record: dict[str, Any], root: Path) -> Split:
         for file in record["files"]:
             path, common = _below(root, file["path"]), {"product": _named(file["product"]), "group": str(file["group"])}
             sha256[path] = file["sha256"]
+            if (file["mask"] is None) is not file["role"].endswith("normal"):
+                raise ValueError(f"the mask of a file that is {file['role']}")
             if file["mask"] is None:
                 part = "train" if path.parent.parent.name == "train" else "test"
                 sides[file["role"]].append(Normal(path=path, part=part, **common))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +18,7 @@ from anomalydiffusion.data.polygons import Outline
 
 __all__ = ["read_yolo"]
 
+log = logging.getLogger(__name__)
 SIDES = ("train", "val", "test")
 IMAGES, LABELS = "images", "labels"
 NO_LABELS = ("classes.txt", "notes.txt")  # other tools' lists, beside the labels
@@ -92,10 +94,13 @@ def read_yolo(file: Path) -> list[Picture]:
     """
     whole = read_yaml(file)
     names = _names(whole, file)
-    places = list(_places(whole, file))
-    divided = len({side for side, _ in places}) > 1
+    places: dict[Path, str] = {}
+    for side, place in _places(whole, file):
+        places.setdefault(place.resolve(), side)  # what is trained on may be named for validation too
+    divided = len(set(places.values())) > 1
     pictures: list[Picture] = []
-    for side, place in places:
+    bare = 0  # pictures without a label file
+    for place, side in places.items():
         labels, expected = _labels(file.parent, place), set[Path]()
         found = (path for path in sorted(place.rglob("*")) if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
         for path in natsorted((path for path in found if path.is_file()), key=str):
@@ -106,7 +111,23 @@ def read_yolo(file: Path) -> list[Picture]:
             expected.add(label)
             part = ("train" if side == "train" else "test") if divided else None
             pictures.append(Picture(path=path, name=name, where=str(label), shapes=list(_shapes(label, names)), part=part))
+            bare += not label.is_file()
+        if expected and not any(label.is_file() for label in expected):
+            _refuse_lost(file.parent, place, labels, {label.stem for label in expected})
         for label in sorted(labels.rglob("*.txt")):
             if label not in expected and label.name not in NO_LABELS:
                 raise DataError(f"{label}: no picture of its name in {place}; add the picture or remove the labels")
+    if pictures and not any(picture.shapes for picture in pictures):
+        raise DataError(
+            f"{file}: nothing is marked on any of its {len(pictures)} pictures; labels lie in {LABELS}/, as pictures in {IMAGES}/"
+        )
+    if bare:
+        log.warning("%d of %d pictures have no label file: taken for normal", bare, len(pictures))
     return pictures
+
+
+def _refuse_lost(root: Path, place: Path, labels: Path, stems: set[str]) -> None:
+    """Raises `DataError` where no picture of a folder has its labels, and labels of their names lie elsewhere."""
+    for path in sorted(root.rglob("*")):
+        if path.suffix.lower() == ".txt" and path.stem in stems and path.parent != labels:
+            raise DataError(f"{path}: labels of a picture in {place} are looked for in {labels}; move them there")

@@ -43,7 +43,7 @@ def verdict(real: Sequence[float], ours: Sequence[float], what: str = "pixel AP"
     mean, low, high = (100 * found[name] for name in ("mean", "low", "high"))
     if len(real) < ENOUGH:
         seeds = f"{len(real)} seed{'s' * (len(real) > 1)}"
-        return f"{what} {mean:+.1f} points with generated pairs ({seeds}: not a proof; run evaluate with --seeds {ENOUGH} or more)"
+        return f"{what} {mean:+.1f} points with generated pairs ({seeds}: not a proof, which takes {ENOUGH} seeds or more)"
     figures = f"{mean:+.1f} points of {what} [{low:+.1f}, {high:+.1f}], 95 % interval over {len(real)} seeds"
     if low > 0:
         return f"use it: {figures}"

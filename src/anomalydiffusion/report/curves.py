@@ -16,6 +16,7 @@ __all__ = ["loss_curves", "precision_curves"]
 Record = dict[str, Any]
 COLOURS = 6  # of the other arms' curves
 BINS = 240  # points of the loss curve
+LARGEST = 1e100  # of what is drawn: beyond, differences have no end
 
 
 def precision_curves(scores: Record | None) -> Record | None:
@@ -47,7 +48,7 @@ def loss_curves(path: Path, name: str) -> list[Record]:
     stages: dict[str, dict[float, float]] = {}
     for line in Manifest(path).records():
         step, loss = line.get("step"), line.get("loss")
-        if is_figure(step) and is_figure(loss):
+        if is_figure(step) and is_figure(loss) and abs(step) < LARGEST and abs(loss) < LARGEST:
             stages.setdefault(text(line.get("stage") or name), {})[step] = loss  # a resumed step counts once
     return [_curve(name, np.array(sorted(points.items()), float)) for name, points in stages.items() if len(points) > 1]
 

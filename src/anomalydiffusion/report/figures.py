@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any, TypeGuard
 
 __all__ = ["GAIN", "heading", "is_figure", "text"]
@@ -12,7 +13,7 @@ TERMS = {"ap": "AP", "auroc": "AUROC", "f1": "F1", "pro": "PRO", "iou": "IoU", "
 
 
 def is_figure(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def text(value: Any) -> str:

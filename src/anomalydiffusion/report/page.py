@@ -23,7 +23,7 @@ from PIL import Image
 from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted, judged
-from anomalydiffusion.core.names import is_file
+from anomalydiffusion.core.names import is_below, is_file
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
@@ -79,7 +79,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         reasons=_reasons(records),
         scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
         precision=precision_curves(_json(run / "scores.json")),
-        tested=[(path.stem, _uri(read_image(path))) for path in sorted((run / "evaluation").glob("*.png"))],
+        tested=list(_tested(run)),
         masks=_masks(run, groups),
         curves=[*loss_curves(run / "train_log.jsonl", "defects"), *loss_curves(run / "mask_log.jsonl", "masks")],
         origin=_origin(about, records),
@@ -197,10 +197,21 @@ def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None
     return {"pairs": pairs, "first": first, "of": len(records), "unreadable": len(picks) - len(pairs)}
 
 
+def _tested(run: Path) -> Iterator[tuple[str, str]]:
+    """Name and picture of each sheet of test images that can be read."""
+    for path in sorted((run / "evaluation").glob("*.png")):
+        try:
+            yield path.stem, _uri(read_image(path))
+        except DataError as error:
+            log.warning("%s; left out", error)
+
+
 def _row(run: Path, record: Record) -> Row | None:
-    name = str(record.get(field.IMAGE))
+    name, mask_name = str(record.get(field.IMAGE)), str(record.get(field.MASK))
     try:
-        image, mask = read_image(run / name), Mask(pixels_HW=read_mask(run / str(record.get(field.MASK))), origin="file")
+        if not (is_below(name) and is_below(mask_name)):
+            raise DataError("its files lie outside of the run")
+        image, mask = read_image(run / name), Mask(pixels_HW=read_mask(run / mask_name), origin="file")
         x0, y0, x1, y1 = map(int, record.get(field.TOUCHED_BOX) or mask.box)
         normal = _normal(run, record, image)
         return Row(image_HWC=image, mask_HW=mask.pixels_HW, box=(x0, y0, x1, y1), normal_HWC=normal, label=Path(name).name)

@@ -80,7 +80,9 @@ def _outlined(image_HWC: np.ndarray, mask_HW: np.ndarray, cell: int) -> Image.Im
     mask = Image.fromarray(mask_HW.astype(np.uint8) * 255).resize(picture.size, Image.Resampling.BILINEAR)
     least = max(1, min(128, mask.getextrema()[1]))  # of a defect of few pixels nothing is left at half
     inside = mask.point(lambda value: 255 * (value >= least))
-    around, array = inside.filter(ImageFilter.MaxFilter(3 if cell < 128 else 5)), np.array(picture)
+    around, array = inside, np.array(picture)
+    for _ in range(1 if cell < 128 else max(2, cell // 400)):  # pixels: a large picture is looked at from farther away
+        around = around.filter(ImageFilter.MaxFilter(3))
     array[np.asarray(around) > np.asarray(inside)] = OUTLINE_COLOUR
     return Image.fromarray(array)
 

@@ -18,7 +18,7 @@ def batch_tab(desk: Desk) -> list[Live]:
         )
         with gr.Row():
             num = gr.Number(40, label="Kept pairs of each defect type", precision=0, minimum=1, maximum=MOST, elem_id="batch-num")
-            severity = gr.Textbox("1", label="Severity (1, or a range such as 0.5:1.5)", elem_id="batch-severity")
+            severity = gr.Textbox("", label="Severity: 1, or 0.5:1.5 (empty = the run's)", elem_id="batch-severity")
             chosen = gr.Dropdown([], multiselect=True, label="Only these (none = all)", scale=2, elem_id="batch-defects")
         with gr.Row():
             start = gr.Button("Draw them, or go on", variant="primary", elem_id="batch-start")

@@ -10,7 +10,7 @@ import numpy as np
 
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.tabs.parts import canvas_of, editor_of, gr, marks_of, told
-from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.errors import ConfigError, DataError
 
 __all__ = ["data_tab"]
 
@@ -19,16 +19,24 @@ STROKES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
 }  # fmt: skip
 
 
+def known_data(desk: Desk) -> str:
+    """The data set's folder, if it is known already."""
+    try:
+        return str(desk.data)
+    except DataError:
+        return ""
+
+
 def data_tab(desk: Desk, movable: bool) -> None:
     with gr.Tab("Data", id="data"):
         gr.Markdown("Normal and defect images in MVTec AD layout. The first third of each defect type is learned from.")
         with gr.Row():
-            folder = gr.Textbox(str(desk.given or ""), label="Data folder", interactive=movable, scale=4, elem_id="data-folder")
+            folder = gr.Textbox(known_data(desk), label="Data folder", interactive=movable, scale=4, elem_id="data-folder")
             read = gr.Button("Look", variant="primary", scale=1, elem_id="data-look")
         found = gr.Dataframe(headers=["product", "defect", "images", "learned from", "normal", "normal, for tests"], label="What is there",
                              interactive=False, elem_id="data-found")  # fmt: skip
         problems = gr.Dataframe(headers=["level", "file", "what", "what to do"], label="Problems", interactive=False, wrap=True,
-                                elem_id="data-problems")  # fmt: skip
+                                column_widths=["10%", "30%", "30%", "30%"], elem_id="data-problems")  # fmt: skip
         with gr.Accordion("Draw or mend a mask", open=False, elem_id="data-masks"):
             with gr.Row():
                 product = gr.Dropdown([], label="Product", allow_custom_value=True, elem_id="label-product")
@@ -46,22 +54,27 @@ def data_tab(desk: Desk, movable: bool) -> None:
             if movable:
                 desk.given = Path(text).expanduser() if text.strip() else None
             rows, wrong = desk.look()
-            known = desk.products() if rows else {}
+            known = desk.kinds() if rows else {}
             first = next(iter(known), None)
-            return rows, wrong, gr.Dropdown(list(known), value=first), gr.Dropdown(known.get(first or "", []), value=None)
+            shown = wrong or [["ok", "", "nothing wrong", ""]]
+            return rows, shown, gr.Dropdown(list(known), value=first), gr.Dropdown(known.get(first or "", []), value=None)
 
         @told
         def on_product(product: str) -> Any:
-            return gr.Dropdown(desk.products().get(product, []), value=None)
+            return gr.Dropdown(desk.kinds().get(product, []), value=None)
 
         @told
         def on_defect(product: str, defect: str) -> Any:
-            known = desk.products()
-            return gr.Dropdown(desk.labelled(product, defect) if defect in known.get(product, []) else [], value=None)
+            return gr.Dropdown(desk.labelled(product, defect), value=None)
 
         @told
         def on_name(product: str, defect: str, name: str | None) -> tuple[Any, Any]:
-            return (canvas_of(*desk.label(product, defect, name)), None) if name else (gr.skip(), gr.skip())
+            if not name:
+                return gr.skip(), gr.skip()
+            image, mask, wrong = desk.label(product, defect, name)
+            if wrong:
+                gr.Warning(f"{wrong}: the mask begins empty")
+            return canvas_of(image, mask), None
 
         @told
         def on_upload(path: str | None) -> tuple[Any, Any]:

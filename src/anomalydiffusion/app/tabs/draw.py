@@ -25,9 +25,9 @@ def draw_tab(desk: Desk) -> None:
         pictures = gr.Gallery(label="What was drawn", columns=5, format="png", object_fit="contain", height=280, elem_id="draw-result")
 
         @told
-        def on_open() -> Any:
+        def on_open(word: str | None) -> Any:
             known = desk.defects()
-            return gr.Dropdown(known, value=known[0] if known else None)
+            return gr.Dropdown(known, value=word if word in known else known[0] if known else None)
 
         @told
         def on_word(word: str | None) -> Any:
@@ -44,7 +44,7 @@ def draw_tab(desk: Desk) -> None:
                 raise ConfigError("choose a defect and a normal image; there are none before the run has learned")
             return desk.draw(word, path, marks_of(value), severity, whole(seed, "seed"))
 
-        tab.select(on_open, None, word)
+        tab.select(on_open, word, word)
         word.change(on_word, word, normal)
         normal.change(on_normal, [word, normal], editor)
         draw.click(on_draw, [word, normal, severity, seed, editor], pictures)

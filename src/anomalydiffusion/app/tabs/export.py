@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.tabs.parts import gr, told
 from anomalydiffusion.core.errors import ConfigError
@@ -26,6 +28,7 @@ def export_tab(desk: Desk, movable: bool) -> None:
         def on_export(format: str, most: float | None, contents: str, name: str) -> str:
             if not is_folder(name) and not (movable and name and "\0" not in name):
                 raise ConfigError(f"'{name}': give a plain name, without folders")
-            return f"Done: {desk.hand_out(format, desk.folder.parent / name, int(most or 1), contents)}"
+            named = Path(name).expanduser() if movable else Path(name)
+            return f"Done: {desk.hand_out(format, desk.folder.parent / named, int(most or 1), contents)}"
 
         go.click(on_export, [format, most, contents, name], done)

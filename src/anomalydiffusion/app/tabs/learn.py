@@ -19,7 +19,7 @@ def learn_tab(desk: Desk) -> list[Live]:
             steps = gr.Number(
                 0, label="Steps (0: as the preset, or the run, says)", precision=0, minimum=0, maximum=10**7, elem_id="learn-steps"
             )
-            preset = gr.Dropdown(list(PRESETS), value="default", label="Preset", elem_id="learn-preset")
+            preset = gr.Dropdown(list(PRESETS), value="default", label="Preset (of a new run)", elem_id="learn-preset")
             chosen = gr.Dropdown([], multiselect=True, label="Only these (none = all)", scale=2, elem_id="learn-defects")
         with gr.Row():
             start = gr.Button("Learn, or go on", variant="primary", elem_id="learn-start")

@@ -50,7 +50,7 @@ def proof_tab(desk: Desk) -> None:
         @told
         def on_look(task: str) -> tuple[Any, ...]:
             found = desk.scores().get(task)
-            if not found:
+            if not isinstance(found, dict) or not isinstance(found.get("arms"), dict):
                 return f"No {task} yet.", None, gr.HTML(visible=False), gr.LinePlot(visible=False), []
             heads, rows = figure_text(found["arms"])
             words = found.get("verdict", f"{found.get('extractor', '')}, split {found['split_digest']}")

@@ -7,7 +7,8 @@ from typing import Any
 
 from anomalydiffusion.app.desk import VERDICTS, Desk
 from anomalydiffusion.app.tabs.parts import gr, told
-from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.report.figures import text
 
 __all__ = ["review_tab"]
 
@@ -55,14 +56,19 @@ def review_tab(desk: Desk) -> None:
             found = desk.pairs(word, verdict, reason)[first : first + MOST]
             words = [("all", ""), *((name, name) for name in desk.defects())]
             reasons = [("any", ""), *((f"{name} ({count})", name) for name, count in known.items())]
-            shown = [(desk.thumbnail(each), _caption(each)) for each in found]
+            several = len({each["product"] for each in found}) > 1
+            shown = [(desk.thumbnail(each), _caption(each, several)) for each in found]
             return gr.Dropdown(words, value=word), gr.Dropdown(reasons, value=reason), found, shown
 
         def pair(found: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
             if not found:
                 return 0, [], "Nothing to show."
             index = min(max(index, 0), len(found) - 1)
-            return index, desk.show(found[index]), _details(found[index], index, len(found))
+            said = _details(found[index], index, len(found))
+            try:
+                return index, desk.show(found[index]), said
+            except (DataError, TypeError, ValueError) as error:  # its files, or what its line says of them
+                return index, [], f"{said}; cannot be shown: {error}"
 
         @told
         def on_open(word: str, verdict: str, reason: str, sheet: float) -> tuple[Any, ...]:
@@ -114,14 +120,17 @@ def review_tab(desk: Desk) -> None:
         judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, opened)
 
 
-def _caption(record: dict[str, Any]) -> str:
-    return f"{record['defect']} {int(Path(record['image']).stem.split('-')[0])}{'' if record['accepted'] else ', rejected'}"
+def _caption(record: dict[str, Any], several: bool) -> str:
+    """`several`: products are shown together."""
+    name = f"{record['product']}/{record['defect']}" if several else record["defect"]
+    return f"{name} {int(Path(record['image']).stem.split('-')[0])}{'' if record['accepted'] else ', rejected'}"
 
 
 def _details(record: dict[str, Any], index: int, count: int) -> str:
     reasons = f" ({', '.join(record['reasons'])})" if record["reasons"] else ""
-    measures = ", ".join(f"{name.replace('_', ' ')} {value:.2f}" for name, value in record["measures"].items())
+    known = record.get("measures")
+    measures = ", ".join(f"{name.replace('_', ' ')} {text(value)}" for name, value in known.items()) if isinstance(known, dict) else ""
     verdict = "kept" if record["accepted"] else "rejected"
-    origin = f"seed {record['seed']}, severity {record['severity']:.2f}"
-    name = f"{record['defect']} {Path(record['image']).stem}"
+    origin = f"seed {record['seed']}, severity {text(record.get('severity'))}"
+    name = f"{record['product']}/{record['defect']} {Path(record['image']).stem}"
     return f"**{index + 1} of {count}: {name}** {verdict}{reasons}; {origin}; {measures}"

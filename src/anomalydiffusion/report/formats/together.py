@@ -31,6 +31,10 @@ def _normal(run: Path, record: Record) -> np.ndarray:
     """The normal image that a pair was drawn on, which must be the one that was recorded."""
     remedy = "put the normal images back as they were, or export each pair by itself (together=1)"
     path = run / str(record.get(NORMAL))
+    if NORMAL_SHA256 not in record:
+        raise RunError(
+            f"{run / record[IMAGE]}: which normal image it was drawn on is not recorded; export each pair by itself (together=1)"
+        )
     try:
         if digest_file(path) != record[NORMAL_SHA256]:
             raise RunError(f"{path}: changed since {record[IMAGE]} was drawn on it; {remedy}")

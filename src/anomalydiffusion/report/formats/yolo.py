@@ -13,6 +13,11 @@ from anomalydiffusion.report.formats.parts import outline, parts
 __all__ = ["write"]
 
 
+def _folder(name: str) -> str:
+    """A folder's name: trainers look for a picture's labels by the last `images` in its path."""
+    return f"{name}_" if name == "images" else name
+
+
 def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Iterator[Record]:
     """Write `data.yaml`, `images/` and `labels/` for segmentation, divided into train and val; yields the lineage.
 
@@ -34,12 +39,11 @@ def write(run: Path, part: Path, groups: Sequence[Group], goods: Goods) -> Itera
             f"{keys.index(key)} " + " ".join(f"{x / width:.7f} {y / height:.7f}" for x, y in outline(own))
             for key, mask_png in picture.labels for own in parts(decode_png(mask_png) > 0)
         ]  # fmt: skip
-        stem = f"{picture.key[0]}/{picture.key[1]}/{picture.number:06d}"
+        stem = f"{_folder(picture.key[0])}/{_folder(picture.key[1])}/{picture.number:06d}"
         yield from lineage(picture, **add(stem, source_of(picture.records[0], goods), picture.image_png, lines))
     for product, index, sha256, png in normals_of(goods):
-        yield {
-            f"exported_{name}": path for name, path in add(f"{product}/good/{index:06d}", goods.parts.get(sha256, sha256), png, []).items()
-        }
+        files = add(f"{_folder(product)}/good/{index:06d}", goods.parts.get(sha256, sha256), png, [])
+        yield {f"exported_{name}": path for name, path in files.items()}
     names = "".join(f"  {index}: {json.dumps('/'.join(key), ensure_ascii=False)}\n" for index, key in enumerate(keys))
     sides = "".join(f"{side}: images/{side}\n" for side in ("train", "val") if (part / "images" / side).is_dir())
     if not (part / "images" / "val").is_dir():  # a trainer refuses to begin without

@@ -48,8 +48,8 @@ def compare(split: Split, generated: Sequence[Generated], root: Path, comparison
 
     All arms have the same network, first weights, gradient steps, seeds, normal images and validation part (a part of the shots,
     whole groups, and as many normals, whose parts other normals may show); with made samples, every other defect view is a made
-    one. What is made, by us or by a baseline, is made from all shots, so it hands on something of the validation part that real-
-    only never sees; to that extent a gain over real-only is more than realism, and the validation figures of such arms are
+    one. What is made, by us or by a baseline, is made from all shots, so it hands on something of the validation part that
+    real-only never sees; to that extent a gain over real-only is more than realism, and the validation figures of such arms are
     flattered. Held-out images are only tested on: state and threshold are chosen on the validation part. Without `controls`
     everything held out is tested on; with them every other group of it goes to `more-real`, and all arms are tested on the rest.
     Metrics are 0..1, means over products, one value a seed; `per_product` and `per_defect` (that type's images and the held-out

@@ -194,3 +194,8 @@ def test_without_ray_the_package_to_install_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'anomalydiffusion\[ray\]'"):
         RayCrew("local", 1, partial(Drawing, tmp_path))
+
+
+def test_workers_take_cards_only_where_they_compute_on_them(tmp_path: Path) -> None:
+    with pytest.raises(GenerationError, match="has room for 0 workers, not 1; it has no graphics card: give --device cpu"):
+        RayCrew("local", 1, partial(Drawing, tmp_path), card=True)

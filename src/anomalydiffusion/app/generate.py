@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,11 @@ def _filled(
             once_ready()
             return fill(run, slots, drawer.make, drawer.gate.check, seed=seed, batch_size=config.batch_size, attempts=config.attempts,
                         settings_digest=order.drawing.settings_digest, progress=progress, alone=alone)  # fmt: skip
+        card = ray is not None and order.settings.device.startswith("cuda")
+        if card:  # each worker sees its own alone
+            order = replace(order, settings=replace(order.settings, device="cuda"))
         build = partial(Drawer, order)
-        crew: Crew = ProcessCrew(workers or 1, build) if ray is None else RayCrew(ray, workers, build)
+        crew: Crew = ProcessCrew(workers or 1, build) if ray is None else RayCrew(ray, workers, build, card=card)
         return fill_together(run, slots, crew, seed=seed, batch_size=config.batch_size, attempts=config.attempts, once_ready=once_ready,
                              progress=progress)  # fmt: skip
 

@@ -18,12 +18,12 @@ __all__ = ["RayCrew"]
 class RayCrew:
     """Actors on the cluster at `address` ("local": one of this machine's own, for the time of the crew).
 
-    Each takes a GPU where the cluster has any, else `cpus` processors; `size` None = as many as fit. The package must be installed on
-    every node, and each must see the run's folder under the same name. Raises `ConfigError` where Ray is not installed,
+    Each takes a graphics card where it needs a `card`, else `cpus` processors; `size` None = as many as fit. The package must be installed
+    on every node, and each must see the run's folder under the same name. Raises `ConfigError` where Ray is not installed,
     `GenerationError` where the cluster cannot be reached or is too small.
     """
 
-    def __init__(self, address: str, size: int | None, build: Callable[[], Draw], *, cpus: int = 1) -> None:
+    def __init__(self, address: str, size: int | None, build: Callable[[], Draw], *, cpus: int = 1, card: bool = False) -> None:
         try:
             import ray
         except ImportError as error:
@@ -41,12 +41,13 @@ class RayCrew:
             ray.exceptions.OutOfMemoryError,
         )
         found = ray.cluster_resources()
-        self.takes: dict[str, Any] = {"num_gpus": 1} if found.get("GPU", 0) >= 1 else {"num_cpus": cpus}
-        room = int(found.get("GPU", 0)) or int(found.get("CPU", 0)) // cpus
+        self.takes: dict[str, Any] = {"num_gpus": 1} if card else {"num_cpus": cpus}
+        room = int(found.get("GPU", 0)) if card else int(found.get("CPU", 0)) // cpus
         self.size = size or max(1, room)
         if self.size > room:
             self.close()
-            raise GenerationError(f"--ray {address}: has room for {room} workers, not {self.size}; give --workers {max(1, room)}")
+            remedy = f"give --workers {room}" if room else "it has no graphics card: give --device cpu" if card else "add nodes"
+            raise GenerationError(f"--ray {address}: has room for {room} workers, not {self.size}; {remedy}")
         self.build, self.actors = build, list[Any]()
         self.actors = [self._new() for _ in range(self.size)]
 

@@ -255,3 +255,10 @@ def test_masks_that_mark_all_but_the_defect_are_told_once(sound: Path) -> None:
         save(path, 255 - np.asarray(Image.open(path)))
     (problem,) = check(sound).problems
     assert problem.level == "warning" and "masks of crack usually mark 98 % of an image" in problem.message
+
+
+def test_files_of_several_pictures_are_told(sound: Path) -> None:
+    first, second = (Image.fromarray(picture(500 + i)) for i in range(2))
+    first.save(sound / "tile/train/good/two.tif", save_all=True, append_images=[second])
+    (problem,) = check(sound).problems
+    assert problem.file == "tile/train/good/two.tif" and "2 pictures in one file, of which the first is read" in problem.message

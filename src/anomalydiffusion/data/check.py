@@ -98,6 +98,8 @@ def _check_image(path: Path, seen: Seen, say: Say) -> None:
         say("error", path, f"{w} x {h} pixels: too small", "remove it")
     elif w * h > LARGE:
         say("note", path, f"{w} x {h} pixels: over {LARGE // 1_000_000} megapixels, which is slow", "cut it into tiles")
+    if seen.pages > 1:
+        say("warning", path, f"{seen.pages} pictures in one file, of which the first is read", "save each as a file of its own")
     if seen.turned:
         say("warning", path, "its EXIF data ask to turn it, but pixels are read as they are stored", "save it upright")
 

@@ -32,6 +32,7 @@ class Seen:
     sha256: str = ""
     marked: float = 0.0
     peak: int = 0  # the largest value in a grey picture of 16 bits
+    pages: int = 1  # pictures in the file, of which the first is read
     thumb: np.ndarray | None = None  # grey, flat, 0..255
 
 
@@ -41,6 +42,7 @@ def see(path: Path, is_mask: bool) -> Seen:
         array = read_mask(path) if is_mask else read_image(path)
         with Image.open(path) as image:
             mode, kind = image.mode, image.format or ""
+            pages = int(getattr(image, "n_frames", 1)) if kind in ("TIFF", "GIF") else 1
             peak = int(np.asarray(image).max()) if mode.startswith("I") and not is_mask else 0
         thumb = None
         if not is_mask:
@@ -48,7 +50,7 @@ def see(path: Path, is_mask: bool) -> Seen:
             thumb = np.asarray(grey, dtype=np.float32).ravel()
         return Seen(
             size=(array.shape[1], array.shape[0]), mode=MODES.get(mode, mode), kind=kind, turned=is_turned(path),
-            sha256=digest_file(path), marked=float(array.mean()) if is_mask else 0.0, thumb=thumb, peak=peak,
+            sha256=digest_file(path), marked=float(array.mean()) if is_mask else 0.0, thumb=thumb, peak=peak, pages=pages,
         )  # fmt: skip
     except (DataError, OSError) as error:
         return Seen(fault=str(error))

@@ -215,7 +215,7 @@ def _row(run: Path, record: Record) -> Row | None:
         x0, y0, x1, y1 = map(int, record.get(field.TOUCHED_BOX) or mask.box)
         normal = _normal(run, record, image)
         return Row(image_HWC=image, mask_HW=mask.pixels_HW, box=(x0, y0, x1, y1), normal_HWC=normal, label=Path(name).name)
-    except (DataError, TypeError, ValueError) as error:
+    except (DataError, TypeError, ValueError, OverflowError) as error:
         log.warning("%s: not shown in the report (%s)", name, error)
         return None
 

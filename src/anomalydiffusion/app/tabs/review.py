@@ -67,7 +67,7 @@ def review_tab(desk: Desk) -> None:
             said = _details(found[index], index, len(found))
             try:
                 return index, desk.show(found[index]), said
-            except (DataError, TypeError, ValueError) as error:  # its files, or what its line says of them
+            except (DataError, TypeError, ValueError, OverflowError) as error:  # its files, or what its line says of them
                 return index, [], f"{said}; cannot be shown: {error}"
 
         @told

@@ -198,3 +198,11 @@ def test_an_opened_picture_is_read_as_its_file_is(kind: str, tmp_path: Path) -> 
     picture.save(tmp_path / "a.png")
     assert np.array_equal(to_rgb(Image.open(tmp_path / "a.png")), read_image(tmp_path / "a.png"))
     assert kind != "16 bit" or 100 < read_image(tmp_path / "a.png").mean() < 155
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_large_masks_of_every_kind_are_read(mode: str, tmp_path: Path) -> None:
+    marks = np.zeros((2100, 2000), bool)
+    marks[2000:, 1990:] = True
+    Image.fromarray(marks).convert(mode).save(tmp_path / "mask.png")
+    assert np.array_equal(read_mask(tmp_path / "mask.png"), marks)

@@ -82,9 +82,9 @@ def _array(image: Image.Image) -> np.ndarray:
 
 
 def _pieces(array: np.ndarray) -> list[np.ndarray]:
-    """Views of a few million pixels each: what is computed of a large picture takes little memory beside it."""
+    """Views of a few million pixels each, whatever a pixel is: what is computed of a large picture takes little memory beside it."""
     flat = array.reshape(array.shape[0] * array.shape[1], *array.shape[2:])
-    return np.array_split(flat, max(1, array.size // 4_000_000))
+    return np.array_split(flat, max(1, len(flat) // 2_000_000))
 
 
 def read_size(path: Path) -> tuple[int, int]:

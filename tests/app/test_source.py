@@ -16,7 +16,7 @@ from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
-from anomalydiffusion.generation.pairs import GenerateConfig
+from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.quality.gate import Gate, GateConfig

@@ -810,6 +810,15 @@ def test_yolo_labels_that_lie_elsewhere_are_not_taken_for_none(tmp_path: Path, c
     assert "pictures have no label file: taken for normal" in caplog.text
 
 
+def test_yolo_is_read_by_a_relative_path_and_through_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = yolo(tmp_path / "wheel")
+    (source / "images").rename(tmp_path / "elsewhere")
+    (source / "images").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path)
+    for number, named in enumerate((Path("wheel"), Path("wheel/data.yaml"))):
+        assert import_data(named, tmp_path / f"out{number}").counts["wheel"]["test/scratch"] == 2
+
+
 def test_yolo_may_validate_on_what_it_learns_from(tmp_path: Path) -> None:
     source = yolo(tmp_path / "wheel", {"val": "images/train"})
     assert import_data(source, tmp_path / "out").counts == {"wheel": {"train/good": 1, "test/good": 1, "test/scratch": 1}}

@@ -14,7 +14,8 @@ from anomalydiffusion.core.errors import ConfigError, GenerationError
 from anomalydiffusion.core.pixels import Cells, to_latent_mask
 from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs, other_mask
+from anomalydiffusion.generation.pairs import Item, make_pairs, other_mask
+from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.sampling import Solver

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from anomalydiffusion.generation.pairs import GenerateConfig
 from anomalydiffusion.generation.roundtrip import redecode
+from anomalydiffusion.generation.settings import GenerateConfig
 
 
 def test_only_the_region_changes_and_a_seed_gives_one_region(small_prior) -> None:

@@ -10,7 +10,8 @@ from torch.overrides import TorchFunctionMode
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
+from anomalydiffusion.generation.pairs import Item, make_pairs
+from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.priors.load import load_prior
 from tests.conftest import build_prior_folder
 

@@ -9,7 +9,8 @@ import torch
 
 from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.pairs import GenerateConfig, Item, make_pairs
+from anomalydiffusion.generation.pairs import Item, make_pairs
+from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.masks.learned import draw_shape
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior

@@ -18,7 +18,7 @@ from anomalydiffusion.downstream.classifiers import PRESETS as CLASSIFIERS
 from anomalydiffusion.downstream.classifiers import ClassifierConfig
 from anomalydiffusion.downstream.detectors import PRESETS as DETECTORS
 from anomalydiffusion.downstream.detectors import DetectorConfig
-from anomalydiffusion.generation.pairs import GenerateConfig
+from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.masks.learned import LearnedConfig
 from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.masks.warped import WarpedConfig

@@ -127,6 +127,7 @@ def few_shot_split(
     _check_known(products or (), [name for name, product in data.products.items() if product.defects], "product")
     among = [product for name, product in data.products.items() if name in products] if products else list(data.products.values())
     _check_known(defects or (), [name for product in among for name in product.defects], "defect type")
+    folders = product_folders(data.root)
     shots: list[Shot] = []
     held_out: list[Shot] = []
     normals: list[Normal] = []
@@ -135,7 +136,7 @@ def few_shot_split(
         chosen = [name for name in product.defects if not defects or name in defects]
         if not chosen:
             continue
-        read_groups(product_folders(data.root)[product.name])  # a broken one would silently part the groups
+        read_groups(folders[product.name])  # a broken one would silently part the groups
         sides = divide(product, rotation)
         for name in chosen:
             if name in sides.refused:

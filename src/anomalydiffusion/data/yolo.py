@@ -94,13 +94,13 @@ def read_yolo(file: Path) -> list[Picture]:
     """
     whole = read_yaml(file)
     names = _names(whole, file)
-    places: dict[Path, str] = {}
+    places: dict[Path, tuple[str, Path]] = {}  # by where they are: what is trained on may be named for validation too
     for side, place in _places(whole, file):
-        places.setdefault(place.resolve(), side)  # what is trained on may be named for validation too
-    divided = len(set(places.values())) > 1
+        places.setdefault(place.resolve(), (side, place))
+    divided = len({side for side, _ in places.values()}) > 1
     pictures: list[Picture] = []
     bare = 0  # pictures without a label file
-    for place, side in places.items():
+    for side, place in places.values():
         labels, expected = _labels(file.parent, place), set[Path]()
         found = (path for path in sorted(place.rglob("*")) if path.suffix.lower() in SUFFIXES and not path.name.startswith("."))
         for path in natsorted((path for path in found if path.is_file()), key=str):

@@ -9,7 +9,8 @@ from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.compose import paste
-from anomalydiffusion.generation.pairs import GenerateConfig, to_levels
+from anomalydiffusion.generation.pairs import to_levels
+from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.priors.latent import LatentPrior
 
 __all__ = ["redecode"]

@@ -76,19 +76,31 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 def levers_ours(given: Options) -> Found:
-    """Seconds of a pair, one at a time, in each of the named ways, which are the default but for one thing; and compiled, where asked."""
+    """Seconds of a pair, one at a time, in each of the named ways, which are the default but for one thing.
+
+    `networks`: also with networks that are not the default's: pictures in another order, weights not packed, compiled.
+    """
     prior, found = ours(given), Found()
     adapter = Adapter(prior, [KEY], resolve().train.adapter, Origin(prior_digest=prior.digest)).eval()
     config, items = replace(resolve().generate, batch_size=1), [item(prior.working_size, 0)]
     for name in given["ways"]:
         way = replace(config, **WAYS[name])
         found[name] = times(lambda way=way: make_pairs(prior, adapter, items, way), given["repeat"])  # type: ignore[misc]
-    if given["compiled"]:
+    if given["networks"]:
+
+        def pair() -> object:
+            return make_pairs(prior, adapter, items, config)
+
+        prior.vae.to(memory_format=torch.contiguous_format)
+        found["contiguous"] = times(pair, given["repeat"])
+        prior.vae.to(memory_format=torch.channels_last)
+        prior.packing.end()
+        found["unpacked"] = times(pair, given["repeat"])
         prior.compile()
         began = time.perf_counter()
-        make_pairs(prior, adapter, items, config)
+        pair()
         found["compiling"] = [time.perf_counter() - began]
-        found["compiled"] = times(lambda: make_pairs(prior, adapter, items, config), given["repeat"])
+        found["compiled"] = times(pair, given["repeat"])
     return {**found, "peak": peak()}
 
 

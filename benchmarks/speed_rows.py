@@ -148,9 +148,9 @@ def train_tiny_lines(lab: Lab) -> list[Line]:
 def lever_lines(lab: Lab) -> list[Line]:
     """What each lever gives alone: ours beside ours without it."""
     given = lab.given
-    large = {"prior": lab.prior(), "repeat": given.repeat, "ways": ["default"], "compiled": False}
+    large = {"prior": lab.prior(), "repeat": given.repeat, "ways": ["default"], "networks": False}
     one = lab.arm(
-        "levers_ours", 0, {**large, "dtype": given.dtype, "ways": ["default", "from noise", "remembered", "decoded"], "compiled": True}
+        "levers_ours", 0, {**large, "dtype": given.dtype, "ways": ["default", "from noise", "remembered", "decoded"], "networks": True}
     )
     single = lab.arm("levers_ours", 1, {**large, "dtype": "float32"})
     small = {"dtype": given.tiny_dtype, "repeat": given.repeat}
@@ -170,6 +170,8 @@ def lever_lines(lab: Lab) -> list[Line]:
         line("all 20 steps, inner levels at every second; without: at each", one["remembered"], one["from noise"]),
         line("re-weighting by latents; without: by images that are decoded", one["default"], one["decoded"]),
         line(f"{given.dtype}; without: float32", one["default"], single["default"]),
+        line("the autoencoder's pictures pixel by pixel; without: channel by channel", one["default"], one["contiguous"]),
+        line("the denoiser's weights packed once; without: at each call", one["default"], one["unpacked"]),
         line(f"--compile, after {one['compiling'][0]:.0f} s for the first pair; without: not compiled", one["compiled"], one["default"]),
         line("tiny prior, batches of 8; without: one at a time", batched["default"], alone["default"]),
         line("tiny prior, learning under the allocator's settings; without: its own", learned[0]["sample"], learned[1]["sample"]),

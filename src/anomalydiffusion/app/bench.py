@@ -15,10 +15,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 
-from anomalydiffusion.app.measured import KEY, Found, item, limit, peak, plainly, times
+from anomalydiffusion.app.measured import KEY, Found, gflop, item, limit, peak, plainly, times
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.app.settings import Settings, prior_of, resolve
 from anomalydiffusion.conditioning.adapter import Adapter, Origin
@@ -71,8 +69,7 @@ def _call(prior: LatentPrior, repeat: int, compile: bool) -> dict[str, Any]:
     with torch.no_grad():
         tokens = prior.embed((prior.tokenize("a photo of"), []), learned).tokens_BND
         context = Context(tokens_BND=tokens)
-        with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # it does not know the CPU's fused attention
-            prior.predict(z, t, context)
+        counted = gflop(lambda: prior.predict(z, t, context))
         began = time.perf_counter()
         if compile:
             prior.compile()
@@ -84,7 +81,7 @@ def _call(prior: LatentPrior, repeat: int, compile: bool) -> dict[str, Any]:
             "encode": times(lambda: prior.encode(picture), repeat),
             "decode": times(lambda: prior.decode(z), repeat),
         }
-    return {**warm, **{name: _figures(seconds) for name, seconds in found.items()}, "call_gflop": counted.get_total_flops() / 1e9}
+    return {**warm, **{name: _figures(seconds) for name, seconds in found.items()}, "call_gflop": counted}
 
 
 def bench(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +59,14 @@ def _fetched(name: str) -> Path:
         ) from error
 
 
-def _placed(where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str) -> LatentPrior:
+def _placed(
+    where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str, files: Iterable[Path] = ()
+) -> LatentPrior:
     """The prior on its device; an autoencoder overflows in float16, and computes in single precision."""
     for role in ("vae", "unet", "text_encoder"):
         parts[role].to(place, torch.float32 if role == "vae" and dtype == torch.float16 else None)
     try:
-        return LatentPrior(**parts, digest=digest)
+        return LatentPrior(**parts, digest=digest, files=files)
     except PriorError as error:
         raise PriorError(f"{where}: {error}") from error
 
@@ -153,4 +156,5 @@ def load_prior(
     folder = _find(name_or_path)
     if folder.is_file():
         return _from_file(folder, Path(original_config) if original_config else None, place, dtype)
-    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder))
+    files = [file for file in weight_files(folder / "unet") if file.suffix not in PICKLES]
+    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder), files)

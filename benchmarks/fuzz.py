@@ -217,8 +217,12 @@ def _hangs(number: int, frame: object) -> None:
 
 
 def measured(name: str, seconds: float, work: Path, seed: int) -> dict[str, Any]:
-    """What came of a reader's cases; that its process died or hung is a crash too."""
+    """What came of a reader's cases, now or when they were run in this folder before; that its process died or hung is a crash too."""
     place = work / name.replace(" ", "-").replace("'", "")
+    found = place / "found.json"
+    if found.exists():
+        return json.loads(found.read_text())
+    shutil.rmtree(place, ignore_errors=True)  # of a process that died
     place.mkdir(parents=True)
     process = multiprocessing.get_context("fork").Process(target=one, args=(name, seconds, place, seed))
     process.start()
@@ -227,7 +231,6 @@ def measured(name: str, seconds: float, work: Path, seed: int) -> dict[str, Any]
     if code is None:
         code = "no end"
         process.kill()
-    found = place / "found.json"
     if found.exists():
         return json.loads(found.read_text())
     words = f"its process ended with {code}"
@@ -266,7 +269,8 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--reader", help="only this one; its figures are printed, the page stays")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="where cases are made and crashing ones kept (default: a new temporary folder)")
+    parser.add_argument("--work", type=Path, help="where cases are made and crashing ones kept (default: a new temporary folder); "
+                        "readers that were done there are not run again")  # fmt: skip
     given = parser.parse_args()
     load()
     from fuzz_readers import READERS
@@ -278,7 +282,12 @@ def main() -> int:
     if given.reader not in (None, *READERS):
         parser.error(f"--reader {given.reader}: known are {', '.join(READERS)}")
     names = [given.reader] if given.reader else list(READERS)
-    work = Path(tempfile.mkdtemp(prefix="fuzz-", dir=given.work))
+    work = (given.work or Path(tempfile.mkdtemp(prefix="fuzz-"))).resolve()
+    work.mkdir(exist_ok=True)
+    typed, asked = work / "given.json", json.dumps({"seconds": 60 * given.minutes / len(names), "seed": given.seed, "guided": GUIDED})
+    if typed.exists() and typed.read_text() != asked:
+        parser.error(f"--work {work}: holds cases of {typed.read_text()}, not of {asked}; give a new folder")
+    typed.write_text(asked)
     found: dict[str, dict[str, Any]] = {}
     for name in names:
         found[name] = measured(name, 60 * given.minutes / len(names), work, given.seed)

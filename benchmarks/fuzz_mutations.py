@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import lzma
 import random
 import re
 import struct
@@ -263,7 +264,7 @@ def archive(data: bytes, rng: random.Random) -> bytes:
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as source:
             members = [(entry.filename, source.read(entry)) for entry in source.infolist()]
-    except (zipfile.BadZipFile, ValueError, OSError, OverflowError, NotImplementedError, EOFError, zlib.error):
+    except (zipfile.BadZipFile, ValueError, OSError, OverflowError, RuntimeError, EOFError, zlib.error, lzma.LZMAError, struct.error):
         # the seed is itself a changed archive, which the standard library refuses in each of these ways; then its bytes are changed
         return plain(data, rng)
     out, chosen, how = io.BytesIO(), rng.randrange(max(1, len(members))), rng.randrange(6)

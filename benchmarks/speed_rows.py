@@ -171,7 +171,6 @@ def lever_lines(lab: Lab) -> list[Line]:
         line("re-weighting by latents; without: by images that are decoded", one["default"], one["decoded"]),
         line(f"{given.dtype}; without: float32", one["default"], single["default"]),
         line("the autoencoder's pictures pixel by pixel; without: channel by channel", one["default"], one["contiguous"]),
-        line("the denoiser's weights packed once; without: at each call", one["default"], one["unpacked"]),
         line(f"--compile, after {one['compiling'][0]:.0f} s for the first pair; without: not compiled", one["compiled"], one["default"]),
         line("tiny prior, batches of 8; without: one at a time", batched["default"], alone["default"]),
         line("tiny prior, learning under the allocator's settings; without: its own", learned[0]["sample"], learned[1]["sample"]),

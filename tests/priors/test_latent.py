@@ -84,3 +84,14 @@ def test_the_right_answer_gives_back_clean_and_noise(small_prior: LatentPrior, k
     estimate = small_prior.estimate(z, small_prior.target(clean, noise, t), t)
     torch.testing.assert_close(estimate.clean, clean, atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(estimate.noise, noise, atol=1e-3, rtol=1e-3)
+
+
+def test_the_autoencoder_is_the_same_in_half_the_precision_and_latents_lie_as_a_file_keeps_them(small_folder: Path) -> None:
+    whole, half = load_prior(str(small_folder)), load_prior(str(small_folder), dtype=torch.bfloat16)
+    picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    kernels = [each.weight for each in half.vae.modules() if isinstance(each, torch.nn.Conv2d) and each.kernel_size != (1, 1)]
+    assert kernels and all(each.is_contiguous(memory_format=torch.channels_last) for each in kernels)  # or each picture is turned
+    latents = [prior.encode(picture) for prior in (whole, half)]
+    assert all(z.is_contiguous() and z.dtype == torch.float32 for z in latents)  # a resumed training reads them from a file
+    for one, other in (latents, [prior.decode(latents[0]) for prior in (whole, half)]):
+        assert (one - other).abs().max() < 0.05 * one.abs().max()

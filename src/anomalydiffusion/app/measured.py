@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from anomalydiffusion.app.main import ALLOCATOR
 from anomalydiffusion.app.plain import Clock, Learned, Plain, draw, learn
@@ -52,14 +52,9 @@ def times(call: Callable[[], object], repeat: int) -> list[float]:
     return marks[1:]
 
 
-def _packed(x_shape: list[int], w_shape: list[int], *given: Any, out_shape: list[int], **named: Any) -> int:
-    return conv_flop_count(x_shape, w_shape, out_shape)
-
-
 def gflop(call: Callable[[], object]) -> float:
     """The 10^9 floating point operations of a call, as torch counts them."""
-    counted = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.mkldnn_convolution: _packed})
-    with counted, sdpa_kernel(SDPBackend.MATH):  # it does not know the CPU's fused attention
+    with FlopCounterMode(display=False) as counted, sdpa_kernel(SDPBackend.MATH):  # it does not know the CPU's fused attention
         call()
     return counted.get_total_flops() / 1e9
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,25 +13,18 @@ from anomalydiffusion.core.pixels import to_latent_mask
 from anomalydiffusion.priors.attention import install
 from anomalydiffusion.priors.base import Context, Estimate, Gain, Graft, Memory
 from anomalydiffusion.priors.fit import cells_of, inpaints
-from anomalydiffusion.priors.packed import Packing
 
 __all__ = ["LatentPrior"]
 
 
 class LatentPrior:
-    """A latent diffusion model from diffusers' components; everything is frozen and in evaluation mode.
+    """A latent diffusion model from diffusers' components; everything is frozen and in evaluation mode."""
 
-    `files`: safetensors that the denoiser's weights were loaded from, if they have its own names for them.
-    """
-
-    def __init__(
-        self, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, digest: str, files: Iterable[Path] = (),
-    ) -> None:  # fmt: skip
+    def __init__(self, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, digest: str) -> None:
         self.vae, self.unet, self.text_encoder, self.tokenizer, self.scheduler = vae, unet, text_encoder, tokenizer, scheduler
         for module in (vae, unet, text_encoder):
             module.requires_grad_(False).eval()
         install(unet)
-        self.packing = Packing(unet, files)
         if vae.dtype == torch.bfloat16 and vae.device.type == "cpu":
             vae.to(memory_format=torch.channels_last)  # as the products read pictures: else each is brought into that order and back
         self.prediction_type = str(scheduler.config.prediction_type)
@@ -62,14 +53,13 @@ class LatentPrior:
         Each kind of call that is new, by its shapes, adapter or re-weighting, takes a minute or more. Pictures are the same within a
         grey level in float32. Raises `ConfigError` where nothing can be compiled.
         """
-        self.packing.end()  # it packs by itself
         self._compiled = compiled(self.unet, self.device)
 
     def encode(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             out = self.vae.encode(x_BCHW.to(self.device, self.vae.dtype))
         latent = out.latent_dist.mode() if hasattr(out, "latent_dist") else out.latent
-        return latent.float() * self._scale
+        return (latent.float() * self._scale).contiguous()  # what is made of it rounds as after a file, which keeps no other order
 
     def surroundings(self, x_BCHW: torch.Tensor, mask_B1HW: torch.Tensor) -> torch.Tensor | None:
         """`[m, E(x (.) (1 - m))]`, B x (1 + C) x h x w, for inpainting priors: the hole on the latent grid, and the rest encoded.
@@ -156,7 +146,6 @@ class LatentPrior:
             if context.surroundings is not None and graft.surroundings is not None:
                 told = torch.cat([context.surroundings, graft.surroundings])
             context = replace(context, tokens_BND=context.tokens_BND.repeat(2, 1, 1), surroundings=told)
-        self.packing.ready()
         tokens = context.tokens_BND.to(self.dtype)
         if self.inpaints:
             told = self._all_hole(z_BChw) if context.surroundings is None else context.surroundings

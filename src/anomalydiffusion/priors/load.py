@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +58,12 @@ def _fetched(name: str) -> Path:
         ) from error
 
 
-def _placed(
-    where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str, files: Iterable[Path] = ()
-) -> LatentPrior:
+def _placed(where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str) -> LatentPrior:
     """The prior on its device; an autoencoder overflows in float16, and computes in single precision."""
     for role in ("vae", "unet", "text_encoder"):
         parts[role].to(place, torch.float32 if role == "vae" and dtype == torch.float16 else None)
     try:
-        return LatentPrior(**parts, digest=digest, files=files)
+        return LatentPrior(**parts, digest=digest)
     except PriorError as error:
         raise PriorError(f"{where}: {error}") from error
 
@@ -156,5 +153,4 @@ def load_prior(
     folder = _find(name_or_path)
     if folder.is_file():
         return _from_file(folder, Path(original_config) if original_config else None, place, dtype)
-    files = [file for file in weight_files(folder / "unet") if file.suffix not in PICKLES]
-    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder), files)
+    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder))

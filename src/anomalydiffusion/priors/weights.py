@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from mmap import ACCESS_COPY, mmap
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +103,13 @@ def read_weights(path: Path) -> Weights:
 def converted(path: Path, dtype: torch.dtype) -> Weights:
     """Read safetensors by name as numbers of `dtype`, mapping the file anew for each tensor.
 
-    What was read of a mapped file counts as memory in use for as long as it stays mapped: so it is never more than one tensor. Each
-    has pages of its own, which go back to the system when it is let go. Raises `PriorError` as `read_weights` does.
+    What was read of a mapped file counts as memory in use for as long as it stays mapped: so it is never more than one tensor. Raises
+    `PriorError` as `read_weights` does.
     """
     out = {}
     for name in read_weights(path):
         with safe_open(path, "pt") as file:
-            held = file.get_tensor(name)
-        own = torch.frombuffer(mmap(-1, max(1, held.numel()) * dtype.itemsize, access=ACCESS_COPY), dtype=dtype)[: held.numel()]
-        out[name] = own.view(held.shape).copy_(held)
-        del held  # and with it the mapping, before there is another
+            out[name] = file.get_tensor(name).to(dtype)
     return out
 
 

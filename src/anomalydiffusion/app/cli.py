@@ -172,6 +172,7 @@ def generate(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that draw, each with its own model.")] = None,
     ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors draw.")] = None,
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: this command's part where n of them share the work.")] = None,
+    mirror: Annotated[str | None, typer.Option("--mirror", help="A folder or URL that pairs are copied to: s3://bucket/tiles")] = None,
     config: Config = None, device: Device = None, dtype: Dtype = None, compile: Compile = None,
     resume: Annotated[bool, typer.Option("--resume/--no-resume", help="Go on, or throw these types' pairs away first.")] = True,
     dry_run: DryRun = False, as_json: AsJson = False,
@@ -183,8 +184,8 @@ def generate(
     records = call(
         run, num, like=like, output=output, product=product, defect=defect, prior=prior, seed=seed, steps=steps,
         severity=number_or_range(severity, "--severity"), normals=normals, masks=masks, batch_size=batch_size, attempts=attempts,
-        workers=workers, ray=ray, shard=shard, config=config, reference=reference, reference_mask=reference_mask, device=device,
-        dtype=dtype, compile=compile, resume=resume, dry_run=dry_run, quiet=quiet,
+        workers=workers, ray=ray, shard=shard, mirror=mirror, config=config, reference=reference, reference_mask=reference_mask,
+        device=device, dtype=dtype, compile=compile, resume=resume, dry_run=dry_run, quiet=quiet,
     )  # fmt: skip
     if as_json and like is not None:
         print_json(records[0] if records else {})

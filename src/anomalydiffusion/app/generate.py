@@ -24,6 +24,7 @@ from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.crew import Crew, ProcessCrew, fill_together
+from anomalydiffusion.generation.mirror import Mirror
 from anomalydiffusion.generation.rayed import RayCrew
 from anomalydiffusion.generation.shards import Shard, Slot, discard, fill, open_slots, plan, put_in_order, records_of, slot_of
 
@@ -35,7 +36,8 @@ def generate(
     product: Sequence[str] | None = None, defect: Sequence[str] | None = None, prior: str | None = None,
     seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None,
     normals: Path | str | None = None, masks: Path | str | None = None, batch_size: int | None = None, attempts: int | None = None,
-    shard: str | None = None, workers: int | None = None, ray: str | None = None, config: Path | str | None = None,
+    shard: str | None = None, workers: int | None = None, ray: str | None = None, mirror: str | None = None,
+    config: Path | str | None = None,
     reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None,
     dtype: str | None = None, compile: bool | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
@@ -48,6 +50,8 @@ def generate(
     n-th pair, and the pairs are the same as without.
     `workers`: processes of this machine that draw, each with a model of its own; with `ray`, the address of a cluster or "local", its
     actors (`generation.crew`): by default as many as there is room for. The pairs are the same, within a grey level.
+    `mirror`: a folder or a URL, such as s3://bucket/tiles, that the run's pairs are copied to while they are drawn, its manifest last
+    (`generation.mirror`).
     `compile`: the denoiser is compiled for this machine first (`LatentPrior.compile`): worth it for large priors and many pairs.
     `like`, instead of `num`: a picture that this run drew, of which just this pair is drawn again, to `output` (`app.again`).
     `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
@@ -69,7 +73,7 @@ def generate(
         _refuse_beside_like(
             num=None if num == 1 else num, product=product, defect=defect, seed=seed, steps=steps, severity=severity, attempts=attempts,
             config=config, dtype=dtype, compile=compile, reference=reference, shard=shard, workers=workers, ray=ray,
-            no_resume=None if resume else True,
+            mirror=mirror, no_resume=None if resume else True,
         )  # fmt: skip
         if dry_run:
             say(f"plan: the pair of {like} again", quiet=quiet)
@@ -110,6 +114,8 @@ def generate(
         if resume:
             _refuse_mixing(opened, keys, drawing)
 
+        copy = None if mirror is None else Mirror(opened, mirror)
+
         def once_ready() -> None:  # when nothing that was typed can be wrong any more
             if not resume:
                 discard(opened, keys)
@@ -117,17 +123,22 @@ def generate(
                 opened.update(command=typed("generate"))
 
         slots = plan(keys, num) if part is None else part.of(plan(keys, num))
-        records = _filled(opened, order, slots, once_ready, anew=not resume, alone=part is None, workers=workers, ray=ray, quiet=quiet)
+        records = _filled(opened, order, slots, once_ready, anew=not resume, alone=part is None, workers=workers, ray=ray, mirror=copy,
+                          quiet=quiet)  # fmt: skip
         if part is None:
             opened.update(status="generated")
+            if copy is not None:
+                copy.finish()
     if part is not None:
-        _conclude(opened)
+        _conclude(opened, copy)
     _shortfall(slots, records, settings.generate.attempts, quiet)
     return records
 
 
-def _conclude(run: Run) -> None:
+def _conclude(run: Run, mirror: Mirror | None) -> None:
     """Put the manifest into order where no other shard is at work: the last one that ends does it."""
+    if mirror is not None:
+        mirror.wait()
     with ExitStack() as held:
         try:
             held.enter_context(run.lock())
@@ -135,11 +146,13 @@ def _conclude(run: Run) -> None:
             return
         put_in_order(run)
         run.update(command=typed("generate"), status="generated")
+        if mirror is not None:
+            mirror.finish()
 
 
 def _filled(
     run: Run, order: Order, slots: Sequence[Slot], once_ready: Callable[[], None], *, anew: bool, alone: bool, workers: int | None,
-    ray: str | None, quiet: bool,
+    ray: str | None, mirror: Mirror | None, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Fill the slots, by this process or by others; the manifest's records of them."""
     write_atomic(run.folder / "settings" / f"{digest(order.drawing)}.toml", to_toml(order.drawing).encode())
@@ -158,6 +171,8 @@ def _filled(
         def progress(record: dict[str, Any]) -> None:
             if record["accepted"]:
                 kept.add(slot_of(record))
+            if mirror is not None:
+                mirror.put(record)
             shown.at(len(kept), f"{record['product']}/{record['defect']}")
 
         if ray is None and workers in (None, 1):

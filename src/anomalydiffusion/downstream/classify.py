@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,13 +17,13 @@ from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.downstream.arms import GARBAGE, MORE, OURS, REAL, arms, pools
 from anomalydiffusion.downstream.classifiers import ClassifierConfig, train_classifier
-from anomalydiffusion.downstream.comparison import CLASSIFICATION, Comparison, Found, Ledger, Record, block, closing, run_arms, values
+from anomalydiffusion.downstream.comparison import CLASSIFICATION, Comparison, Found, Ledger, Record, Trainings, block, closing, values
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.metrics import accuracy, per_class_accuracy
 from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, set_apart
 from anomalydiffusion.downstream.verdict import controls_hold, qualified
 
-__all__ = ["METRICS", "SHUFFLED", "class_arms", "class_order", "compare_classes", "shuffled_types"]
+__all__ = ["METRICS", "SHUFFLED", "class_arms", "class_order", "class_trainings", "compare_classes", "shuffled_types"]
 
 log = logging.getLogger(__name__)
 
@@ -65,21 +66,26 @@ def compare_classes(split: Split, generated: Sequence[Generated], root: Path, co
     Raises `SplitError` on a leak, `DataError` where something needed is missing, `ConfigError` with `redecode`: what went
     through the autoencoder is of every type alike, so there is no such shortcut to check.
     """
+    own = class_trainings(split, generated, root, comparison)
+    stages = {material.product: ClassStage(material, comparison) for material in own.materials}  # each is looked at before any is trained
+    found = own.run()
+    return {
+        **_figures(found, own.order, stages, comparison),
+        "n_test": sum(len(stage.tests) for stage in stages.values()),
+        "n_generated": sum(len(material.generated) for material in own.materials),
+        **closing(found, split, comparison),
+    }
+
+
+def class_trainings(split: Split, generated: Sequence[Generated], root: Path, comparison: Comparison[ClassifierConfig]) -> Trainings:
+    """What `compare_classes` trains. Raises as that does."""
     if comparison.redecode is not None:
         raise ConfigError("classification: redecode is for localization; leave it out")
     kept, pairs = _several(split, generated)
     guard(split, generated, root)
-    materials = gather(kept, pairs)
     order = class_arms(baselines=comparison.baselines, controls=comparison.controls)
-    stages = {material.product: ClassStage(material, comparison) for material in materials}
     ledger = Ledger(comparison.folder / "arms.jsonl", CLASSIFICATION, comparison, split, pairs)
-    found = run_arms(materials, order, comparison, ledger, lambda material: stages[material.product], "validation_accuracy")
-    return {
-        **_figures(found, order, stages, comparison),
-        "n_test": sum(len(stage.tests) for stage in stages.values()),
-        "n_generated": sum(len(material.generated) for material in materials),
-        **closing(found, split, comparison),
-    }
+    return Trainings(gather(kept, pairs), order, comparison, ledger, partial(ClassStage, comparison=comparison), "validation_accuracy")
 
 
 def _several(split: Split, generated: Sequence[Generated]) -> tuple[Split, list[Generated]]:

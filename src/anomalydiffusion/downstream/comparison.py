@@ -31,9 +31,10 @@ __all__ = [
     "Ledger",
     "Record",
     "Redecode",
+    "Training",
+    "Trainings",
     "block",
     "closing",
-    "run_arms",
     "values",
 ]
 
@@ -43,7 +44,8 @@ LOCALIZATION, CLASSIFICATION = "localization", "classification"  # the tasks, as
 
 Progress = Callable[[int, int, str], None]
 Record = dict[str, Any]
-Found = Mapping[tuple[str, str, int], Record]  # product, arm, seed -> what its training gave
+Training = tuple[str, str, int]  # product, arm, seed
+Found = Mapping[Training, Record]  # what each gave
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -135,39 +137,60 @@ class Stage(Protocol):
         """Train one arm with one seed and test it; `best` names the best baseline where the arm needs it."""
 
 
-def run_arms(
-    materials: Sequence[Material], order: Sequence[str], comparison: Comparison, ledger: Ledger, stage: Callable[[Material], Stage],
-    figure: str,
-) -> Found:  # fmt: skip
-    """Train every product, seed and arm that the ledger does not know; `figure` is what the best baseline is chosen by, a record's key.
+class Trainings:
+    """Every training of a comparison, product by product, seed by seed, arm by arm; those that the ledger knows are done.
 
-    What the ledger knows is not reported as progress: a rate is that of the work, not of what was found.
+    `stage` divides a product's material, when it is first trained on; `figure` is what the best baseline is chosen by, a record's key.
     """
-    steps = comparison.detector.steps
-    total, done = steps * len(comparison.seeds) * len(order) * len(materials), 0
-    found: dict[tuple[str, str, int], Record] = {}
-    for material in materials:
-        own = stage(material)
-        for seed in comparison.seeds:
-            for arm in order:
-                record = ledger.get(material.product, arm, seed)
-                if record is None:
 
-                    def on_step(step: int, arm: str = arm, seed: int = seed, product: str = material.product, before: int = done) -> None:
-                        comparison.progress(before + step, total, f"{product}, {arm}, seed {seed}")
+    def __init__(
+        self, materials: Sequence[Material], order: Sequence[str], comparison: Comparison[Any], ledger: Ledger,
+        stage: Callable[[Material], Stage], figure: str,
+    ) -> None:  # fmt: skip
+        self.materials, self.order, self.comparison, self.ledger, self.figure = materials, order, comparison, ledger, figure
+        self.all = [(each.product, arm, seed) for each in materials for seed in comparison.seeds for arm in order]
+        self.found = {each: record for each in self.all if (record := ledger.get(*each)) is not None}
+        self._materials, self._stage, self._stages = {each.product: each for each in materials}, stage, dict[str, Stage]()
 
-                    best = _best_baseline(found, order, material.product, seed, figure) if arm == BEST else ""
-                    record = ledger.add(material.product, arm, seed, own.run(arm, seed, best, on_step))
-                found[material.product, arm, seed] = record
-                done += steps
-    comparison.progress(total, total, "")
-    return found
+    def ready(self) -> list[Training]:
+        """Those that are left and need no other that is: what a best baseline is added to waits for all baselines."""
+        return [each for each in self.all if each not in self.found and all(other in self.found for other in self.needed(each))]
 
+    def needed(self, training: Training) -> list[Training]:
+        """The trainings that this one waits for."""
+        product, arm, seed = training
+        return [(product, name, seed) for name in BASELINES if name in self.order] if arm == BEST else []
 
-def _best_baseline(found: Found, order: Sequence[str], product: str, seed: int, figure: str) -> str:
-    """The baseline with the best figure on the validation part; the first of equals, and where there is no such figure."""
-    figures = {name: found[product, name, seed][figure] for name in BASELINES if name in order}
-    return max(figures, key=lambda name: -1.0 if figures[name] is None or np.isnan(figures[name]) else figures[name])
+    def train(self, training: Training, on_step: Callable[[int], None] = lambda step: None) -> Record:
+        """What comes of one training, whose line is in the ledger then."""
+        if training not in self.found:
+            product, arm, seed = training
+            if product not in self._stages:
+                self._stages[product] = self._stage(self._materials[product])
+            best = self._best_baseline(training) if arm == BEST else ""
+            self.found[training] = self.ledger.add(product, arm, seed, self._stages[product].run(arm, seed, best, on_step))
+        return self.found[training]
+
+    def _best_baseline(self, training: Training) -> str:
+        """The baseline with the best figure on the validation part; the first of equals, and where there is no such figure."""
+        figures = {other[1]: self.found[other][self.figure] for other in self.needed(training)}
+        return max(figures, key=lambda name: -1.0 if figures[name] is None or np.isnan(figures[name]) else figures[name])
+
+    def run(self) -> Found:
+        """Train what is left, one after the other.
+
+        What the ledger knows is not reported as progress: a rate is that of the work, not of what was found.
+        """
+        steps, total = self.comparison.detector.steps, self.comparison.detector.steps * len(self.all)
+        for index, (product, arm, seed) in enumerate(self.all):
+            said, before = f"{product}, {arm}, seed {seed}", index * steps
+
+            def on_step(step: int, said: str = said, before: int = before) -> None:
+                self.comparison.progress(before + step, total, said)
+
+            self.train((product, arm, seed), on_step)
+        self.comparison.progress(total, total, "")
+        return self.found
 
 
 def values(found: Found, arm: str, products: Sequence[str], seeds: Sequence[int], *path: str) -> list[float]:

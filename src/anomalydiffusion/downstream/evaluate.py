@@ -22,9 +22,9 @@ from anomalydiffusion.downstream.comparison import (
     Ledger,
     Record,
     Redecode,
+    Trainings,
     block,
     closing,
-    run_arms,
     values,
 )
 from anomalydiffusion.downstream.detectors import DetectorConfig, image_score
@@ -34,7 +34,7 @@ from anomalydiffusion.downstream.metrics import auroc, average_precision, f1_max
 from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, hold_back, made_sample, set_apart
 from anomalydiffusion.downstream.verdict import controls_hold, qualified, summary
 
-__all__ = ["METRICS", "Comparison", "Redecode", "compare"]
+__all__ = ["METRICS", "Comparison", "Redecode", "compare", "trainings"]
 
 METRICS = ("pixel_ap", "pixel_auroc", "pixel_f1_max", "pro", "iou", "image_auroc", "image_ap", "image_f1_max")
 RECALLS = tuple(round(0.02 * step, 2) for step in range(51))  # of the curves that are shown
@@ -59,12 +59,16 @@ def compare(split: Split, generated: Sequence[Generated], root: Path, comparison
 
     Raises `SplitError` on a leak, `DataError` where something needed is missing.
     """
+    own = trainings(split, generated, root, comparison)
+    return _result(own.run(), own.materials, own.order, split, comparison)
+
+
+def trainings(split: Split, generated: Sequence[Generated], root: Path, comparison: Comparison[DetectorConfig]) -> Trainings:
+    """What `compare` trains. Raises as that does."""
     guard(split, generated, root)
-    materials = gather(split, generated)
     order = arms(baselines=comparison.baselines, controls=comparison.controls)
     ledger = Ledger(comparison.folder / "arms.jsonl", LOCALIZATION, comparison, split, generated)
-    found = run_arms(materials, order, comparison, ledger, partial(Stage, comparison=comparison), "validation_ap")
-    return _result(found, materials, order, split, comparison)
+    return Trainings(gather(split, generated), order, comparison, ledger, partial(Stage, comparison=comparison), "validation_ap")
 
 
 class Stage:

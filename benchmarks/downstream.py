@@ -32,7 +32,7 @@ from typing import Any
 from pages import RESULTS, as_typed, hardware, save
 
 import anomalydiffusion as ad
-from anomalydiffusion.app.evaluate import round_trip
+from anomalydiffusion.app.compared import round_trip
 from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.settings import Settings, resolve
 from anomalydiffusion.core.config import digest

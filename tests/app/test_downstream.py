@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import anomalydiffusion as ad
-from anomalydiffusion.app.evaluate import round_trip
+from anomalydiffusion.app.compared import round_trip
 from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.manifest import Manifest

@@ -242,15 +242,20 @@ def evaluate(
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each detector.")] = None,
     shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Check for learning the decoder, not the defect.")] = True,
     features: Annotated[str, typer.Option("--features", help="For quality: what looks at the images.")] = "efficientnet-lite0",
+    workers: Annotated[int | None, typer.Option("--workers", help="Processes that train beside each other.")] = None,
+    ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors train.")] = None,
+    shard: Annotated[str | None, typer.Option("--shard", help="i/n: only train this command's part, without a verdict.")] = None,
     config: Config = None, device: Device = None, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Train the same detector with and without the pairs; test all on held-out real images; say whether they help."""
     from anomalydiffusion.app.evaluate import evaluate as call
 
     scores = call(run, task=task, seeds=seeds, baselines=baselines, controls=controls, detector=detector, steps=steps,
-                  shortcut=shortcut, features=features, config=config, device=device, quiet=quiet)  # fmt: skip
+                  shortcut=shortcut, features=features, workers=workers, ray=ray, shard=shard, config=config, device=device,
+                  quiet=quiet)  # fmt: skip
     if as_json:
         print_json(scores)
+    if as_json or shard is not None:
         return
     from anomalydiffusion.app.tables import scores_table
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Sequence
@@ -13,32 +12,30 @@ from typing import Any
 
 import numpy as np
 
+from anomalydiffusion.app.compared import Asked, Trainer, pairs_of, share_out
 from anomalydiffusion.app.opened import run_settings, run_split, typed
-from anomalydiffusion.app.progress import bar
-from anomalydiffusion.app.settings import Settings, prior_of
-from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.core.devices import find_device
-from anomalydiffusion.core.errors import AnomalyDiffusionError, ConfigError, DataError, RunError, SplitError
-from anomalydiffusion.core.manifest import Manifest, accepted, judged
+from anomalydiffusion.app.progress import Bar, bar, say
+from anomalydiffusion.core.errors import ConfigError, DataError, SplitError
+from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Shot, Split
 from anomalydiffusion.data.folders import load
 from anomalydiffusion.downstream import classifiers, detectors
 from anomalydiffusion.downstream.arms import OURS, REAL, arms, baseline_samples
 from anomalydiffusion.downstream.baselines import BASELINES
-from anomalydiffusion.downstream.classify import class_arms, compare_classes
-from anomalydiffusion.downstream.comparison import Comparison, Redecode
-from anomalydiffusion.downstream.evaluate import compare
+from anomalydiffusion.downstream.classify import class_arms
+from anomalydiffusion.downstream.comparison import Training
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.samples import Generated, Sample, gather
-from anomalydiffusion.generation.roundtrip import redecode
+from anomalydiffusion.generation.crew import Crew, ProcessCrew
+from anomalydiffusion.generation.rayed import RayCrew
+from anomalydiffusion.generation.shards import Shard
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.measure import View, measure_quality, view
 from anomalydiffusion.report.sheets import contact_sheet, fitted, heat
 
-__all__ = ["TASKS", "evaluate", "round_trip"]
+__all__ = ["TASKS", "evaluate"]
 
 log = logging.getLogger(__name__)
 TASKS = ("localization", "classification", "quality")
@@ -46,54 +43,11 @@ MOST = 200  # views of a defect type that are measured
 SHOWN = 4  # test images at each end of the sheet
 
 
-def _pairs(run: Run) -> list[Generated]:
-    """The accepted pairs of a run. Raises `RunError` where there are none, or the files of one are gone."""
-    records = accepted(judged(Manifest(run.manifest).pairs(), run.folder))
-    if not records:
-        raise RunError(f"{run.folder}: no accepted pairs to evaluate; run 'anomalydiffusion generate {run.folder} --num 40' first")
-    pairs = [
-        Generated(product=r["product"], defect=r["defect"], image=run.folder / r["image"], mask=run.folder / r["mask"],
-                  normal=run.folder / r["normal"], normal_sha256=r["normal_sha256"],
-                  reference=run.folder / r["reference"] if r.get("reference") else None)
-        for r in records
-    ]  # fmt: skip
-    if lost := next((path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()), None):
-        raise RunError(f"{lost}: gone, but the manifest names it; restore it, or draw the pairs anew with generate --no-resume")
-    return pairs
-
-
-def round_trip(run: Run, settings: Settings) -> Redecode | None:
-    """The prior's round trip, with the grain that a drawing from noise gets back.
-
-    One that begins from a real defect gets all of it: what its pairs show of the autoencoder is less. None, and said, where the prior is
-    not to be had, or all that it loses is handed back, so that there is nothing to see.
-    """
-    try:
-        prior = prior_of(settings)
-        measured = Adapter.load(run.adapter, prior).origin.measures
-    except AnomalyDiffusionError as error:
-        log.warning("the shortcut check is left out: %s", error)
-        return None
-
-    config = settings.generate
-    shares = {key: config.handed_back(own.get("grain", 1.0)) for key, own in sorted(measured.items())}
-    if all(share == 1 for share in shares.values()):
-        log.info("the shortcut check is left out: pairs get all of the normal image's grain back, and show nothing of the autoencoder")
-        return None
-
-    def call(product: str, image_HWC: np.ndarray, seed: int) -> tuple[np.ndarray, Mask]:
-        grains = [share for key, share in shares.items() if key.split("/")[0] == product] or [1.0]
-        grain = grains[int(rng(seed, "grain").integers(len(grains)))]
-        return redecode(prior, image_HWC, config, grain=grain, seed=seed)
-
-    way = {"prior": prior.digest, "shares": shares, "ratio": config.ratio, "side": config.minimum_side, "feather": config.feather}
-    return Redecode(call=call, digest=hashlib.sha256(json.dumps(way, sort_keys=True).encode()).hexdigest()[:16])
-
-
 def evaluate(
     run: Path | str, *, task: str = "localization", seeds: int = 1, baselines: bool = False, controls: bool = False,
     detector: str | None = None, steps: int | None = None, shortcut: bool = True, features: str = "efficientnet-lite0",
-    config: Path | str | None = None, device: str | None = None, quiet: bool = False,
+    workers: int | None = None, ray: str | None = None, shard: str | None = None, config: Path | str | None = None,
+    device: str | None = None, quiet: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Ask on held-out real images what a run's accepted pairs are worth; writes RUN/scores.json and returns this task's scores.
 
@@ -102,6 +56,9 @@ def evaluate(
     further real defects and misplaced labels, and says whether the comparison counts; `shortcut` looks whether detectors take
     the prior's autoencoder for a defect. `detector` is one of `PRESETS`. Finished trainings are kept in RUN/evaluation, so a
     killed call goes on; a sheet of the best and worst test images lies beside them.
+    `workers`: processes of this machine that train beside each other, or with `ray`, the address of a cluster or "local", its actors: by
+    default as many as there is room for. `shard`: "i/n", the i-th of n commands that share the trainings out, on one machine or on several
+    that see the same folder; it only trains, and returns how many: the same call without it gives the verdict.
     `classification`: the same question for telling the defect types of a product apart, given where the defect is.
     `quality`: how near the pairs are to real defects, how varied, how well labelled, as `features` (an extractor) sees them.
     """
@@ -109,10 +66,17 @@ def evaluate(
         raise ConfigError(f"--task {task}: known are {', '.join(TASKS)}")
     if seeds < 1:
         raise ConfigError(f"--seeds {seeds}: expected at least 1")
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers {workers}: expected at least 1")
+    part = None if shard is None else Shard.parse(shard)
+    if part is not None and (ray is not None or workers not in (None, 1)):
+        raise ConfigError("--shard: is one of several commands; --workers and --ray share out the work by themselves")
     known: dict[str, dict[str, Any]] = {"localization": {**detectors.PRESETS}, "classification": {**classifiers.PRESETS}}
     presets = known.get(task, {})
     if task == "quality" and (controls or steps is not None):
         raise ConfigError("--task quality trains nothing: leave out --controls and --steps")
+    if task == "quality" and (workers, ray, shard) != (None, None, None):
+        raise ConfigError("--task quality trains nothing: leave out --workers, --ray and --shard")
     if detector is not None and detector not in presets:
         raise ConfigError(f"--detector {detector}: known for {task} are {', '.join(presets) or 'none'}")
     opened = Run.open(Path(run))
@@ -122,8 +86,8 @@ def evaluate(
             "can be shown to be new to it, so nothing is evaluated: train an adapter here for a proof"
         )
     settings = run_settings(opened, config=config, device=device)
-    split, pairs, root = run_split(opened), _pairs(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
-    with opened.lock():
+    split, pairs, root = run_split(opened), pairs_of(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
+    with opened.lock() if part is None else part.lock(opened):
         if task == "quality":
             if not {(pair.product, pair.defect) for pair in pairs} & {shot.key for shot in split.held_out}:
                 raise DataError(f"{opened.folder}: no held-out defect image to hold the pairs against; it takes at least 2 of a type")
@@ -131,22 +95,55 @@ def evaluate(
             scores = {**_quality(split, pairs, features, quiet, baselines=baselines), "split_digest": split.digest}
         else:
             own: Any = settings.detector if task == "localization" else settings.classifier
-            chosen = replace(presets[detector] if detector else own, **({} if steps is None else {"steps": steps}))
-            call: Any = compare if task == "localization" else compare_classes
-            named = arms if task == "localization" else class_arms
-            total = chosen.steps * seeds * len(named(baselines=baselines, controls=controls)) * len({shot.product for shot in split.shots})
+            asked = Asked(
+                folder=opened.folder.resolve(), settings=settings, task=task, seeds=seeds, baselines=baselines, controls=controls,
+                detector=replace(presets[detector] if detector else own, **({} if steps is None else {"steps": steps})), shortcut=shortcut,
+            )  # fmt: skip
+            if part is not None:
+                return {"trained": _part(asked, part, quiet)}
+            if ray is not None or workers not in (None, 1):
+                _together(asked, workers, ray, quiet)
+            named = (arms if task == "localization" else class_arms)(baselines=baselines, controls=controls)
+            total = asked.detector.steps * seeds * len(named) * len({shot.product for shot in split.shots})
             with bar("evaluate", total, quiet=quiet) as shown:
-                scores = call(split, pairs, root, Comparison(
-                    detector=chosen, folder=opened.evaluation, seeds=range(seeds), baselines=baselines, controls=controls,
-                    redecode=round_trip(opened, settings) if shortcut and task == "localization" else None,
-                    device=str(find_device(settings.device)), progress=lambda done, total, what: shown.at(done, what),
-                ))  # fmt: skip
+                scores = asked.compare(lambda done, total, what: shown.at(done, what))
             if task == "localization":
                 _sheets(opened, split, pairs)
         record = {**_before(opened, split), task: scores}
         write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         opened.update(command=typed("evaluate"))
     return scores
+
+
+def _part(asked: Asked, part: Shard, quiet: bool) -> int:
+    """Train what is this shard's; how many that were. What waits for other trainings is nobody's: it is trained for the verdict."""
+    own = asked.trainings()
+    mine = part.of([each for each in own.all if not own.needed(each)])
+    with bar("evaluate", len(mine), quiet=quiet) as shown:
+        for done, (product, arm, seed) in enumerate(mine):
+            shown.at(done, f"{product}, {arm}, seed {seed}")
+            own.train((product, arm, seed))
+        shown.at(len(mine), "")
+    say(f"shard {part}: its {len(mine)} trainings are done; the same command without --shard gives the verdict", quiet=quiet)
+    return len(mine)
+
+
+def _together(asked: Asked, workers: int | None, ray: str | None, quiet: bool) -> None:
+    """Train what is left by several workers: first what waits for nothing, then what did."""
+    card = ray is not None and asked.settings.device.startswith("cuda")
+    order = replace(asked, settings=replace(asked.settings, device="cuda")) if card else asked  # each worker sees its own card alone
+    own = asked.trainings()
+    while len(tasks := own.ready()) > 1:
+        size, build = min(workers or len(tasks), len(tasks)), partial(Trainer, order)
+        crew: Crew = ProcessCrew(size, build) if ray is None else RayCrew(ray, None if workers is None else size, build, card=card)
+        with bar("train", len(tasks), quiet=quiet) as shown:
+            done = list[Training]()
+
+            def ended(task: Training, done: list[Training] = done, shown: Bar = shown) -> None:
+                done.append(task)
+                shown.at(len(done), f"{task[0]}, {task[1]}, seed {task[2]}")
+
+            share_out(crew, tasks, ended)
 
 
 def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: bool, *, baselines: bool) -> dict[str, Any]:

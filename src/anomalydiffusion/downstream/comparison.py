@@ -104,6 +104,11 @@ class Ledger:
             "controls": comparison.controls, "redecoded": comparison.redecode.digest if comparison.redecode else False,
             "device": comparison.device.split(":")[0],
         }  # fmt: skip
+        self.known = dict[Training, Record]()
+        self.read()
+
+    def read(self) -> None:
+        """Take note of the lines that are there now: others may train too."""
         self.known = {
             (line["product"], line["arm"], line["seed"]): line
             for line in self.lines.records()
@@ -149,11 +154,16 @@ class Trainings:
     ) -> None:  # fmt: skip
         self.materials, self.order, self.comparison, self.ledger, self.figure = materials, order, comparison, ledger, figure
         self.all = [(each.product, arm, seed) for each in materials for seed in comparison.seeds for arm in order]
-        self.found = {each: record for each in self.all if (record := ledger.get(*each)) is not None}
+        self.found = self._known()
         self._materials, self._stage, self._stages = {each.product: each for each in materials}, stage, dict[str, Stage]()
 
+    def _known(self) -> dict[Training, Record]:
+        return {each: record for each in self.all if (record := self.ledger.get(*each)) is not None}
+
     def ready(self) -> list[Training]:
-        """Those that are left and need no other that is: what a best baseline is added to waits for all baselines."""
+        """Those that are left now and need no other that is: what a best baseline is added to waits for all baselines."""
+        self.ledger.read()
+        self.found = self._known()
         return [each for each in self.all if each not in self.found and all(other in self.found for other in self.needed(each))]
 
     def needed(self, training: Training) -> list[Training]:

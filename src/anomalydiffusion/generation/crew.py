@@ -20,9 +20,9 @@ from anomalydiffusion.core.errors import GenerationError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.generation.leftout import LeftOut
-from anomalydiffusion.generation.shards import Slot, Task, next_batch, open_slots, put_in_order, records_of, slot_of, sweep
+from anomalydiffusion.generation.shards import Slot, next_batch, open_slots, put_in_order, records_of, slot_of, sweep
 
-__all__ = ["Crew", "Draw", "ProcessCrew", "fill_together"]
+__all__ = ["PATIENCE", "Crew", "Draw", "ProcessCrew", "Records", "cause", "fill_together"]
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ IMPATIENCE = 60.0  # seconds without any worker after which that is said
 LOSSES = 3  # workers in a row, a worker of the crew, that may be lost without a single pair between them
 
 Records = list[dict[str, Any]]
-Draw = Callable[[Sequence[Task]], Records]  # makes, judges and writes pairs; their lines are not in the manifest yet
+Draw = Callable[[Sequence[Any]], Records]  # given tasks, makes, judges and writes pairs, whose lines are not in the manifest yet; or trains
 
 
 class Crew(Protocol):
@@ -46,7 +46,7 @@ class Crew(Protocol):
         """What a future raises whose worker is gone."""
         ...
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> Future[Records]:
+    def submit(self, worker: int, tasks: Sequence[Any]) -> Future[Records]:
         """Hand tasks to a worker, which takes one batch after the other; of no task it only says that it is ready."""
         ...
 
@@ -69,7 +69,7 @@ class _Own:
 _OWN = _Own()
 
 
-def _work(build: Callable[[], Draw], threads: int, parent: int, tasks: Sequence[Task]) -> Records:
+def _work(build: Callable[[], Draw], threads: int, parent: int, tasks: Sequence[Any]) -> Records:
     """Draw in a worker process, which makes its model for the first batch; what goes wrong then is said as it is."""
     if _OWN.draw is None:
         torch.set_num_threads(threads)
@@ -98,7 +98,7 @@ class ProcessCrew:
     def _new(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> Future[Records]:
+    def submit(self, worker: int, tasks: Sequence[Any]) -> Future[Records]:
         return self.processes[worker].submit(_work, self.build, self.threads, os.getpid(), list(tasks))
 
     def replace(self, worker: int) -> None:
@@ -147,7 +147,7 @@ class _Work:
             elif isinstance(error, self.crew.lost):
                 gone.append((worker, error))
             else:
-                raise _cause(error)
+                raise cause(error)
         self.replace(gone)
         return [each for each in done if each in self.running]
 
@@ -204,7 +204,7 @@ class _Work:
             self.suspects.append(item)
             return
         slot, attempt = item
-        self.left_out.add(slot.key, slot.index, attempt, _cause(error), times=PATIENCE)
+        self.left_out.add(slot.key, slot.index, attempt, cause(error), times=PATIENCE)
 
 
 def fill_together(
@@ -251,7 +251,7 @@ def fill_together(
     return records_of(run, slots)
 
 
-def _cause(error: BaseException) -> BaseException:
+def cause(error: BaseException) -> BaseException:
     """What went wrong in a worker, without what its messenger says."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, BaseException) else error

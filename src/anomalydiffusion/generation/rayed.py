@@ -10,7 +10,6 @@ from typing import Any
 
 from anomalydiffusion.core.errors import ConfigError, GenerationError
 from anomalydiffusion.generation.crew import Draw, Records
-from anomalydiffusion.generation.shards import Task
 
 __all__ = ["RayCrew"]
 
@@ -55,7 +54,7 @@ class RayCrew:
         actor = self.ray.remote(_Actor).options(max_restarts=0, max_task_retries=0, **self.takes)
         return actor.remote(self.build, self.takes.get("num_cpus"))
 
-    def submit(self, worker: int, tasks: Sequence[Task]) -> Future[Records]:
+    def submit(self, worker: int, tasks: Sequence[Any]) -> Future[Records]:
         future: Future[Records] = self.actors[worker].draw.remote(list(tasks)).future()
         return future
 
@@ -76,7 +75,7 @@ class _Actor:
         self.build, self.threads = build, threads
         self.run: Draw | None = None
 
-    def draw(self, tasks: Sequence[Task]) -> Records:
+    def draw(self, tasks: Sequence[Any]) -> Records:
         if self.run is None:  # here, so that what goes wrong is said as it is
             if self.threads:
                 import torch

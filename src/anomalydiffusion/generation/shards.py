@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from anomalydiffusion.core.errors import ConfigError, DataError, GenerationError
 from anomalydiffusion.core.imprint import Imprint
@@ -26,6 +26,7 @@ __all__ = [
     "slot_of", "sweep", "write_pair",
 ]  # fmt: skip
 
+T = TypeVar("T")
 Key = tuple[str, str]
 FAILURES = 5  # items of a defect type that may fail, one after the other, before it is given up
 
@@ -49,7 +50,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shard:
-    """One of `count` commands that fill a run together, `number` 1..`count`: it has every `count`-th slot."""
+    """One of `count` commands that work on a run together, `number` 1..`count`: it has every `count`-th slot, or training."""
 
     number: int
     count: int
@@ -69,8 +70,8 @@ class Shard:
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
 
-    def of(self, slots: Sequence[Slot]) -> list[Slot]:
-        return list(slots[self.number - 1 :: self.count])
+    def of(self, items: Sequence[T]) -> list[T]:
+        return list(items[self.number - 1 :: self.count])
 
     @contextmanager
     def lock(self, run: Run) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Several processes train what one process trains, and one of them writes the run."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,9 @@ import pytest
 from safetensors.torch import load_file
 
 import anomalydiffusion as ad
+from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.manifest import Manifest
 
 CONFIG = """
 report_to = "none"
@@ -47,3 +50,28 @@ def test_a_prior_is_adapted_by_one_process(made: Path, tmp_path: Path, monkeypat
     with pytest.raises(ConfigError, match="--adapt-prior: is for one process"):
         ad.train(made / "data", tmp_path / "run", prior=str(made / "prior"), adapt_prior=True, quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_launched_processes_draw_a_part_each(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone, together = (shutil.copytree(made / "run", tmp_path / name) for name in ("alone", "together"))
+    ad.generate(alone, 4, quiet=True)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for words in ({"workers": 2}, {"shard": "1/2"}, {"ray": "local"}, {"like": "x.png"}):
+        with pytest.raises(ConfigError, match="are not for several processes that a launcher began"):
+            ad.generate(together, 4, quiet=True, **words)  # type: ignore[arg-type]
+    for rank in ("1", "0"):
+        monkeypatch.setenv("RANK", rank)
+        before = len(Manifest(together / "manifest.jsonl").pairs())
+        ad.generate(together, 4, quiet=True)
+        assert len(Manifest(together / "manifest.jsonl").pairs()) - before == 2
+    drawn, wanted = ([(record["image"], record["mask_sha256"]) for record in Manifest(run / "manifest.jsonl").pairs()]
+                     for run in (together, alone))  # fmt: skip
+    assert drawn == wanted
+
+
+def test_each_has_the_card_of_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Launched.here().own("cuda") == "cuda"
+    for name, value in (("WORLD_SIZE", "8"), ("RANK", "5"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    assert [Launched.here().own(device) for device in ("cuda", "cuda:3", "cpu")] == ["cuda:1", "cuda:3", "cpu"]
+    assert Launched.here().shard == "6/8"

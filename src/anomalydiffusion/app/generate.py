@@ -13,6 +13,7 @@ from typing import Any
 from anomalydiffusion.app.again import draw_again
 from anomalydiffusion.app.drawer import Drawer, Order
 from anomalydiffusion.app.fits import settled
+from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.reference import begin_from_reference
@@ -48,6 +49,7 @@ def generate(
 
     `shard`: "i/n", the i-th of n commands that share the work, on one machine or on several that see the same folder; each has every
     n-th pair, and the pairs are the same as without.
+    Processes that `accelerate launch` or `torchrun` began are such commands, each with the graphics card of its number.
     `workers`: processes of this machine that draw, each with a model of its own; with `ray`, the address of a cluster or "local", its
     actors (`generation.crew`): by default as many as there is room for. The pairs are the same, within a grey level.
     `mirror`: a folder or a URL, such as s3://bucket/tiles, that the run's pairs are copied to while they are drawn, its manifest last
@@ -57,7 +59,11 @@ def generate(
     `reference` and `reference_mask`: the one picture of a defect that there is. Nothing is trained: `run` is begun from it, on the
     `normals`, which must be given the first time; `product` and `defect` name what it shows (`app.reference`).
     """
-    normals, masks = Path(normals) if normals else None, Path(masks) if masks else None
+    normals, masks, launched = Path(normals) if normals else None, Path(masks) if masks else None, Launched.here()
+    if launched.count > 1:
+        if any(told is not None for told in (shard, workers, ray, like, reference)):
+            raise ConfigError("--shard, --workers, --ray, --like and --reference: are not for several processes that a launcher began")
+        shard, quiet = launched.shard, quiet or not launched.leads
     if reference is not None and like is None:
         begun = begin_from_reference(
             Path(run), Path(reference), Path(reference_mask) if reference_mask else None, normals, product=product, defect=defect,
@@ -89,6 +95,7 @@ def generate(
     given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype, "compile": compile,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip
     settings = run_settings(opened, config=config, **given)
+    settings = replace(settings, device=launched.own(settings.device))
     drawn_by = Adapter.digest_of(opened.mask_adapter) if settings.masks.source == "learned" and opened.mask_adapter.exists() else ""
     split = run_split(opened)
     keys = chosen(split, product, defect)

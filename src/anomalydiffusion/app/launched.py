@@ -1,4 +1,4 @@
-"""One of several processes that `torchrun` or `accelerate launch` began; the first of them writes, the others compute."""
+"""One of several processes that `torchrun` or `accelerate launch` began: they learn together, or draw a part each."""
 
 from __future__ import annotations
 
@@ -16,14 +16,25 @@ __all__ = ["Launched"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launched:
-    """What the launcher told this process: how many there are, and which it is, from 0."""
+    """What the launcher told this process: how many there are, and which it is, from 0, of all and of those on its machine."""
 
     count: int = 1
     rank: int = 0
+    place: int = 0
 
     @classmethod
     def here(cls) -> Launched:
-        return cls(count=int(os.environ.get("WORLD_SIZE", "1")), rank=int(os.environ.get("RANK", "0")))
+        count, rank, place = (int(os.environ.get(name, least)) for name, least in (("WORLD_SIZE", "1"), ("RANK", "0"), ("LOCAL_RANK", "0")))
+        return cls(count=count, rank=rank, place=place)
+
+    @property
+    def shard(self) -> str:
+        """The part of the work that is this process's, as `--shard` says it."""
+        return f"{self.rank + 1}/{self.count}"
+
+    def own(self, device: str) -> str:
+        """The graphics card that is this process's, where its machine has one for each; any other device as it is."""
+        return f"cuda:{self.place}" if self.count > 1 and device == "cuda" else device
 
     @property
     def leads(self) -> bool:

@@ -38,9 +38,8 @@ def generate(
     seed: int | None = None, steps: int | None = None, severity: float | tuple[float, float] | None = None,
     normals: Path | str | None = None, masks: Path | str | None = None, batch_size: int | None = None, attempts: int | None = None,
     shard: str | None = None, workers: int | None = None, ray: str | None = None, mirror: str | None = None,
-    config: Path | str | None = None,
-    reference: Path | str | None = None, reference_mask: Path | str | None = None, device: str | None = None,
-    dtype: str | None = None, compile: bool | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    config: Path | str | None = None, reference: Path | str | None = None, reference_mask: Path | str | None = None,
+    device: str | None = None, dtype: str | None = None, compile: bool | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 
@@ -144,12 +143,12 @@ def generate(
 
 def _conclude(run: Run, mirror: Mirror | None) -> None:
     """Put the manifest into order where no other shard is at work: the last one that ends does it."""
-    if mirror is not None:
-        mirror.wait()
     with ExitStack() as held:
         try:
             held.enter_context(run.lock())
         except RunError:
+            if mirror is not None:
+                mirror.wait()
             return
         put_in_order(run)
         run.update(command=typed("generate"), status="generated")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
+import secrets
+import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -18,11 +19,10 @@ from anomalydiffusion.core.runs import Run
 
 __all__ = ["Mirror"]
 
-log = logging.getLogger(__name__)
-
 AT_ONCE, WAITING = 8, 64  # pairs on their way, and those that wait to be
+TRIES = 3  # looks at a place, a second apart, that another shard may be just beginning
 SAME = ("created", "split_digest", "prior_digest")  # what tells runs apart
-BESIDE = ("config.toml", "split.json", "gate.json", "adapter/*.safetensors", "settings/*.toml", "run.json")  # what pairs were drawn with
+BESIDE = ("config.toml", "split.json", "gate.json", "adapter/*.safetensors", "settings/*.toml")  # what pairs were drawn with
 Named = tuple[str, str, str, str, str]
 
 
@@ -70,16 +70,24 @@ class Mirror:
 
     def _begin(self) -> set[Named]:
         """The pairs that are there; a place where nothing is becomes this run's."""
-        own = {name: self.run.record.get(name) for name in SAME}
-        if self.store.exists(self._at("run.json")):
-            with suppress(ValueError):
-                record = json.loads(self.store.cat_file(self._at("run.json")))
-                if isinstance(record, dict) and {name: record.get(name) for name in SAME} == own:
+        for _ in range(TRIES):
+            if self.store.exists(self._at("run.json")):
+                if self._is_own(self.store.cat_file(self._at("run.json"))):
                     return set(self._pairs_there())
-        elif not self.store.exists(self.root) or not self.store.ls(self.root, detail=False):
-            self._send("run.json")
-            return set()
+                break
+            if not self.store.exists(self.root) or not self.store.ls(self.root, detail=False):
+                self._replace("run.json")
+                return set()
+            time.sleep(1)
         raise RunError(f"--mirror {self.place}: holds something else than a copy of {self.run.folder}; give an empty place")
+
+    def _is_own(self, text: bytes) -> bool:
+        """Whether that is this run's record, however far it has come."""
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError):
+            return False
+        return isinstance(record, dict) and all(record.get(name) == self.run.record.get(name) for name in SAME)
 
     def _pairs_there(self) -> Iterator[Named]:
         if self.store.exists(self._at("manifest.jsonl")):
@@ -91,10 +99,16 @@ class Mirror:
     def _at(self, name: str) -> str:
         return f"{self.root}/{name}"
 
-    def _send(self, name: str, to: str | None = None) -> None:
+    def _send(self, name: str, to: str = "") -> None:
         target = self._at(to or name)
         self.store.makedirs(target.rpartition("/")[0], exist_ok=True)
         self.store.put_file(str(self.run.folder / name), target)
+
+    def _replace(self, name: str) -> None:
+        """Copy a file that others read: it is never half there."""
+        part = f".part-{secrets.token_hex(4)}"
+        self._send(name, part)
+        self.store.mv(self._at(part), self._at(name))
 
     def put(self, record: Mapping[str, Any]) -> None:
         """Copy one pair, soon; waits where too many are on their way."""
@@ -139,8 +153,8 @@ class Mirror:
         try:
             for path in (path for pattern in BESIDE for path in sorted(self.run.folder.glob(pattern))):
                 self._send(path.relative_to(self.run.folder).as_posix())
-            self._send("manifest.jsonl", ".part-manifest.jsonl")
-            self.store.mv(self._at(".part-manifest.jsonl"), self._at("manifest.jsonl"))
+            self._replace("run.json")
+            self._replace("manifest.jsonl")
             kept = {name for pair in named for name in _files(pair)}
             for name in sorted({name for pair in self.there - named for name in _files(pair)} - kept):
                 with suppress(FileNotFoundError):

@@ -39,7 +39,8 @@ def generate(
     normals: Path | str | None = None, masks: Path | str | None = None, batch_size: int | None = None, attempts: int | None = None,
     shard: str | None = None, workers: int | None = None, ray: str | None = None, mirror: str | None = None,
     config: Path | str | None = None, reference: Path | str | None = None, reference_mask: Path | str | None = None,
-    device: str | None = None, dtype: str | None = None, compile: bool | None = None, resume: bool = True, dry_run: bool = False, quiet: bool = False,
+    device: str | None = None, dtype: str | None = None, compile: bool | None = None, resume: bool = True, dry_run: bool = False,
+    quiet: bool = False,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make `num` accepted pairs per defect type; what the manifest already holds is not made again.
 

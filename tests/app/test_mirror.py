@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -47,8 +47,20 @@ def same(run: Path, found: dict[str, bytes]) -> bool:
     """Whether all that the run's manifest names is there as it is here, with what it was drawn with, and no other pair."""
     pairs = {name for name in found if name.startswith("generated/")}
     beside = {"run.json", "config.toml", "split.json", "gate.json", "adapter/adapter.safetensors", "manifest.jsonl"}
-    assert beside <= set(found) and not any(".part" in name for name in found)
+    assert beside <= set(found) and not any(name.startswith(".") for name in found)
     return pairs == named(run) and all((run / name).read_bytes() == data for name, data in found.items())
+
+
+def broken(monkeypatch: pytest.MonkeyPatch, when: Callable[[str], bool], error: BaseException) -> None:
+    """Let copying of some files fail."""
+    put = MemoryFileSystem.put_file
+
+    def failing(self: Any, source: str, target: str, **given: Any) -> Any:
+        if when(target):
+            raise error
+        return put(self, source, target, **given)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", failing)
 
 
 def copies(monkeypatch: pytest.MonkeyPatch, kind: type[Any]) -> list[str]:
@@ -86,34 +98,51 @@ def test_a_folder_loses_what_was_thrown_away(run: Path, tmp_path: Path) -> None:
     assert found.pop("notes.txt") == b"mine" and same(run, found) and before - named(run)
 
 
-def test_shards_copy_their_own_and_the_last_one_the_manifest(run: Path, store: MemoryFileSystem) -> None:
+def test_shards_copy_their_own_and_the_last_one_the_manifest(
+    run: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
     opened = Run.open(run)
     with opened.lock(shared=True):  # as if the other shard were still at work
         ad.generate(run, 4, shard="1/2", mirror=URL, quiet=True)
     found = lies(store, "/bucket/plates")
     assert "manifest.jsonl" not in found and sum(name.endswith(".png") for name in found) >= 4
+    sent = copies(monkeypatch, MemoryFileSystem)
     ad.generate(run, 4, shard="2/2", mirror=URL, quiet=True)
+    assert 4 <= sum(name.endswith(".png") for name in sent) < len(named(run))  # not what the other one has copied
     assert same(run, lies(store, "/bucket/plates"))
 
 
 def test_what_could_not_be_copied_is_copied_by_the_same_command(
     run: Path, store: MemoryFileSystem, spoken: Spoken, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    put = MemoryFileSystem.put_file
-
-    def failing(self: Any, source: str, target: str, **given: Any) -> Any:
-        if target.endswith("000002.png"):
-            raise PermissionError("access denied")
-        return put(self, source, target, **given)
-
-    with monkeypatch.context() as broken:
-        broken.setattr(MemoryFileSystem, "put_file", failing)
+    with monkeypatch.context() as now:
+        broken(now, lambda target: target.endswith("000002.png"), PermissionError("access denied"))
         code, said = spoken("generate", run, "--num", 3, "--mirror", URL, "--quiet")
     assert code == 1 and said.count("\n") == 1
     assert said.startswith(f"error: --mirror {URL}: not all could be copied (PermissionError: access denied); the pairs are in {run}")
     assert "manifest.jsonl" not in lies(store, "/bucket/plates")  # it would name what is not there
     assert sum(record["accepted"] for record in Manifest(run / "manifest.jsonl").pairs()) == 6
+    sent = copies(monkeypatch, MemoryFileSystem)
     assert spoken("generate", run, "--num", 3, "--mirror", URL, "--quiet") == (0, "")
+    assert same(run, lies(store, "/bucket/plates"))
+    assert {name for name in sent if name.endswith(".png")} == {"000002.png"}  # what had been copied is remembered
+
+
+def test_a_fault_that_passes_is_no_fault(run: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([True])
+    broken(monkeypatch, lambda target: target.endswith("000002.png") and next(times, False), ConnectionError("reset"))
+    ad.generate(run, 3, mirror=URL, quiet=True)
+    assert same(run, lies(store, "/bucket/plates"))
+
+
+def test_what_is_written_over_is_not_named_there(run: Path, store: MemoryFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    ad.generate(run, 2, mirror=URL, quiet=True)
+    with monkeypatch.context() as now:
+        broken(now, lambda target: "adapter" in target, KeyboardInterrupt())  # when the pairs are there, and the manifest is not
+        with pytest.raises(KeyboardInterrupt):
+            ad.generate(run, 2, seed=5, resume=False, mirror=URL, quiet=True)
+    assert "manifest.jsonl" not in lies(store, "/bucket/plates")
+    ad.generate(run, 2, seed=0, resume=False, mirror=URL, quiet=True)
     assert same(run, lies(store, "/bucket/plates"))
 
 
@@ -122,7 +151,7 @@ def test_places_that_are_not_this_run_s_are_refused(run: Path, store: MemoryFile
     for place in (run / "copy", run, tmp_path):
         with pytest.raises(ConfigError, match="give a folder of its own"):
             ad.generate(run, 3, mirror=str(place), quiet=True)
-    for unknown in ("nowhere://bucket", "s3://"):
+    for unknown in ("nowhere://bucket", "s3://", "github://x"):
         with pytest.raises((ConfigError, GenerationError), match=f"--mirror {unknown}"):
             ad.generate(run, 3, mirror=unknown, quiet=True)
     (tmp_path / "full").mkdir()

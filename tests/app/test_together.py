@@ -4,18 +4,23 @@ import os
 import shutil
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import anomalydiffusion as ad
-from anomalydiffusion.app.compared import share_out
+from anomalydiffusion.app import evaluate as command
+from anomalydiffusion.app.compared import Asked, share_out
+from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
 from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.runs import Run
 from anomalydiffusion.downstream.comparison import Training
 from anomalydiffusion.generation.crew import ProcessCrew, Records
+from anomalydiffusion.generation.shards import Shard
 from tests.app.conftest import Spoken
 
 ASKED: dict[str, Any] = {"steps": 3, "seeds": 2, "baselines": True, "quiet": True}
@@ -54,7 +59,8 @@ def test_workers_train_what_one_process_does(run: Path, tmp_path: Path) -> None:
 def test_shards_train_and_the_command_without_gives_the_verdict(run: Path, spoken: Spoken) -> None:
     words = ["evaluate", run, "--steps", 3, "--task", "classification", "--controls"]
     for shard, parts in (("1/2", 2), ("2/2", 4), ("2/2", 4)):
-        code, said = spoken(*words, "--shard", shard)
+        with Shard.parse(shard).lock(Run.open(run)):  # of a drawing: another matter
+            code, said = spoken(*words, "--shard", shard)
         assert code == 0 and f"shard {shard}: its" in said and not (run / "scores.json").exists()
         assert len(trained(run)) == parts
     with pytest.raises(ConfigError, match="--workers and --ray share out the work by themselves"):
@@ -66,6 +72,40 @@ def test_shards_train_and_the_command_without_gives_the_verdict(run: Path, spoke
     before = trained(run)
     code, _ = spoken(*words, "--quiet")
     assert code == 0 and trained(run) == before and (run / "scores.json").exists()
+
+
+@dataclass(frozen=True)
+class Stranger:
+    """A worker whose trainings do not count here, as where a node has another prior."""
+
+    asked: Asked
+
+    def __call__(self, tasks: Sequence[Training]) -> Records:
+        return []
+
+
+def test_trainings_that_do_not_count_end_the_command(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "Trainer", Stranger)
+    with pytest.raises(TrainingError, match=r"what workers trained does not count here \(real-only, say\)"):
+        ad.evaluate(run, task="classification", steps=2, workers=2, quiet=True)
+    assert not (run / "scores.json").exists()
+
+
+def test_cards_that_only_workers_have_are_not_asked_for(run: Path) -> None:
+    settings = run_settings(Run.open(run), device="cuda")
+    given = {
+        "task": "classification",
+        "detector": settings.classifier,
+        "seeds": 1,
+        "baselines": False,
+        "controls": False,
+        "shortcut": False,
+    }
+    asked = Asked(folder=run, settings=settings, elsewhere=True, **given)  # type: ignore[arg-type]
+    assert len(asked.trainings().ready()) == 2
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="cuda"):
+            replace(asked, elsewhere=False).trainings()
 
 
 @dataclass(frozen=True)

@@ -91,14 +91,16 @@ class Asked:
     baselines: bool
     controls: bool
     shortcut: bool
+    elsewhere: bool = False  # others train, perhaps on cards that this machine does not have
 
     def _given(self, progress: Progress | None = None) -> tuple[Split, list[Generated], Path, Comparison[Any]]:
         run = Run.open(self.folder)
         root = Path(json.loads(run.split.read_text(encoding="utf-8"))["root"])
         comparison = Comparison(
             detector=self.detector, folder=run.evaluation, seeds=range(self.seeds), baselines=self.baselines, controls=self.controls,
+            device=self.settings.device if self.elsewhere else str(find_device(self.settings.device)),
             redecode=round_trip(run, self.settings) if self.shortcut and self.task == LOCALIZATION else None,
-            device=str(find_device(self.settings.device)), **({} if progress is None else {"progress": progress}),
+            **({} if progress is None else {"progress": progress}),
         )  # fmt: skip
         return run_split(run), pairs_of(run), root, comparison
 
@@ -155,6 +157,9 @@ def share_out(crew: Crew, tasks: Sequence[Training], done: Callable[[Training], 
                 else:
                     raise cause(error)
                 idle.append(worker)
+    except Exception as error:
+        log.warning("%s; waiting for what the other workers are training", error)
+        raise
     finally:
         crew.close()
 

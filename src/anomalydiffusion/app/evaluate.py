@@ -15,7 +15,7 @@ import numpy as np
 from anomalydiffusion.app.compared import Asked, Trainer, pairs_of, share_out
 from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import Bar, bar, say
-from anomalydiffusion.core.errors import ConfigError, DataError, SplitError
+from anomalydiffusion.core.errors import ConfigError, DataError, SplitError, TrainingError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -87,7 +87,7 @@ def evaluate(
         )
     settings = run_settings(opened, config=config, device=device)
     split, pairs, root = run_split(opened), pairs_of(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
-    with opened.lock() if part is None else part.lock(opened):
+    with opened.lock() if part is None else part.lock(opened, "evaluate-"):
         if task == "quality":
             if not {(pair.product, pair.defect) for pair in pairs} & {shot.key for shot in split.held_out}:
                 raise DataError(f"{opened.folder}: no held-out defect image to hold the pairs against; it takes at least 2 of a type")
@@ -98,6 +98,7 @@ def evaluate(
             asked = Asked(
                 folder=opened.folder.resolve(), settings=settings, task=task, seeds=seeds, baselines=baselines, controls=controls,
                 detector=replace(presets[detector] if detector else own, **({} if steps is None else {"steps": steps})), shortcut=shortcut,
+                elsewhere=ray is not None,
             )  # fmt: skip
             if part is not None:
                 return {"trained": _part(asked, part, quiet)}
@@ -131,9 +132,11 @@ def _part(asked: Asked, part: Shard, quiet: bool) -> int:
 def _together(asked: Asked, workers: int | None, ray: str | None, quiet: bool) -> None:
     """Train what is left by several workers: first what waits for nothing, then what did."""
     card = ray is not None and asked.settings.device.startswith("cuda")
-    order = replace(asked, settings=replace(asked.settings, device="cuda")) if card else asked  # each worker sees its own card alone
+    order = replace(asked, elsewhere=False)
+    if card:  # each worker sees its own alone
+        order = replace(order, settings=replace(asked.settings, device="cuda"))
     own = asked.trainings()
-    while len(tasks := own.ready()) > 1:
+    while tasks := own.ready():
         size, build = min(workers or len(tasks), len(tasks)), partial(Trainer, order)
         crew: Crew = ProcessCrew(size, build) if ray is None else RayCrew(ray, None if workers is None else size, build, card=card)
         with bar("train", len(tasks), quiet=quiet) as shown:
@@ -144,6 +147,11 @@ def _together(asked: Asked, workers: int | None, ray: str | None, quiet: bool) -
                 shown.at(len(done), f"{task[0]}, {task[1]}, seed {task[2]}")
 
             share_out(crew, tasks, ended)
+        if strange := [task for task in own.ready() if task in tasks]:
+            raise TrainingError(
+                f"{asked.folder}: what workers trained does not count here ({strange[0][1]}, say): they have another prior or other "
+                "files than this command; give every node the same"
+            )
 
 
 def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: bool, *, baselines: bool) -> dict[str, Any]:

@@ -61,9 +61,10 @@ def generate(
     """
     normals, masks, launched = Path(normals) if normals else None, Path(masks) if masks else None, Launched.here()
     if launched.count > 1:
-        if any(told is not None for told in (shard, workers, ray, like, reference)):
+        if any(given is not None for given in (shard, workers, ray, like, reference)):
             raise ConfigError("--shard, --workers, --ray, --like and --reference: are not for several processes that a launcher began")
-        shard, quiet = launched.shard, quiet or not launched.leads
+        shard = launched.shard
+    told, quiet = quiet, quiet or not launched.leads
     if reference is not None and like is None:
         begun = begin_from_reference(
             Path(run), Path(reference), Path(reference_mask) if reference_mask else None, normals, product=product, defect=defect,
@@ -130,31 +131,38 @@ def generate(
                 opened.update(command=typed("generate"))
 
         slots = plan(keys, num) if part is None else part.of(plan(keys, num))
-        records = _filled(opened, order, slots, once_ready, anew=not resume, alone=part is None, workers=workers, ray=ray, mirror=copy,
-                          quiet=quiet)  # fmt: skip
+        try:
+            records = _filled(opened, order, slots, once_ready, anew=not resume, alone=part is None, workers=workers, ray=ray,
+                              mirror=copy, quiet=quiet)  # fmt: skip
+        except BaseException:
+            if copy is not None:
+                copy.stop()
+            raise
         if part is None:
             opened.update(status="generated")
             if copy is not None:
                 copy.finish()
-    if part is not None:
-        _conclude(opened, copy)
-    _shortfall(slots, records, settings.generate.attempts, quiet)
+    last = part is None or _conclude(opened)
+    if part is not None and copy is not None:
+        copy.finish() if last else copy.wait()
+    if launched.count == 1:
+        _shortfall(slots, records, settings.generate.attempts, quiet)
+    elif last:  # one that failed would end the others: the last one judges all
+        slots = plan(keys, num)
+        _shortfall(slots, records_of(opened, slots), settings.generate.attempts, told)
     return records
 
 
-def _conclude(run: Run, mirror: Mirror | None) -> None:
-    """Put the manifest into order where no other shard is at work: the last one that ends does it."""
+def _conclude(run: Run) -> bool:
+    """Put the manifest into order where no other shard is at work: the last one that ends does it, and is told so."""
     with ExitStack() as held:
         try:
             held.enter_context(run.lock())
         except RunError:
-            if mirror is not None:
-                mirror.wait()
-            return
+            return False
         put_in_order(run)
         run.update(command=typed("generate"), status="generated")
-        if mirror is not None:
-            mirror.finish()
+    return True
 
 
 def _filled(

@@ -6,8 +6,8 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from natsort import natsorted
@@ -67,7 +67,7 @@ def compare_classes(split: Split, generated: Sequence[Generated], root: Path, co
     through the autoencoder is of every type alike, so there is no such shortcut to check.
     """
     own = class_trainings(split, generated, root, comparison)
-    stages = {material.product: ClassStage(material, comparison) for material in own.materials}  # each is looked at before any is trained
+    stages = {material.product: cast(ClassStage, own.stage(material)) for material in own.materials}
     found = own.run()
     return {
         **_figures(found, own.order, stages, comparison),
@@ -85,7 +85,9 @@ def class_trainings(split: Split, generated: Sequence[Generated], root: Path, co
     guard(split, generated, root)
     order = class_arms(baselines=comparison.baselines, controls=comparison.controls)
     ledger = Ledger(comparison.folder / "arms.jsonl", CLASSIFICATION, comparison, split, pairs)
-    return Trainings(gather(kept, pairs), order, comparison, ledger, partial(ClassStage, comparison=comparison), "validation_accuracy")
+    materials = gather(kept, pairs)
+    stages = {material.product: ClassStage(material, comparison) for material in materials}  # each is looked at before any is trained
+    return Trainings(materials, order, comparison, ledger, lambda material: stages[material.product], "validation_accuracy")
 
 
 def _several(split: Split, generated: Sequence[Generated]) -> tuple[Split, list[Generated]]:

@@ -155,7 +155,8 @@ class Trainings:
         self.materials, self.order, self.comparison, self.ledger, self.figure = materials, order, comparison, ledger, figure
         self.all = [(each.product, arm, seed) for each in materials for seed in comparison.seeds for arm in order]
         self.found = self._known()
-        self._materials, self._stage, self._stages = {each.product: each for each in materials}, stage, dict[str, Stage]()
+        self.stage, self._materials = stage, {each.product: each for each in materials}
+        self._last: tuple[str, Stage] | None = None  # of the product that was trained on last: a stage may hold many images
 
     def _known(self) -> dict[Training, Record]:
         return {each: record for each in self.all if (record := self.ledger.get(*each)) is not None}
@@ -175,10 +176,11 @@ class Trainings:
         """What comes of one training, whose line is in the ledger then."""
         if training not in self.found:
             product, arm, seed = training
-            if product not in self._stages:
-                self._stages[product] = self._stage(self._materials[product])
+            if self._last is None or self._last[0] != product:
+                self._last = None
+                self._last = product, self.stage(self._materials[product])
             best = self._best_baseline(training) if arm == BEST else ""
-            self.found[training] = self.ledger.add(product, arm, seed, self._stages[product].run(arm, seed, best, on_step))
+            self.found[training] = self.ledger.add(product, arm, seed, self._last[1].run(arm, seed, best, on_step))
         return self.found[training]
 
     def _best_baseline(self, training: Training) -> str:

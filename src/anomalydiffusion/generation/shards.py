@@ -74,11 +74,14 @@ class Shard:
         return list(items[self.number - 1 :: self.count])
 
     @contextmanager
-    def lock(self, run: Run) -> Iterator[None]:
-        """Hold this shard of a run, beside other shards. Raises `RunError` when a command works on it, or on the run for itself."""
+    def lock(self, run: Run, what: str = "") -> Iterator[None]:
+        """Hold this shard of a run, beside other shards and those of other work (`what`).
+
+        Raises `RunError` when a command works on it, or on the run for itself.
+        """
         with run.lock(shared=True):
             held = f"{run.folder}: another command is working on shard {self}; wait for it or stop it"
-            with hold(run.folder / f".lock-{self.number}-of-{self.count}", held):
+            with hold(run.folder / f".lock-{what}{self.number}-of-{self.count}", held):
                 yield
 
 

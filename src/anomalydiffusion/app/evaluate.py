@@ -125,7 +125,7 @@ def _part(asked: Asked, part: Shard, quiet: bool) -> int:
             shown.at(done, f"{product}, {arm}, seed {seed}")
             own.train((product, arm, seed))
         shown.at(len(mine), "")
-    say(f"shard {part}: its {len(mine)} trainings are done; the same command without --shard gives the verdict", quiet=quiet)
+    say(f"shard {part} is done, {len(mine)} of {len(own.all)} trainings; the same command without --shard gives the verdict", quiet=quiet)
     return len(mine)
 
 

@@ -33,7 +33,7 @@ def drawn(run: Path, folder: Path, num: int, settings: dict[str, float | str]) -
     """The manifest's lines of one cell."""
     if not folder.exists():
         copy(run, folder, *(path.name for path in run.iterdir() if path.name not in LEARNED))
-    config = folder.with_suffix(".toml")
+    config = folder.parent / f"{folder.name}.toml"
     config.write_text("[generate]\n" + "".join(f"{name} = {json.dumps(value)}\n" for name, value in settings.items()))
     ad.generate(folder, num, config=config)
     return Manifest(folder / "manifest.jsonl").records()

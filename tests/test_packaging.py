@@ -9,6 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from anomalydiffusion.app.doctor import EXTRAS
+
 TOP = Path(__file__).parents[1]
 PROJECT = tomllib.loads((TOP / "pyproject.toml").read_text())["project"]
 
@@ -45,6 +47,10 @@ def test_messages_name_extras_that_there_are() -> None:
     files = [TOP / "README.md", *(TOP / "src").rglob("*.py")]
     named = {extra for file in files for extra in re.findall(r"(?:anomalydiffusion|\.)\[(\w+)\]'", file.read_text())}
     assert named and named <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_doctor_looks_for_extras_that_there_are() -> None:
+    assert set(EXTRAS) <= set(PROJECT["optional-dependencies"])
 
 
 def test_other_peoples_type_checkers_read_ours() -> None:

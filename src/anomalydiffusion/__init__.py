@@ -27,6 +27,7 @@ _DOOR = {
     "import_data": "anomalydiffusion.data.imports",
     "load_prior": "anomalydiffusion.priors.load",
     "masks": "anomalydiffusion.app.masks",
+    "prior_convert": "anomalydiffusion.app.prior",
     "prior_info": "anomalydiffusion.app.prior",
     "prior_train": "anomalydiffusion.app.prior",
     "report": "anomalydiffusion.report.page",

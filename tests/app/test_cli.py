@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from typing import Any, get_args
 
 import pytest
+import torch
 import typer
 from typer.testing import CliRunner
 
 from anomalydiffusion.app import bench, evaluate, settings
 from anomalydiffusion.app.cli import app
 from anomalydiffusion.app.export import EMBEDDINGS
+from anomalydiffusion.app.main import main
 from anomalydiffusion.app.trackers import Tracker
 from anomalydiffusion.data.imports import OPTIONS
 from anomalydiffusion.downstream import detectors
@@ -54,6 +56,24 @@ def test_every_option_may_be_spelled_with_underscores() -> None:
                     tried += 1
     assert tried >= 20
     assert CliRunner().invoke(app, ["train", "--max_train_stepz", "1", "--help"]).exit_code == 2
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory."), MemoryError(),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+], ids=["card", "python", "processor"])  # fmt: skip
+def test_memory_that_ran_out_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def fails(**_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("anomalydiffusion.app.cli.app", fails)
+    monkeypatch.setattr(sys, "argv", ["anomalydiffusion", "check", "DATA"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: memory ran out; draw fewer at once (--batch-size)")
+    error = RuntimeError("shapes differ")
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main()
 
 
 def test_names_of_ones_own_keep_their_underscores(tmp_path: Any) -> None:

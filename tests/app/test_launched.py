@@ -11,8 +11,10 @@ from safetensors.torch import load_file
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.launched import Launched
+from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.runs import Run
 
 CONFIG = """
 report_to = "none"
@@ -23,16 +25,16 @@ train = {batch_size = 2, pool = {crops = 8}, loop = {steps = 2, gradient_accumul
 """
 
 
-def test_two_processes_train_the_same_adapter_and_one_run(made: Path, tmp_path: Path) -> None:
-    (tmp_path / "two.toml").write_text(CONFIG)
-    given = {"prior": str(made / "prior"), "config": tmp_path / "two.toml", "quiet": True}
-    alone = ad.train(made / "data", tmp_path / "alone", **given)
-    words = ["train", made / "data", "--output", tmp_path / "both", "--prior", made / "prior", "--config", tmp_path / "two.toml"]
+def _launched(*words: object) -> str:
+    """Run a command by two processes; what they say on stderr."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "anomalydiffusion"]
     done = subprocess.run([sys.executable, *launcher, *map(str, words)], capture_output=True, text=True, check=False, timeout=500)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("shots: plate") == 1  # only one of them speaks
-    both = tmp_path / "both"
+    return done.stderr
+
+
+def _same(alone: Run, both: Path) -> None:
+    """Whether two processes learned what one did."""
     for learned in (alone.adapter, alone.mask_adapter):
         one, two = load_file(learned), load_file(both / learned.relative_to(alone.folder))
         assert one.keys() == two.keys()
@@ -40,9 +42,28 @@ def test_two_processes_train_the_same_adapter_and_one_run(made: Path, tmp_path: 
             far = (two[name] - tensor).abs()
             assert far.max() <= 1e-4, name  # Adam makes whole steps of gradients that are nothing but the order of a sum
             assert (far > 1e-5).float().mean() < 0.02, name
+
+
+def test_two_processes_train_the_same_adapter_and_one_run(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(CONFIG)
+    given = {"prior": str(made / "prior"), "config": tmp_path / "two.toml", "quiet": True}
+    alone, both = ad.train(made / "data", tmp_path / "alone", **given), tmp_path / "both"
+    said = _launched("train", made / "data", "--output", both, "--prior", made / "prior", "--config", tmp_path / "two.toml")
+    assert said.count("shots: plate") == 1  # only one of them speaks
+    _same(alone, both)
     assert json.loads((both / "run.json").read_text())["status"] == "trained"
     said = [[json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text().splitlines()] for run in (alone.folder, both)]
     assert len(said[1]) == 4 and said[1] == pytest.approx(said[0], abs=1e-4)
+
+
+def test_two_processes_extend_what_an_earlier_run_knows_of_masks_too(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "two.toml").write_text(CONFIG)
+    given = {"prior": str(made / "prior"), "config": tmp_path / "two.toml", "quiet": True}
+    first = ad.train(made / "data", tmp_path / "first", defect=["hole"], **given)
+    alone, both = ad.train(made / "data", tmp_path / "alone", extend=first.folder, quiet=True), tmp_path / "both"
+    _launched("train", made / "data", "--output", both, "--extend", first.folder)
+    _same(alone, both)
+    assert set(Adapter.vectors_of(both / "adapter" / "masks.safetensors")) == {("plate", "hole"), ("plate", "stain")}
 
 
 def test_a_prior_is_adapted_by_one_process(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

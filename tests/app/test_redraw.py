@@ -36,5 +36,13 @@ def test_a_place_is_filled_again_as_it_was(made: Path, tmp_path: Path, spoken: S
         redraw(run, gone["image"])
     with pytest.raises(RunError, match="is not in the manifest, or was judged meanwhile"):
         redraw(run, "generated/gone.png")
+    config = run / "config.toml"
+    before = config.read_text()
+    config.write_text(before.replace("[masks]\n", "[masks]\nalike = 4\n", 1))
+    lines = (run / "manifest.jsonl").read_bytes()
+    with pytest.raises(ConfigError, match=r"was drawn without \[masks\] alike, which the run's config.toml has by now"):
+        redraw(run, new["image"])
+    assert (run / "manifest.jsonl").read_bytes() == lines, "nothing was rejected"
+    config.write_text(before)
     again = redraw(run, new["image"])
     assert again[again.index("--attempts") + 1] == str(1 + 1 + 5)

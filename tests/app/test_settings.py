@@ -2,11 +2,13 @@
 
 import math
 import tomllib
+from pathlib import Path
 
 import pytest
 
 from anomalydiffusion.app.settings import PRESETS, Settings, resolve, to_toml
 from anomalydiffusion.core.config import from_dict
+from anomalydiffusion.core.crops import crop_box
 from anomalydiffusion.core.errors import ConfigError
 
 
@@ -29,13 +31,22 @@ def test_paper_is_the_paper() -> None:
     assert masks.learned.area == (0, math.inf)
     assert (masks.learned.threshold, masks.learned.border, masks.train.loop.steps) == (0.9, 1 / 3, 5000)
     for pool in (paper.train.pool, masks.train.pool):
-        assert (pool.rotation, pool.flips, pool.light) == (20.0, True, 0.0)
+        assert (pool.rotation, pool.flips, pool.light, pool.together) == (20.0, True, 0.0, True)
     assert paper.train.condition_noise == paper.generate.condition_noise == 0
     generate = paper.generate
+    assert generate.together and crop_box((500, 500, 501, 501), (1024, 1024), generate.ratio[0], 64) == (0, 0, 1024, 1024)
     assert (generate.eta, generate.guidance, generate.strength, generate.reweight) == (1.0, 1.0, 1.0, "paper")
     assert (generate.steps, generate.match, generate.grain, generate.graft) == (200, False, "off", None)
     assert (paper.detector.network, paper.detector.side, paper.classifier.network) == ("draem", 256, "resnet34")
     assert (paper.detector.loss, paper.detector.rate, paper.detector.batch_size, paper.detector.cycle) == ("focal", 1e-4, 8, False)
+
+
+def test_a_file_names_no_other_preset_where_a_run_has_its_own_settings(tmp_path: Path) -> None:
+    own, file = tomllib.loads(to_toml(resolve("paper"))), tmp_path / "f.toml"
+    file.write_text('preset = "paper"\n[generate]\nsteps = 7\n')
+    assert resolve(config=file, base=own).generate.steps == 7
+    with pytest.raises(ConfigError, match=r"f.toml: preset = 'paper': this run began with 'default'"):
+        resolve(config=file, base=tomllib.loads(to_toml(resolve())))
 
 
 def test_masks_are_learned_without_a_mask() -> None:

@@ -22,7 +22,7 @@ from anomalydiffusion.app.jobs import Jobs, Line, _devices
 from anomalydiffusion.app.studio import close, studio
 from anomalydiffusion.app.tabs.review import _details
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
-from anomalydiffusion.core.runs import hold
+from anomalydiffusion.core.runs import Run, hold
 from anomalydiffusion.data.folders import read_folder
 from tests.app.looks import nameless, pale, wide
 from tests.conftest import build_prior_folder
@@ -192,7 +192,12 @@ def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: P
     page.click("#review-judge > button")
     page.click("#review-suggest")
     _says(page, "body", "0 kept and 1 rejected by hand; limits are drawn from 3 of each")
+    _fill(page, "#review-strict input[type=number]", "7")
+    _fill(page, "#review-page input", "3")
     page.locator("#review-verdict").get_by_text("kept").click()
+    _says(page, "#review-about", "1 of 7")
+    assert page.locator("#review-page input").input_value() == "1"
+    assert page.locator("#review-strict input[type=number]").input_value() == "7", "what is set stays until it is judged by"
     _open(page, "Batch")
     _says(page, "#batch-counts", "plate/hole")
     _says(page, "#batch-line", "done")
@@ -561,6 +566,53 @@ def test_a_picture_without_a_usable_mask_can_get_one(base: Path, tmp_path: Path)
     assert "cannot be read as a picture" in desk.label("plate", "hole", "new.png")[2]
     assert desk.save_label("plate", "hole", marks, "new.png") == truth / "new_mask.png"
     assert np.array_equal(desk.label("plate", "hole", "new.png")[1], marks)
+
+
+def test_a_mask_of_another_kind_gives_way_to_a_picture_without_loss(base: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(base / "data", tmp_path / "data"))
+    desk, truth = Desk(base / "run", data), data / "plate" / "ground_truth" / "hole"
+    name = desk.labelled("plate", "hole")[0]
+    image, mask, _ = desk.label("plate", "hole", name)
+    (old,) = truth.glob(f"{Path(name).stem}_mask.*")
+    Image.fromarray(np.asarray(Image.open(old))).save(old.with_suffix(".bmp"))
+    old.unlink()
+    assert desk.save_label("plate", "hole", ~mask, name) == old and not old.with_suffix(".bmp").exists()
+    assert np.array_equal(desk.label("plate", "hole", name)[1], ~mask)
+    desk.save_label("plate", "hole", mask, "new.png", image)
+    with pytest.raises(DataError, match="is there already"):  # one file on a disk that tells no N from n
+        desk.save_label("plate", "hole", mask, "New.png", image)
+
+
+def test_a_training_goes_on_with_what_it_began_with(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(run: Path, *defects: str) -> list[str]:
+        desk, words = Desk(run, base / "data"), list[list[str]]()
+        monkeypatch.setattr(desk.jobs, "add", words.append)
+        desk.learn(defects, None, "default")
+        return words[0][words[0].index("--preview-steps") + 2 :]
+
+    assert asked(base / "run") == [] and asked(tmp_path / "new") == []
+    part = Run.create(tmp_path / "part")
+    record = json.loads((base / "run" / "split.json").read_text())
+    record["files"] = [file for file in record["files"] if file["defect"] != "stain"]
+    part.split.write_text(json.dumps(record))
+    assert asked(part.folder) == ["--product", "plate", "--defect", "hole"]
+    part.config.write_bytes((base / "run" / "config.toml").read_bytes())
+    part.update(extended="/of/others/run")
+    assert asked(part.folder)[4:] == ["--extend", "/of/others/run", "--preset", "default"]
+    assert asked(part.folder, "plate/stain") == ["--product", "plate", "--defect", "stain"]
+
+
+def test_drawing_follows_what_the_run_s_settings_have_become(base: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(base / "run", tmp_path / "run"))
+    desk = Desk(run, base / "data")
+    normal = desk.normals("plate")[0]
+    desk.draw("plate/hole", normal, None, 1.0, 3)
+    first = desk.pipe
+    desk.draw("plate/hole", normal, None, 1.0, 4)
+    assert desk.pipe is first is not None
+    Run.open(run).update(matched_masks={"asked": "x", "for": ["plate/hole"]})
+    desk.draw("plate/hole", normal, None, 1.0, 3)
+    assert desk.pipe is not first and desk.pipe[1].settings.masks.kind(("plate", "hole")) == "matched"
 
 
 def test_what_follows_on_a_failure_is_held(tmp_path: Path) -> None:

@@ -149,6 +149,8 @@ FAULTS: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ("turned", turned, "warning", IMAGE, "EXIF"),
     ("table without columns", table("a;b\n"), "error", "tile/groups.csv", "no column file and group"),
     ("table names nothing", wrong_name, "warning", "tile/groups.csv", "names nope.png"),
+    ("table of other names", table("file,group\ntile/test/crack/0.png,1\n0.png,1\n"), "error", "tile/groups.csv",
+     "names none of the images, first tile/test/crack/0.png"),
     ("table is not whole", table("file,group\ntest/crack/0.png,1\n"), "note", "tile/groups.csv", "does not list 17 of"),
     ("other kind", lambda r: (r / "tile/train/good/5.webp").write_bytes(b"RIFF"), "warning",
      "tile/train/good/5.webp", "not a kind"),

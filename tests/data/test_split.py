@@ -240,6 +240,17 @@ def test_a_broken_table_of_groups_stops_the_split(tmp_path: Path) -> None:
         few_shot_split(read_folder(root / "p"))
 
 
+@pytest.mark.parametrize("name", ["0.png", "p/test/d/0.png", "d/0.png"])
+def test_a_table_of_groups_that_names_none_of_the_images_stops_the_split(tmp_path: Path, name: str) -> None:
+    root = write(tmp_path, {**GOOD, **numbered("test/d", 6)}, {name: "a"})
+    with pytest.raises(
+        SplitError, match=rf"groups\.csv: names none of the images of p, first {name}; name each relative to .*/p, as test/d/0"
+    ):
+        few_shot_split(read_folder(root))
+    (root / "p" / "groups.csv").write_text(f"file,group\n{name},a\ntest/d/0.png,a\n")
+    few_shot_split(read_folder(root))
+
+
 def test_copies_across_the_split_are_refused(tmp_path: Path) -> None:
     root = write(tmp_path, {**GOOD, **numbered("test/d", 6), "test/d/5.png": b"p/test/d/0.png"})
     with pytest.raises(DataError, match=r"same content.*0\.png.*5\.png"):

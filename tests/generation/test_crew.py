@@ -14,7 +14,7 @@ from anomalydiffusion.core.errors import ConfigError, GenerationError, MaskError
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.generation.crew import Crew, Draw, ProcessCrew, fill_together
 from anomalydiffusion.generation.rayed import RayCrew
-from anomalydiffusion.generation.shards import Task, plan, write_pair
+from anomalydiffusion.generation.shards import FAILURES, Task, plan, write_pair
 from tests.generation.test_shards import KEYS, _judge, _lines, _make, _run
 
 NUM = 5
@@ -51,6 +51,13 @@ def _die_always(folder: Path, task: Task) -> None:
 
 def _refuse(folder: Path, task: Task) -> None:
     if task.slot.index == 2:
+        raise MaskError(f"no mask fits number {task.slot.index}")
+
+
+def _refuse_all_cracks(folder: Path, task: Task) -> None:
+    if task.slot.key[1] == "crack":
+        with (folder / "tried").open("a") as tried:
+            tried.write("x")
         raise MaskError(f"no mask fits number {task.slot.index}")
 
 
@@ -97,6 +104,14 @@ def test_an_item_that_fails_is_left_out_with_its_error_and_tried_again_by_the_ne
     assert len([record for record in made if record["accepted"]]) == 2 * NUM - 2
     again = _filled(tmp_path, _crew("processes", tmp_path))
     assert len([record for record in again if record["accepted"]]) == 2 * NUM and not (tmp_path / "left_out.jsonl").exists()
+
+
+def test_a_defect_type_of_which_nothing_can_be_made_ends_the_command(tmp_path: Path) -> None:
+    crew = _crew("processes", tmp_path, _refuse_all_cracks)
+    with pytest.raises(MaskError, match="no mask fits number"):
+        fill_together(Run.open(tmp_path), plan(KEYS, 20), crew, seed=3, batch_size=2, attempts=5)
+    assert (tmp_path / "tried").stat().st_size < 20, "each is tried by itself once, and not all of them are"
+    assert len((tmp_path / "left_out.jsonl").read_text().splitlines()) == FAILURES - 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

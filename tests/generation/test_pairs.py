@@ -159,6 +159,10 @@ def test_parts_far_apart_are_each_drawn_and_nothing_between_them(made: tuple[Lat
     assert changed[8:20, 6:16].mean() > 0.5 and changed[66:80, 90:104].mean() > 0.5
     assert not changed[ndimage.distance_transform_edt(~mask) >= CONFIG.feather].any()
     assert pair.mask.pixels_HW is mask
+    steps: list[int] = []
+    for together in (None, True):
+        make_pairs(*made, [two], replace(CONFIG, together=together), lambda index, t, z: steps.append(index))
+    assert len(steps) == 3 * CONFIG.steps, "two drawings, one after the other, and one of both"
     beside = make_pairs(*made, [item, two], CONFIG)[1]
     assert np.abs(beside.image_HWC.astype(int) - pair.image_HWC).max() <= 2
 

@@ -134,16 +134,27 @@ def test_what_cannot_be_made_is_left_out_and_named_and_all_else_is_made(tmp_path
     assert _lines(tmp_path / "part") == _lines(tmp_path / "whole") and not (tmp_path / "part/left_out.jsonl").exists()
 
 
+def test_what_a_shard_leaves_out_is_named_in_a_file_of_its_own_until_one_command_makes_it(tmp_path: Path) -> None:
+    _part(tmp_path, Shard(number=1, count=2), make=_without(("crack", 2)))
+    _part(tmp_path, Shard(number=2, count=2), make=_without(("crack", 3)))
+    said = {path.name: json.loads(path.read_text())["error"] for path in tmp_path.glob("left_out*")}
+    assert said == {"left_out-1-of-2.jsonl": "no mask fits 2", "left_out-2-of-2.jsonl": "no mask fits 3"}
+    _part(tmp_path, Shard(number=1, count=2))
+    assert [path.name for path in tmp_path.glob("left_out*")] == ["left_out-2-of-2.jsonl"]
+    _run(tmp_path, num=6)
+    assert not list(tmp_path.glob("left_out*"))
+
+
 def test_a_defect_type_of_which_nothing_can_be_made_ends_the_command(tmp_path: Path) -> None:
     with pytest.raises(MaskError, match=f"no mask fits {FAILURES - 1}"):
         _run(tmp_path, num=40, make=_without(*(("crack", index) for index in range(40))))
     assert len(_lines(tmp_path)) == 0
 
 
-def _part(folder: Path, shard: Shard, num: int = 6, **over) -> list[dict]:
+def _part(folder: Path, shard: Shard, num: int = 6, make=_make, **over) -> list[dict]:
     run = Run.create(folder)
     with shard.lock(run):
-        return fill(run, shard.of(plan(KEYS, num)), _make, _judge, seed=3, batch_size=4, attempts=5, alone=False, **over)
+        return fill(run, shard.of(plan(KEYS, num)), make, _judge, seed=3, batch_size=4, attempts=5, shard=shard, **over)
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 20])

@@ -133,6 +133,15 @@ def test_the_card_says_what_this_is_and_leaves_the_licence_to_its_owner(run: Pat
         assert words in card.text
 
 
+def test_a_pair_of_another_tool_is_none_that_was_photographed(run: Path, tmp_path: Path) -> None:
+    lines = [json.loads(line) for line in (run / "manifest.jsonl").read_text().splitlines()]
+    kept = ("product", "defect", "image", "mask", "image_sha256", "mask_sha256", "accepted")
+    (run / "manifest.jsonl").write_text("".join(json.dumps({name: line[name] for name in kept}) + "\n" for line in lines))
+    export(run, tmp_path / "out", "imagefolder", normals=False)
+    rows = [json.loads(line) for path in (tmp_path / "out").rglob("metadata.jsonl") for line in path.read_text().splitlines()]
+    assert rows and all(row["generated"] and row["seed"] == -1 for row in rows)
+
+
 def test_pairs_of_one_source_are_all_for_training(run: Path, tmp_path: Path) -> None:
     keep_one_source(run)
     export(run, tmp_path / "out", "imagefolder", normals=False)

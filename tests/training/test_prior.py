@@ -146,7 +146,7 @@ def test_a_network_is_not_gone_on_with_under_other_settings_but_for_longer(tmp_p
         with pytest.raises(RunError, match=r"work: was begun with other settings of \[denoiser\]"):
             trained(**other)
     assert load_prior(str(output)).digest == first
-    assert trained(loop=replace(LOOP, steps=3)) != first
+    assert trained(loop=replace(LOOP, steps=3, minutes=60.0)) != first
     shutil.rmtree(work / "vae")  # as where it was stopped while the autoencoder learned
     with pytest.raises(RunError, match=r"\[autoencoder\]"):
         train_prior(replace(CONFIG, autoencoder=replace(CONFIG.autoencoder, batch_size=3)), output, work)

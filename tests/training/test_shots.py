@@ -45,6 +45,22 @@ def test_parts_that_lie_apart_are_looked_at_one_by_one() -> None:
     assert len(groups) == 2 and min(shares) > 0.02  # in one view of the whole, the two squares would cover 0.002
 
 
+def test_a_picture_s_parts_may_be_kept_together_and_few_large_views_are_encoded_at_once(small_folder, monkeypatch) -> None:
+    prior = load_prior(str(small_folder))
+    shots = {("p", "a"): [_shot(300, 300, (20, 10, 40, 30), (240, 270, 260, 290))]}
+    apart, together = (
+        build_pool(prior, shots, PoolConfig(crops=8, rotation=0, ratio=(1.2, 1.2), minimum_side=8, together=each), seed=3)
+        for each in (None, True)
+    )
+    assert apart.masks.flatten(1).float().mean(1).min() > 0.3 and together.masks.flatten(1).float().mean(1).max() < 0.05
+    sizes, encode = [], prior.encode
+    monkeypatch.setattr(prior, "encode", lambda views: sizes.append(len(views)) or encode(views))
+    monkeypatch.setattr("anomalydiffusion.training.shots.ENCODED", 3 * 64**2)
+    parts = build_pool(prior, shots, PoolConfig(crops=8, rotation=0, ratio=(1.2, 1.2), minimum_side=8), seed=3)
+    assert sizes == [3, 3, 2] and torch.equal(parts.latent_masks, apart.latent_masks)
+    assert torch.allclose(parts.latents, apart.latents, atol=1e-4)
+
+
 @pytest.mark.parametrize(("left", "beside"), [(30, 12), (0, 60)], ids=["beside another group", "at the image's border"])
 def test_a_turn_that_would_cut_the_group_is_not_made(left: int, beside: int) -> None:
     image, part = _shot(120, 120, (40, left, 80, left + 8))

@@ -13,6 +13,7 @@ from PIL import Image
 
 from anomalydiffusion.app.curate import curate, decide
 from anomalydiffusion.app.export import export
+from anomalydiffusion.app.fits import as_noted
 from anomalydiffusion.app.jobs import Job, Jobs
 from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
@@ -28,6 +29,7 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, plain, product_folders, read_folder
+from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.sheets import Row, cells
@@ -61,7 +63,7 @@ class Desk:
         self.folder = run
         self.given = data
         self.jobs = Jobs(run / "studio")
-        self.pipe: tuple[str, AnomalyDiffusionPipeline] | None = None
+        self.pipe: tuple[tuple[str, str, str], AnomalyDiffusionPipeline] | None = None  # beside what it was made of
         self.seen: tuple[int, list[tuple[int, float]]] = (0, [])  # bytes of the training's log, and what they say
         self.drawn: tuple[tuple[int, int], list[list[Any]]] = ((0, 0), [])  # size and time of the manifest, and what it counts
 
@@ -151,10 +153,14 @@ class Desk:
         folder, stem = self._folder(product), Path(name).stem
         image, target = folder / "test" / defect / f"{stem}.png", folder / "ground_truth" / defect / f"{stem}_mask.png"
         if new is None and found is not None:
-            write_atomic(target := found[1] or target, encode_png(mask.pixels_HW))
+            before = found[1] or target
+            target = before if before.suffix.lower() == ".png" else before.with_suffix(".png")
+            write_atomic(target, encode_png(mask.pixels_HW))
+            if target != before:  # of two masks the new one is read, so that it may be killed here
+                before.unlink(missing_ok=True)
             return target
-        beside = {plain(path.stem) for path in images_in(image.parent)} | {plain(path.stem) for path in images_in(target.parent)}
-        if beside & {plain(stem), plain(f"{stem}_mask")}:
+        beside = {plain(path.stem).casefold() for folder in (image.parent, target.parent) for path in images_in(folder)}
+        if beside & {plain(name).casefold() for name in (stem, f"{stem}_mask")}:  # some file systems take x.png for X.png
             raise DataError(f"{image}: a picture or mask of this name is there already; give another name")
         write_atomic(image, encode_png(image_HWC))
         write_atomic(target, encode_png(mask.pixels_HW))
@@ -173,13 +179,28 @@ class Desk:
     # Learn, draw many, prove: commands that take long ------------------------------------------------------------------------
 
     def learn(self, defects: Sequence[str], steps: int | None, preset: str) -> None:
-        """Put `train` in line, or go on with it as it began; `defects` are words "product/defect", none = all."""
+        """Put `train` in line, or go on with it as it began; `defects` are words "product/defect", none = all, or what it began with."""
         begun = Run(self.folder, {}).config
         told = ["--config", str(begun)] if begun.is_file() else [] if preset == "default" else ["--preset", preset]
         length = [] if steps is None else ["--max-train-steps", str(steps)]
         planned = resolve(None, begun).train if begun.is_file() else resolve(preset).train
         every = ["--preview-steps", str(max(1, -(-(steps or planned.loop.steps) // SHEETS)))]
-        self.jobs.add(["train", str(self.data), "--output", str(self.folder), *told, *length, *every, *chosen(defects)])
+        self.jobs.add(["train", str(self.data), "--output", str(self.folder), *told, *length, *every,
+                       *(chosen(defects) if defects else self._begun())])  # fmt: skip
+
+    def _begun(self) -> list[str]:
+        """The options that a training of this run began with, where it learns not all of the data set, or extends another's."""
+        try:
+            files = json.loads(Run(self.folder, {}).split.read_text(encoding="utf-8"))["files"]
+            shots = {(str(file["product"]), str(file["defect"])) for file in files if file["role"] == "shot"}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not there yet; or damaged, which `train` says
+            return []
+        whole = shots == {(product, name) for product, names in self.products().items() for name in names}
+        named = [] if whole else [("--product", {key[0] for key in shots}), ("--defect", {key[1] for key in shots})]
+        own = Run.open(self.folder)
+        earlier = str(own.record.get("extended") or own.record.get("elsewhere") or "")
+        words = [word for option, names in named for name in sorted(names) for word in (option, name)]
+        return [*words, *(["--extend", earlier, "--preset", run_settings(own).preset] if earlier else [])]
 
     def draw_many(self, num: int, defects: Sequence[str], severity: str) -> None:
         """Put `generate` in line, or go on with it; no `severity` is that of the run's settings."""
@@ -246,11 +267,12 @@ class Desk:
         """Pictures with captions of one defect on a normal image of the run, under a mask or a proposed one."""
         product, _, defect = word.partition("/")
         normal_HWC = self.normal(word, normal)
-        digest = Adapter.digest_of(Run(self.folder, {}).adapter)
-        if self.pipe is None or self.pipe[0] != digest:
+        own = Run.open(self.folder)
+        made_of = (Adapter.digest_of(own.adapter), str(as_noted(own, run_settings(own))), str(digest_of(regions_of(run_split(own)))))
+        if self.pipe is None or self.pipe[0] != made_of:
             pipe = AnomalyDiffusionPipeline.from_pretrained(self.folder)
             pipe.set_progress_bar_config(disable=True)
-            self.pipe = digest, pipe
+            self.pipe = made_of, pipe
         given = None if marks_HW is None or not marks_HW.any() else marks_HW
         drawn = self.pipe[1](normal, given, product=product, defect=defect, severity=severity, seed=seed)
         image, mask = np.asarray(drawn.image), np.asarray(drawn.mask) > 0

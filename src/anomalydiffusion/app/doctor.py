@@ -22,7 +22,7 @@ from anomalydiffusion.core.version import __version__
 __all__ = ["doctor"]
 
 NAME = "anomalydiffusion"
-EXTRAS = {"studio": "the web page", "metrics": "KID and IC-LPIPS with the usual networks"}
+EXTRAS = {"studio": "the web page", "eval": "KID and IC-LPIPS with the usual networks"}
 NAMED = ("torch", "diffusers", "transformers", "accelerate", "gradio")  # whose versions are shown
 MEMORY, DISK = 2.5e9, 2e9  # bytes: learning with the bundled prior holds 2 GB, a run with a thousand pairs of a megapixel as much
 LEAST_DISK = 1e8
@@ -34,7 +34,7 @@ def doctor(run: Path | str | None = None) -> Health:
     An "error" keeps this package from working here, a "warning" makes it slow or leaves something out.
     """
     folder = Path.cwd() if run is None else Path(run)
-    findings = [_python(), *_packages(), *_devices(), _memory(), _disk(folder), _writable(folder), _allocator(), _prior()]
+    findings = [_python(), *_system(), *_packages(), *_devices(), _memory(), _disk(folder), _writable(folder), _allocator(), _prior()]
     if run is None:
         return Health(findings=tuple(findings))
     own = examine(folder)
@@ -50,6 +50,12 @@ def _python() -> Finding:
     if not SpecifierSet(asked).contains(here, prereleases=True):
         return broken("python", f"{here}, {NAME} asks for {asked}", "make an environment with another Python")
     return well("python", f"{here} on {platform.system()} {platform.machine()}, {NAME} {__version__}")
+
+
+def _system() -> Iterator[Finding]:
+    """Whether files are swapped and locked as long commands need it."""
+    if platform.system() == "Windows":
+        yield broken("system", "Windows swaps and locks files in its own ways, and long commands fail", "work in WSL, Windows' own Linux")
 
 
 def _installed(name: str) -> str | None:

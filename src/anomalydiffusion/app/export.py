@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anomalydiffusion.core.errors import ConfigError, RunError
-from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.report import export as pairs
 from anomalydiffusion.report.export import ExportSummary
 
@@ -47,8 +47,10 @@ def export(
         raise RunError(f"{output}: exists already; name a new folder")
     chosen = {key: vectors[key] for key in keys}
     try:
-        for (name, kind), own in chosen.items():
-            write_atomic(output / name / kind / FILE, save({f"<{name}-{kind}>": own.contiguous()}))
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with replace_folder(output) as part:
+            for (name, kind), own in chosen.items():
+                write_atomic(part / name / kind / FILE, save({f"<{name}-{kind}>": own.contiguous()}))
     except OSError as error:
         raise RunError(f"{output}: cannot be written ({error}); check free space and permissions") from error
     return ExportSummary(format=format, output=output.resolve(), counts={key: len(own) for key, own in chosen.items()}, normals={})

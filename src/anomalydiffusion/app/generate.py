@@ -132,7 +132,7 @@ def generate(
 
         slots = plan(keys, num) if part is None else part.of(plan(keys, num))
         try:
-            records = _filled(opened, order, slots, once_ready, anew=not resume, alone=part is None, workers=workers, ray=ray,
+            records = _filled(opened, order, slots, once_ready, anew=not resume, shard=part, workers=workers, ray=ray,
                               mirror=copy, quiet=quiet)  # fmt: skip
         except BaseException:
             if copy is not None:
@@ -166,7 +166,7 @@ def _conclude(run: Run) -> bool:
 
 
 def _filled(
-    run: Run, order: Order, slots: Sequence[Slot], once_ready: Callable[[], None], *, anew: bool, alone: bool, workers: int | None,
+    run: Run, order: Order, slots: Sequence[Slot], once_ready: Callable[[], None], *, anew: bool, shard: Shard | None, workers: int | None,
     ray: str | None, mirror: Mirror | None, quiet: bool,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Fill the slots, by this process or by others; the manifest's records of them."""
@@ -175,7 +175,7 @@ def _filled(
     manifest = Manifest(run.manifest)
     if not anew and not open_slots(slots, manifest.each_pair(), config.attempts):  # then nothing has to be loaded
         once_ready()
-        if alone:
+        if shard is None:
             put_in_order(run)
         return records_of(run, slots)
     if order.settings.compile:
@@ -194,7 +194,7 @@ def _filled(
             drawer = Drawer(order)
             once_ready()
             return fill(run, slots, drawer.make, drawer.gate.check, seed=seed, batch_size=config.batch_size, attempts=config.attempts,
-                        settings_digest=order.drawing.settings_digest, progress=progress, alone=alone)  # fmt: skip
+                        settings_digest=order.drawing.settings_digest, progress=progress, shard=shard)  # fmt: skip
         card = ray is not None and order.settings.device.startswith("cuda")
         if card:  # each worker sees its own alone
             order = replace(order, settings=replace(order.settings, device="cuda"))
@@ -229,7 +229,7 @@ def _shortfall(slots: Sequence[Slot], records: Sequence[dict[str, Any]], attempt
         reasons = [reason for r in own for reason in r["reasons"]]
         often = max(set(reasons), key=reasons.count) if reasons else ""
         if not own:
-            raise GenerationError(f"{'/'.join(key)}: nothing could be drawn; left_out.jsonl in the run says why")
+            raise GenerationError(f"{'/'.join(key)}: nothing could be drawn; the run's left_out.jsonl says why, or its shards' own")
         if made == 0:
             raise GenerationError(
                 f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly '{often}'; train longer into another folder, "

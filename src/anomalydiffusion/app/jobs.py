@@ -16,6 +16,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import psutil
+
 from anomalydiffusion.core.errors import BusyError, RunError
 from anomalydiffusion.core.runs import hold, write_atomic
 
@@ -268,6 +270,11 @@ def _devices(own: Path) -> Path:
 
 def _began(pid: int) -> str | None:
     """When a living process began, in the kernel's count, which tells it from a later one of the same number; None where it is gone."""
+    if not Path("/proc/self/stat").is_file():  # macOS
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else f"{process.create_time():.3f}"
+        return None
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:

@@ -18,6 +18,11 @@ def _line(text: object) -> None:
     sys.stderr.write(f"error: {' '.join(str(text).split())}\n")
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out, the machine's or a card's: torch is not imported to know its own error by."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def main() -> None:
     """Run the command line; exit with 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
     words = sys.argv[1:]
@@ -52,4 +57,10 @@ def main() -> None:
         advice = {errno.ENOSPC: "make room and type the command again: it goes on where it was",
                   errno.EACCES: "give a folder that you may write to", errno.EROFS: "give a folder that can be written"}  # fmt: skip
         _line(f"{error.filename or 'disk'}: {error.strerror or error}; {advice.get(error.errno or 0, 'nothing already made is lost')}")
+        sys.exit(1)
+    except Exception as error:
+        if debug or not _out_of_memory(error):
+            raise
+        _line("memory ran out; draw fewer at once (--batch-size), in half of it (--dtype bfloat16), or learn with a smaller [train] "
+              "batch_size or its gradient_checkpointing = true; what was made is saved")  # fmt: skip
         sys.exit(1)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 __all__ = ["Bar", "bar", "say"]
 
-_console = Console(stderr=True, highlight=False)
+_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 LINE_EVERY = 15.0  # seconds between plain lines
 
 
@@ -37,7 +37,7 @@ class Bar:
             self.last = now
             left = (self.total - done) / rate if rate > 0 else 0.0
             text = f"{text}, {timedelta(seconds=round(left))} left" if left > LINE_EVERY else text
-            _console.print(f"{self.what}: {done}/{self.total} {text}".rstrip(), soft_wrap=True, markup=False)
+            _console.print(f"{self.what}: {done}/{self.total} {text}".rstrip(), soft_wrap=True)
 
 
 @contextmanager
@@ -47,11 +47,11 @@ def bar(what: str, total: int, *, quiet: bool = False) -> Iterator[Bar]:
         yield Bar(what, total, None, quiet)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
     with Progress(*columns, console=_console) as progress:
         yield Bar(what, total, progress, quiet)
@@ -60,4 +60,4 @@ def bar(what: str, total: int, *, quiet: bool = False) -> Iterator[Bar]:
 def say(text: str, *, quiet: bool = False) -> None:
     """One line on stderr, unless quiet."""
     if not quiet:
-        _console.print(text, soft_wrap=True, markup=False)
+        _console.print(text, soft_wrap=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.opened import run_settings
+from anomalydiffusion.app.settings import Drawing, to_toml
 from anomalydiffusion.core.config import dumps, read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest
@@ -21,7 +23,7 @@ def redraw(run: Path | str, image: str) -> list[str]:
 
     It draws with the settings that this pair was drawn with, written to RUN/studio/redraw.toml, and fills whatever else of the type is
     missing too. Raises `RunError` where the image is not in the manifest (any more), `ConfigError` where another attempt is kept in
-    its place.
+    its place, and where the run's settings have got one since that this pair was drawn without.
     """
     opened = Run.open(Path(run))
     records = Manifest(opened.manifest).pairs()
@@ -35,6 +37,9 @@ def redraw(run: Path | str, image: str) -> list[str]:
     how = {name: drawn[name] for name in ("seed", "dtype", "generate", "masks", "gate")}
     how["generate"] = {name: value for name, value in drawn["generate"].items() if name not in ("batch_size", "attempts")}  # the run's own
     write_atomic(given, (dumps(how).strip() + "\n").encode())
+    now = tomllib.loads(to_toml(Drawing.of(run_settings(opened, config=given), None, None, "")))
+    if added := [f"[{part}] {name}" for part in ("generate", "masks", "gate") for name in sorted(set(now[part]) - set(drawn[part]))]:
+        raise ConfigError(f"{image}: was drawn without {', '.join(added)}, which the run's config.toml has by now; take that out there")
     if record["accepted"]:
         decide(opened.folder, {image: False})
     own = [each for each in records if slot_of(each).key == slot.key]

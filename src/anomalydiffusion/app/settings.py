@@ -11,6 +11,7 @@ from typing import Any, Literal
 from anomalydiffusion.app.trackers import Tracker
 from anomalydiffusion.conditioning.adapter import AdapterConfig
 from anomalydiffusion.core.config import digest, dumps, from_dict, merge, read_toml, to_dict
+from anomalydiffusion.core.crops import WHOLE
 from anomalydiffusion.core.devices import find_device, find_dtype
 from anomalydiffusion.core.errors import ConfigError
 from anomalydiffusion.core.names import shown
@@ -33,14 +34,13 @@ from anomalydiffusion.training.shots import PoolConfig
 __all__ = ["PRESETS", "Drawing", "Kind", "MaskConfig", "Settings", "check_steps", "placed", "prior_of", "resolve", "to_toml"]
 
 # The paper's values; where it names none, those of its released code (rate, threshold and border of masks, steps of masks).
-# A ratio of 64 is the largest square that the picture has.
-_WHOLE = {"crops": 4096, "ratio": [64.0, 64.0], "light": 0.0}
+_WHOLE = {"crops": 4096, "ratio": [WHOLE, WHOLE], "light": 0.0, "together": True}
 _PAPER: dict[str, Any] = {
     "train": {
         "batch_size": 4, "outside": 0.0, "normalise": False, "condition_noise": 0.0,
         "gradient_checkpointing": True,
         "adapter": {"anomaly_tokens": 8, "spatial_tokens": 4, "backbone": "resnet50", "initial_word": "anomaly", "lora_rank": 0},
-        "pool": {**_WHOLE, "ratio": [2.0, 64.0]},
+        "pool": {**_WHOLE, "ratio": [2.0, 64.0]},  # what is longer than a 64th of the picture is seen in the whole of it, too
         "loop": {"steps": 300_000, "learning_rate": 0.02, "checkpointing_steps": 2000, "mixed_precision": "no"},
     },
     "masks": {
@@ -53,8 +53,8 @@ _PAPER: dict[str, Any] = {
         },
     },
     "generate": {
-        "steps": 200, "eta": 1.0, "guidance": 1.0, "strength": 1.0, "ratio": [64.0, 64.0], "condition_noise": 0.0, "reweight": "paper",
-        "match": False, "grain": "off",
+        "steps": 200, "eta": 1.0, "guidance": 1.0, "strength": 1.0, "ratio": [WHOLE, WHOLE], "together": True, "condition_noise": 0.0,
+        "reweight": "paper", "match": False, "grain": "off",
     },
     "detector": to_dict(DETECTORS["paper"]), "classifier": to_dict(CLASSIFIERS["paper"]),
 }  # fmt: skip
@@ -85,7 +85,7 @@ class MaskConfig:
         default_factory=lambda: TrainConfig(
             masked=False,
             condition_noise=0.0,
-            pool=PoolConfig(crops=512, ratio=(64.0, 64.0), minimum_side=8, light=0.0),
+            pool=PoolConfig(crops=512, ratio=(WHOLE, WHOLE), minimum_side=8, light=0.0),
             adapter=AdapterConfig(anomaly_tokens=4, spatial_tokens=0, prompt="a binary mask of {}"),
             loop=LoopConfig(steps=500, learning_rate=1e-3, warmup=20, checkpointing_steps=100, mixed_precision="auto"),
         )
@@ -207,6 +207,10 @@ def resolve(preset: str | None = None, config: Path | str | None = None, base: M
     if not isinstance(name, str) or name not in PRESETS:
         where = f"{config}: " if not preset and "preset" in from_file else ""
         raise ConfigError(f"{where}unknown preset {shown(name)}; known: {', '.join(PRESETS)}")
+    if base and not preset and name != (own := base.get("preset", "default")):
+        raise ConfigError(
+            f"{config}: preset = {shown(name)}: this run began with '{own}', and has its own settings by now; name the values"
+        )
     start = {**merge(PRESETS[name], {} if preset else (base or {})), "preset": name}
     told = {**merge(start, from_file), "preset": name}
     try:

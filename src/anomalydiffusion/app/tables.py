@@ -25,6 +25,11 @@ NAMES = {  # figure -> heading, factor, decimals
 }  # fmt: skip
 
 
+def _console(width: int) -> Console:
+    """What prints names as they are, brackets too; `width`: columns where no terminal says how many."""
+    return Console(highlight=False, markup=False, emoji=False, width=None if sys.stdout.isatty() else width)
+
+
 def _figure(name: str, summary: Mapping[str, Any]) -> str:
     """A figure in its unit, its interval behind it where there is one."""
     if summary["mean"] is None:
@@ -60,7 +65,7 @@ def _quality_table(console: Console, scores: Mapping[str, Any]) -> None:
     console.print(_table("images", rows))
     console.print(_masks_table(scores["per_defect"]))
     console.print(f"features of {scores['extractor']}, crops of {scores['view']} pixels around each defect; \"real\" reads the others: "
-                  f"shots against held-out images; split {scores['split_digest']}", markup=False, soft_wrap=True)  # fmt: skip
+                  f"shots against held-out images; split {scores['split_digest']}", soft_wrap=True)  # fmt: skip
 
 
 def _masks_table(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
@@ -80,7 +85,7 @@ def _masks_table(blocks: Mapping[str, Mapping[str, Any]]) -> Table:
 
 def scores_table(scores: Mapping[str, Any]) -> None:
     """Print the arms' figures, what the controls and the shortcut check say, and the verdicts."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 180)
+    console = _console(180)
     if "verdict" not in scores:
         _quality_table(console, scores)
         return
@@ -88,20 +93,20 @@ def scores_table(scores: Mapping[str, Any]) -> None:
     console.print(
         f"{scores['n_test']} held-out images tested, {scores['n_generated']} generated pairs, {len(scores['seeds'])} seed(s), "
         f"{scores['network']} for {scores['steps']} steps; split {scores['split_digest']}",
-        markup=False, soft_wrap=True,
+        soft_wrap=True,
     )  # fmt: skip
     if "controls" in scores and scores["controls"]["counts"] is not False:  # else the verdict says it
-        console.print(f"controls: {scores['controls']['says']}", markup=False, soft_wrap=True)
+        console.print(f"controls: {scores['controls']['says']}", soft_wrap=True)
     if ours := scores.get("shortcut", {}).get("arms", {}).get("ours"):
         plain, redecoded = (ours[f"false_positive_rate_{name}"]["mean"] for name in ("plain", "redecoded"))
         if plain is not None and redecoded is not None:
             console.print(f"shortcut: {100 * redecoded:.2f} % of normal pixels that went through the autoencoder are taken for "
-                          f"a defect, {100 * plain:.2f} % of untouched ones", markup=False, soft_wrap=True)  # fmt: skip
+                          f"a defect, {100 * plain:.2f} % of untouched ones", soft_wrap=True)  # fmt: skip
     types = scores.get("per_defect", scores.get("per_class", {}))
     blocks = {**scores.get("per_product", {}), **(types if len(types) > 1 else {})}
     for name, block in blocks.items():
-        console.print(f"{name}: {block['verdict']}", markup=False, soft_wrap=True)
-    console.print(scores["verdict"], markup=False, soft_wrap=True, style="bold")
+        console.print(f"{name}: {block['verdict']}", soft_wrap=True)
+    console.print(scores["verdict"], soft_wrap=True, style="bold")
 
 
 MEASURED = {  # of a bench: figure -> what it is, the plain way's figure beside it, their ratio
@@ -121,7 +126,7 @@ def _seconds(figures: Mapping[str, float]) -> str:
 
 def bench_table(found: Mapping[str, Any]) -> None:
     """Print what was measured on this machine, the plain way beside it where that was measured too."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+    console = _console(120)
     ours, plain, ratios = found["ours"], found.get("plain", {}), found.get("ratios", {})
     columns = ["ours", *(["plain", "plain / ours"] if plain else [])]
     table = Table(
@@ -140,14 +145,14 @@ def bench_table(found: Mapping[str, Any]) -> None:
     reached = f"; the denoiser's call reaches {100 * ours['share']:.0f} % of that" if "share" in ours else ""
     many = f"{ours['pairs_per_second']:.2f} pairs a second in full batches; " if "pairs_per_second" in ours else ""
     compiled = f", the denoiser's first call compiled in {ours['compile']:.0f} s" if "compile" in ours else ""
-    console.print(f"{found['prior']} in {found['dtype']}: {many}loaded in {ours['load']:.1f} s{compiled}", markup=False, soft_wrap=True)
-    console.print(f"products of large matrices here, GFLOP/s: {limits}{reached}", markup=False, soft_wrap=True)
-    console.print(", ".join(f"{name} {value}" for name, value in found["hardware"].items()), markup=False, soft_wrap=True)
+    console.print(f"{found['prior']} in {found['dtype']}: {many}loaded in {ours['load']:.1f} s{compiled}", soft_wrap=True)
+    console.print(f"products of large matrices here, GFLOP/s: {limits}{reached}", soft_wrap=True)
+    console.print(", ".join(f"{name} {value}" for name, value in found["hardware"].items()), soft_wrap=True)
 
 
 def check_table(report: Report) -> None:
     """Print what a data set holds, a line a defect type, and below it every problem with its remedy."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = _console(160)
     named = [Column(word, overflow="fold", min_width=10) for word in ("product", "defect")]  # names are never cut
     counted = ("images", "shots", "train\ngood", "test\ngood", "size", "groups", "pixels")
     table = Table(*named, *counted, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
@@ -162,13 +167,15 @@ def check_table(report: Report) -> None:
             table.add_row(product.name, "-", "0", "0", *common)
     console.print(table)
     for problem in report.problems:
-        console.print(f"{problem.level}: {problem.file}: {problem.message}; {problem.remedy}", markup=False, soft_wrap=True)
-    console.print("nothing wrong" if report.ok else "not ready: mend the errors above")
+        console.print(f"{problem.level}: {problem.file}: {problem.message}; {problem.remedy}", soft_wrap=True)
+    warned = any(problem.level == "warning" for problem in report.problems)
+    ready = "ready; read the warnings above" if warned else "nothing wrong"
+    console.print(ready if report.ok else "not ready: mend the errors above")
 
 
 def health_table(health: Health) -> None:
     """Print what was looked at, a line each, and below it every problem with its remedy."""
-    console = Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 160)
+    console = _console(160)
     table = Table(Column(no_wrap=True), Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False)
     for finding in health.findings:
         table.add_row(finding.name, finding.level, finding.found)
@@ -192,12 +199,12 @@ def figures_list(figures: Mapping[str, Any]) -> None:
     table = Table(Column(no_wrap=True), Column(overflow="fold"), box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name, value in figures.items():
         table.add_row(name.replace("_", " "), said(value))
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 180).print(table)
+    _console(180).print(table)
 
 
 def yield_table(figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Print what the gate keeps of each defect type, and why it keeps no more."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+    console = _console(160)
     limits = [f"least\n{name}" for name in ("agreement", "similarity", "margin", "evenness")]
     heads = ("drawn", "kept\nbefore", "kept", "label\noverlap", *limits, "reasons")
     table = Table(Column("defect", no_wrap=True), *heads, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))

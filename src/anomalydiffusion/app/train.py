@@ -142,6 +142,7 @@ def train(
                 elsewhere=begin.elsewhere if begin else "",
             )  # fmt: skip
         launched.meet(cpu=cpu)
+        run = run if launched.leads else Run.open(output)  # what it extends is known by now
         if not run.adapter.exists():
             start = begin.adapter if begin else None
             watch = Preview(run, settings, split, shots, loaded, start) if settings.preview_steps else None

@@ -87,7 +87,7 @@ class Adapter(nn.Module):
         super().__init__()
         self.config, self.origin, self.prior, self.name = config, origin, prior, name
         self.tokens = AnomalyTokens(keys, config.anomaly_tokens, prior.token_width, self._start(), seed)
-        with torch.random.fork_rng(), warnings.catch_warnings():
+        with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # of another name: meant so
             torch.manual_seed(seed)
             self.spatial = _encoder(config, prior.token_width)

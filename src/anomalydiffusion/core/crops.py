@@ -11,8 +11,9 @@ from scipy import ndimage
 from anomalydiffusion.core.shapes import EIGHT
 from anomalydiffusion.core.types import Box, Mask
 
-__all__ = ["clusters", "crop_box", "extract", "resize", "shrunk"]
+__all__ = ["WHOLE", "clusters", "crop_box", "extract", "resize", "shrunk"]
 
+WHOLE = 4096.0  # a ratio that takes the largest square of any picture, around however small a mask
 SNUG = 1.2  # the tightest square around a box that still shows what surrounds it
 
 

@@ -10,6 +10,7 @@ import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from io import FileIO
 from itertools import pairwise, zip_longest
 from pathlib import Path, PurePath
@@ -62,6 +63,9 @@ SHARED = frozenset({
 NUMBERED = re.compile(r"[^/]+(/[^/]+)*/\d{1,9}(-\d{1,9})?\.\w+")  # what the image of a pair is called
 
 
+_is_folder = lru_cache(maxsize=4096)(is_folder)  # the same few words in every line
+
+
 def _counts(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
 
@@ -79,7 +83,7 @@ def fault(record: Mapping[str, Any]) -> str:
         if not is_below(record[name]):
             return f"{name} {shown(record[name])} may lie outside of the run"
     for name in (PRODUCT, DEFECT, CONFIG_DIGEST):
-        if not is_folder(record[name]) and (name != CONFIG_DIGEST or record[name]):
+        if not _is_folder(record[name]) and (name != CONFIG_DIGEST or record[name]):
             return f"{name} is {shown(record[name])}"
     if not NUMBERED.fullmatch(record[IMAGE]):
         return f"image {shown(record[IMAGE])} has no number"

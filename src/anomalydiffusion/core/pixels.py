@@ -8,14 +8,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from anomalydiffusion.core.errors import DataError
+
+if TYPE_CHECKING:  # it takes seconds to import, and what only reads and writes pictures does without
+    import torch
 
 __all__ = [
     "MAX_PIXELS",
@@ -172,16 +174,22 @@ def digest_pixels(image_HWC: np.ndarray) -> str:
 
 def to_tensor(image_HWC: np.ndarray) -> torch.Tensor:
     """uint8 H x W x 3 in 0..255 -> float32 1 x 3 x H x W in -1..1."""
+    import torch
+
     return torch.from_numpy(np.array(image_HWC)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def to_batch(images_NHWC: np.ndarray) -> torch.Tensor:
     """uint8 N x H x W x 3 in 0..255 -> float32 N x 3 x H x W in -1..1, channels last in memory."""
+    import torch
+
     return torch.from_numpy(np.array(images_NHWC)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def to_uint8(x_1CHW: torch.Tensor) -> np.ndarray:
     """float 1 x 3 x H x W in -1..1 -> uint8 H x W x 3, rounded to nearest, clipped."""
+    import torch
+
     x = ((x_1CHW[0].detach().float().cpu() + 1) * 127.5).round().clamp(0, 255)
     return x.to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
 
@@ -191,6 +199,8 @@ def to_latent_mask(mask_B1HW: torch.Tensor, factor: int, cells: Cells | None = N
 
     The nearest to a cell's middle is plain resizing: thin scratches lose cells, or all of them, while their label stays.
     """
+    import torch
+
     if cells == "nearest":
         return torch.nn.functional.interpolate(mask_B1HW, scale_factor=1 / factor, mode="nearest-exact")
     return torch.nn.functional.max_pool2d(mask_B1HW, factor)

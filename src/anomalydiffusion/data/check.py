@@ -24,6 +24,7 @@ from anomalydiffusion.data.folders import (
     images_in,
     mask_of,
     masks_in,
+    named_in_vain,
     plain,
     product_folders,
     read_folder,
@@ -187,10 +188,12 @@ def _check_groups(folder: Path, items: Sequence[Path], say: Say) -> None:
     except DataError as error:
         say("error", path, *_words(str(error), path))
         return
-    there = {plain(item.relative_to(folder).as_posix()) for item in items}
-    for file in groups:
-        if file not in there and not (folder / file).exists():
-            say("warning", path, f"names {file}, which does not exist", "name it relative to the product, or remove the line")
+    vain, like = named_in_vain(groups, folder, items), items[0].relative_to(folder).as_posix() if items else "test/crack/0.png"
+    if vain and len(vain) == len(groups):
+        say("error", path, f"names none of the images, first {vain[0]}", f"name each relative to the product, as {like}")
+        return
+    for file in vain:
+        say("warning", path, f"names {file}, which does not exist", f"name it relative to the product, as {like}, or remove the line")
     lone = [name for item in items if plain(name := item.relative_to(folder).as_posix()) not in groups] if groups else []
     if lone:
         say("note", path, f"does not list {len(lone)} of the images, first {lone[0]}: each is its own group", "add them")

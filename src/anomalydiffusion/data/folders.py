@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,9 +17,8 @@ from anomalydiffusion.core.types import DefectSet, Mask, Normal, Product, Shot
 from anomalydiffusion.data.foreign import advice
 
 __all__ = [
-    "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in", "plain",
-    "product_folders",
-    "read_folder", "read_groups",
+    "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in",
+    "named_in_vain", "plain", "product_folders", "read_folder", "read_groups",
 ]  # fmt: skip
 
 GOOD = "good"  # the folder of images without a defect
@@ -111,6 +110,12 @@ def read_groups(folder: Path) -> dict[str, str]:
 def group_named(path: Path, folder: Path, groups: dict[str, str]) -> str | None:
     """The group that a product's `groups.csv` (from `read_groups`) gives a file below its `folder`; None where it names none."""
     return groups.get(plain(path.relative_to(folder).as_posix())) if path.is_relative_to(folder) else None
+
+
+def named_in_vain(groups: dict[str, str], folder: Path, items: Sequence[Path]) -> list[str]:
+    """The files that a product's `groups.csv` names and that are not below its `folder`, whose known pictures are `items`."""
+    there = {plain(item.relative_to(folder).as_posix()) for item in items if item.is_relative_to(folder)}
+    return [file for file in groups if file not in there and not (folder / file).exists()]
 
 
 def _read_product(name: str, folder: Path) -> Product:

@@ -15,7 +15,7 @@ from anomalydiffusion.core.errors import DataError, SplitError
 from anomalydiffusion.core.names import illegible, is_below, is_folder, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import DefectSet, Normal, Product, Shot, Split
-from anomalydiffusion.data.folders import images_in, load, product_folders, read_groups
+from anomalydiffusion.data.folders import images_in, load, named_in_vain, product_folders, read_groups
 
 __all__ = ["Sides", "divide", "few_shot_split", "from_json", "single_split", "to_json"]
 
@@ -136,7 +136,7 @@ def few_shot_split(
         chosen = [name for name in product.defects if not defects or name in defects]
         if not chosen:
             continue
-        read_groups(folders[product.name])  # a broken one would silently part the groups
+        _check_groups(product, folders[product.name])
         sides = divide(product, rotation)
         for name in chosen:
             if name in sides.refused:
@@ -165,6 +165,15 @@ def few_shot_split(
         sha256=sha256,
         digest=hashlib.sha256(os.fsencode("\n".join("\t".join(line) for line in lines))).hexdigest()[:16],
     )
+
+
+def _check_groups(product: Product, folder: Path) -> None:
+    """Raises on a broken groups.csv, or one that names no image: either would silently part the groups."""
+    groups, shots = read_groups(folder), [shot for own in product.defects.values() for shot in own]
+    vain = named_in_vain(groups, folder, [*(normal.path for normal in product.normals), *(shot.path for shot in shots)])
+    if vain and len(vain) == len(groups):
+        raise SplitError(f"{folder / 'groups.csv'}: names none of the images of {product.name}, first {vain[0]}; name each relative to "
+                         f"{folder}, as test/{next(iter(product.defects))}/0.png")  # fmt: skip
 
 
 def single_split(reference: Path, mask: Path, normals: Path, product: str, defect: str) -> tuple[Split, Path]:

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 
 import torch
 
-from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.errors import DataError, GenerationError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.generation.leftout import LeftOut
-from anomalydiffusion.generation.shards import Slot, next_batch, open_slots, put_in_order, records_of, slot_of, sweep
+from anomalydiffusion.generation.shards import FAILURES, Slot, next_batch, open_slots, put_in_order, records_of, slot_of, sweep
 
 __all__ = ["PATIENCE", "Crew", "Draw", "ProcessCrew", "Records", "cause", "fill_together"]
 
@@ -126,6 +126,7 @@ class _Work:
     ready: list[int] = field(default_factory=list)
     idle_losses: int = 0  # workers that were lost since the last pair
     left_out: LeftOut = field(default_factory=LeftOut)
+    in_a_row: Counter[tuple[str, str]] = field(default_factory=Counter)  # of a defect type, that cannot be made of what there is
 
     def begin(self) -> None:
         """Let every worker make its model; returns when one has it, and the others are on their way."""
@@ -194,17 +195,26 @@ class _Work:
         return [self.queue.popleft() for _ in range(min(batch_size, len(self.queue)))]
 
     def blame(self, items: Sequence[Item], error: BaseException) -> None:
-        """Take note that items failed together; one that failed on its own too often is left out."""
+        """Take note that items failed together; one that failed on its own too often is left out, and at once one that cannot be made.
+
+        Raises the last error where `FAILURES` of one defect type cannot be made, one after the other.
+        """
         if len(items) > 1:
             self.suspects.extend(items)
             return
         (item,) = items
+        if isinstance(why := cause(error), DataError):  # it would fail again
+            self.in_a_row[item[0].key] += 1
+            if self.in_a_row[item[0].key] >= FAILURES:
+                raise why
+            self.left_out.add(item[0].key, item[0].index, item[1], why)
+            return
         self.failed[item] += 1
         if self.failed[item] < PATIENCE:
             self.suspects.append(item)
             return
         slot, attempt = item
-        self.left_out.add(slot.key, slot.index, attempt, cause(error), times=PATIENCE)
+        self.left_out.add(slot.key, slot.index, attempt, why, times=PATIENCE)
 
 
 def fill_together(
@@ -215,9 +225,9 @@ def fill_together(
 
     `once_ready` is called when a worker has its model, and nothing has been drawn or swept yet.
     Lines come into the manifest here, as each batch is done. What a lost worker was drawing is drawn again, one at a time, by others until
-    a new one is ready; an item that fails three times on its own is left out, and named with its error in RUN/left_out.jsonl: the same
-    command tries it again. Raises `GenerationError` where workers are lost one after the other and nothing is made, and whatever a
-    worker says that cannot begin at all.
+    a new one is ready; an item that fails three times on its own, or cannot be made of what there is, is left out, and named with its error
+    in RUN/left_out.jsonl: the same command tries it again. Raises `GenerationError` where workers are lost one after the other and nothing
+    is made, and whatever a worker says that cannot begin at all.
     """
     manifest, work = Manifest(run.manifest), _Work(crew)
     try:
@@ -233,6 +243,7 @@ def fill_together(
                 worker, items = work.running.pop(future)
                 if (error := future.exception()) is None:
                     work.idle_losses = 0
+                    work.in_a_row -= Counter({slot.key: work.in_a_row[slot.key] for slot, _ in items})
                     for record in future.result():
                         manifest.append(record)
                         if not record["accepted"] and int(record["attempt"]) + 1 < attempts:

@@ -1,4 +1,4 @@
-"""What could not be drawn, named with its error in RUN/left_out.jsonl; the same command tries it again."""
+"""What could not be drawn, named with its error in the run's folder; the same command tries it again."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 from anomalydiffusion.core.runs import Run, write_atomic
 
 __all__ = ["LeftOut"]
+
+FILE = "left_out.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +28,12 @@ class LeftOut:
         where = {"product": key[0], "defect": key[1], "index": index, "attempt": attempt}
         self.rows.append({**where, "error": str(error)})
 
-    def write(self, run: Run) -> None:
-        """Name what was left out; no file where nothing was."""
-        path = run.folder / "left_out.jsonl"
+    def write(self, run: Run, shard: str = "") -> None:
+        """Name what was left out, a `shard` ("2-of-8") in a file of its own; no file where nothing was, nor those of shards before."""
+        path = run.folder / (f"left_out-{shard}.jsonl" if shard else FILE)
+        if not shard:
+            for old in run.folder.glob("left_out-*-of-*.jsonl"):
+                old.unlink(missing_ok=True)
         if self.rows:
             ordered = sorted(self.rows, key=lambda each: (each["product"], each["defect"], each["index"]))
             write_atomic(path, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in ordered).encode())

@@ -84,14 +84,14 @@ def make_pairs(
     """Generate one pair per item by blended latent diffusion on crops of each normal image.
 
     A mask whose parts lie far apart is drawn group by group, each on a crop of its own, so that none is too small to be
-    seen. All noise of an item comes from its seed alone, and a batch is always filled up to `config.batch_size`, so that
-    an item is computed by the same kernels however many there are. `on_step(index, t, z)` is called after each step of each group
-    of parts, with the latents, and may return others that it goes on with. Raises `GenerationError` for unknown defects or latents of
-    another shape.
+    seen; with `config.together` in one drawing, as published. All noise of an item comes from its seed alone, and a batch is
+    always filled up to `config.batch_size`, so that an item is computed by the same kernels however many there are.
+    `on_step(index, t, z)` is called after each step of each group of parts, with the latents, and may return others that it goes on
+    with. Raises `GenerationError` for unknown defects or latents of another shape.
     """
     if len(items) > config.batch_size:
         raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
-    groups = [clusters(item.mask, prior.working_size // 2) for item in items]
+    groups = [[item.mask] if config.together else clusters(item.mask, prior.working_size // 2) for item in items]
     wholes = [_Part.of(item, config) for item in items]
     images, boxes = [item.normal_HWC for item in items], [list[Box]() for _ in items]
     for turn in range(max(map(len, groups), default=0)):

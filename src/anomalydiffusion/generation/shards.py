@@ -167,17 +167,17 @@ def discard(run: Run, keys: Sequence[Key]) -> None:
 def fill(
     run: Run, slots: Sequence[Slot], make: Callable[[Sequence[Task]], list[Pair]], judge: Callable[[Pair], Verdict], *,
     seed: int, batch_size: int, attempts: int, settings_digest: str = "", progress: Callable[[dict[str, Any]], None] | None = None,
-    alone: bool = True,
+    shard: Shard | None = None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Make pairs until every slot is filled or has used up its attempts; returns the manifest's records of these slots.
 
     A rejected attempt is recorded and drawn again with another seed. An item that cannot be made of what there is, a `DataError`, is left
-    out and, where this command is `alone`, named in RUN/left_out.jsonl; the error is raised when `FAILURES` of one defect type fail in a
+    out and named in RUN/left_out.jsonl, by a shard in a file of its own; the error is raised when `FAILURES` of one defect type fail in a
     row. When all is done the manifest is `put_in_order`, so that an
-    interrupted run ends with the same lines as an undisturbed one; not where others fill other slots at the same time (`alone`
-    False). `settings_digest`: of what the pairs are drawn with, for their pictures to say.
+    interrupted run ends with the same lines as an undisturbed one; not by a `shard`, where others fill other slots at
+    the same time. `settings_digest`: of what the pairs are drawn with, for their pictures to say.
     """
-    if alone:
+    if shard is None:
         sweep(run)
     manifest, left_out, in_a_row = Manifest(run.manifest), LeftOut(), Counter[Key]()
     queue, suspects = deque(open_slots(slots, manifest.each_pair(), attempts)), deque[tuple[Slot, int]]()
@@ -208,8 +208,8 @@ def fill(
                 queue.append((task.slot, task.attempt + 1))
             if progress:
                 progress(record)
-    if alone:
-        left_out.write(run)
+    left_out.write(run, "" if shard is None else f"{shard.number}-of-{shard.count}")
+    if shard is None:
         put_in_order(run)
     return sorted(records_of(run, slots), key=_order)
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import ndimage
-from scipy.signal import fftconvolve
 
 from anomalydiffusion.core.errors import ConfigError, MaskError
 from anomalydiffusion.core.seeds import rng
@@ -124,6 +123,8 @@ def _templates(shot_HWC: np.ndarray, own: Mask, shape: tuple[int, int], scale: f
 
 def _sums(image_HW: np.ndarray, weights_hw: np.ndarray) -> np.ndarray:
     """The weighted sum under a template at each of its places."""
+    from scipy.signal import fftconvolve  # half a second to import, and most runs have no matched masks
+
     return np.asarray(fftconvolve(image_HW, weights_hw[::-1, ::-1], mode="valid"))
 
 

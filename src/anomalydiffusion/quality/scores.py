@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from scipy import ndimage
-from scipy.stats import wasserstein_distance
 from skimage.color import rgb2lab
 from skimage.filters import threshold_otsu
 from torch import nn
@@ -228,6 +227,8 @@ def shape_distances(some: Sequence[Shape], real: Sequence[Shape]) -> dict[str, f
     """
     if not some or not real:
         raise DataError(f"shapes of {len(some)} masks against {len(real)}; at least one on each side is needed")
+    from scipy.stats import wasserstein_distance  # half a second to import, and nearly every command imports this module
+
     measured = {
         "area": lambda shape: np.log2(shape.area), "elongation": lambda shape: np.log2(shape.elongation),
         "parts": lambda shape: shape.parts, "margin": lambda shape: shape.margin,

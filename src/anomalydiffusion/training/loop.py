@@ -147,11 +147,14 @@ def attention(device: torch.device) -> AbstractContextManager[Any]:
 
 
 def accelerator_on(device: torch.device, **options: Any) -> Accelerator:
-    """An accelerator for this kind of device. By itself accelerate stays with the first that a process has asked it for."""
+    """An accelerator for this kind of device. By itself accelerate stays with the first that a process has asked it for.
+
+    The number format is the loop's (`precision`), whatever a launcher says: with fp16 accelerate would scale every gradient.
+    """
     cpu = device.type == "cpu"
     if PartialState._shared_state and PartialState().num_processes == 1 and (PartialState().device.type == "cpu") != cpu:
         AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(cpu=cpu, **options)
+    return Accelerator(cpu=cpu, mixed_precision="no", **options)
 
 
 def precision(device: torch.device, config: LoopConfig) -> AbstractContextManager[Any]:

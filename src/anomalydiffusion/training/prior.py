@@ -16,7 +16,7 @@ from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError
 from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.runs import replace_folder
-from anomalydiffusion.core.seeds import rng
+from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.data.corpus import CorpusConfig, Texture, draw_corpus, load_textures
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
@@ -58,7 +58,7 @@ def _check_origin(path: Path, made: str, tables: str) -> None:
 
 def _begin(work: Path, name: str, config: DenoiserConfig | AutoencoderConfig) -> None:
     """Refuse to go on with a network's training under other settings; how long it lasts and how often it is kept may change."""
-    made = digest(replace(config, loop=replace(config.loop, steps=1, checkpointing_steps=1)))
+    made = digest(replace(config, loop=replace(config.loop, steps=1, minutes=0.0, checkpointing_steps=1)))
     _check_origin(work / f"{name}-begun.digest", made, f"[{name}]")
     (work / f"{name}-begun.digest").write_text(made)
 
@@ -232,6 +232,7 @@ def train_prior(
         scale = 1.0 / float(np.asarray(latents[:: max(1, len(latents) // 2000)]).astype(np.float32).std())
         vae.register_to_config(scaling_factor=scale)
         tokenizer, scheduler = make_tokenizer(config, captions, work), schedule()
+        torch.manual_seed(derive(config.seed, "denoiser"))  # whether its autoencoder was made just now or before
         model = build_denoiser(config.denoiser, vae.config.latent_channels, latents.shape[-1], tokenizer)
     for part in (vae, model.unet):
         part.register_to_config(_name_or_path="")  # a kept one would name the folder that it was read from

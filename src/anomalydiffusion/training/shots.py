@@ -28,6 +28,8 @@ __all__ = ["Pool", "PoolConfig", "augment", "build_pool", "kept_pool"]
 
 log = logging.getLogger(__name__)
 
+ENCODED = 32 * 128**2  # pixels of views that are encoded at once: the autoencoder's first grids are a hundred times as large
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolConfig:
@@ -39,6 +41,9 @@ class PoolConfig:
     rotation: float = 20.0
     flips: bool = True
     light: float = 0.08
+    together: bool | None = (
+        None  # all parts of a mask are in one view, however far apart; None = those far apart may be in views of their own
+    )
     cells: Cells | None = None  # of the latent grid, that the loss counts as marked: of "any" marked pixel, or by the "nearest"; None = any
 
     def __post_init__(self) -> None:
@@ -128,9 +133,10 @@ def build_pool(
     keys = sorted(shots)
     if config.crops < len(keys):
         raise ConfigError(f"[train.pool] crops = {config.crops}: {len(keys)} defect types need a crop each, and better hundreds")
-    latents, masks, owners, around = [], [], [], []
-    size, batch = prior.working_size, 32
-    groups = {key: [clusters(mask, size // 2) for _, mask in shots[key]] for key in keys}
+    latents, masks, cells, owners, around = [], [], [], [], []
+    size = prior.working_size
+    batch = max(1, ENCODED // size**2)
+    groups = {key: [[mask] if config.together else clusters(mask, size // 2) for _, mask in shots[key]] for key in keys}
     for start in range(0, config.crops, batch):
         views = []
         for index in range(start, min(start + batch, config.crops)):
@@ -142,13 +148,14 @@ def build_pool(
             masks.append(torch.from_numpy(marks)[None, None])
             owners.append(key)
         latents.append(prior.encode(torch.cat(views)).cpu())
-        if (told := prior.surroundings(torch.cat(views), torch.cat(masks[start:]).float())) is not None:
+        marked = torch.cat(masks[start:]).float()
+        cells.append(to_latent_mask(marked, prior.factor, config.cells))
+        if (told := prior.surroundings(torch.cat(views), marked)) is not None:
             around.append(told.cpu())
         if progress:
             progress(min(start + batch, config.crops))
-    pixel = torch.cat(masks)
     return Pool(
-        latents=torch.cat(latents), masks=pixel, latent_masks=to_latent_mask(pixel.float(), prior.factor, config.cells), keys=owners,
+        latents=torch.cat(latents), masks=torch.cat(masks), latent_masks=torch.cat(cells), keys=owners,
         surroundings=torch.cat(around) if around else None,
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from anomalydiffusion.report.figures import text
 __all__ = ["review_tab"]
 
 MOST = 60  # pairs of one page of the review
+FOUND = 3  # where they are in what a page shows
 
 
 def review_tab(desk: Desk) -> None:
@@ -51,14 +52,16 @@ def review_tab(desk: Desk) -> None:
             judged = gr.Markdown(elem_id="review-judged")
 
         def page(word: str, verdict: str, reason: str, sheet: float) -> tuple[Any, ...]:
-            first, known = (max(1, int(sheet or 1)) - 1) * MOST, desk.reasons(word, verdict)
+            known = desk.reasons(word, verdict)
             reason = reason if reason in known else ""
-            found = desk.pairs(word, verdict, reason)[first : first + MOST]
+            every = desk.pairs(word, verdict, reason)
+            number = min(max(1, int(sheet or 1)), max(1, -(-len(every) // MOST)))
+            found = every[(number - 1) * MOST : number * MOST]
             words = [("all", ""), *((name, name) for name in desk.defects())]
             reasons = [("any", ""), *((f"{name} ({count})", name) for name, count in known.items())]
             several = len({each["product"] for each in found}) > 1
             shown = [(desk.thumbnail(each), _caption(each, several)) for each in found]
-            return gr.Dropdown(words, value=word), gr.Dropdown(reasons, value=reason), found, shown
+            return gr.Dropdown(words, value=word), gr.Dropdown(reasons, value=reason), number, found, shown
 
         def pair(found: list[dict[str, Any]], index: int) -> tuple[Any, ...]:
             if not found:
@@ -72,8 +75,13 @@ def review_tab(desk: Desk) -> None:
 
         @told
         def on_open(word: str, verdict: str, reason: str, sheet: float) -> tuple[Any, ...]:
-            first, known = page(word, verdict, reason, sheet), desk.gate()
-            return *first, *pair(first[2], 0), known.visible, known.strict, known.agreement or 0, known.refit
+            first = page(word, verdict, reason, sheet)
+            return *first, *pair(first[FOUND], 0)
+
+        @told
+        def on_limits() -> tuple[float, float, float, bool]:
+            known = desk.gate()
+            return known.visible, known.strict, known.agreement or 0, known.refit
 
         @told
         def on_select(found: list[dict[str, Any]], event: gr.SelectData) -> tuple[Any, ...]:
@@ -86,8 +94,8 @@ def review_tab(desk: Desk) -> None:
                 raise ConfigError("there is no pair to judge")
             judged = desk.decide(found[index]["image"], kept, found[index]["reasons"])
             first = page(*asked)
-            stays = any(each["seed"] == judged["seed"] for each in first[2])
-            return *first, *pair(first[2], index + stays)
+            stays = any(each["seed"] == judged["seed"] for each in first[FOUND])
+            return *first, *pair(first[FOUND], index + stays)
 
         @told
         def on_redraw(found: list[dict[str, Any]], index: int, *asked: Any) -> tuple[Any, ...]:
@@ -95,7 +103,7 @@ def review_tab(desk: Desk) -> None:
                 raise ConfigError("there is no pair to draw again")
             desk.redraw(found[index]["image"])
             first = page(*asked)
-            return *first, *pair(first[2], index)
+            return *first, *pair(first[FOUND], index)
 
         @told
         def on_suggest() -> tuple[float, float, str]:
@@ -107,9 +115,10 @@ def review_tab(desk: Desk) -> None:
             found = desk.judge(visible=visible, agreement=agreement or None, strict=strict, refit=refit)
             return "; ".join(f"{name}: {own['kept']} of {own['drawn']} kept, before {own['kept_before']}" for name, own in found.items())
 
-        shown, asked = [word, reason, records, grid, at, pictures, about], [word, verdict, reason, sheet]
-        opened = [*shown, visible, strict, agreement, refit]
-        gr.on([tab.select, word.input, reason.input, verdict.change, sheet.change], on_open, asked, opened)
+        shown, asked = [word, reason, sheet, records, grid, at, pictures, about], [word, verdict, reason, sheet]
+        limits = [visible, strict, agreement, refit]
+        gr.on([tab.select, word.input, reason.input, verdict.change, sheet.change], on_open, asked, shown)
+        tab.select(on_limits, None, limits)
         grid.select(on_select, records, [at, pictures, about])
         keep.click(lambda *given: on_decide(*given, True), [records, at, *asked], shown)
         reject.click(lambda *given: on_decide(*given, False), [records, at, *asked], shown)
@@ -117,7 +126,7 @@ def review_tab(desk: Desk) -> None:
         after.click(told(lambda found, index: pair(found, index + 1)), [records, at], [at, pictures, about])
         before.click(told(lambda found, index: pair(found, index - 1)), [records, at], [at, pictures, about])
         suggest.click(on_suggest, None, [visible, strict, judged])
-        judge.click(on_judge, [visible, strict, agreement, refit], judged).then(on_open, asked, opened)
+        judge.click(on_judge, limits, judged).then(on_open, asked, shown).then(on_limits, None, limits)
 
 
 def _caption(record: dict[str, Any], several: bool) -> str:

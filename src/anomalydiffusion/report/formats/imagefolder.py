@@ -105,7 +105,7 @@ def _head(title: str, splits: Sequence[str], generated: bool) -> str:
 
 def _row(record: Record, types: Sequence[str]) -> dict[str, Any]:
     """What a line says besides its files; each value of one type in every line."""
-    generated = SEED in record
+    generated = record[DEFECT] != GOOD and not is_real(record)
     seed, severity = (NOTHING if record.get(name) is None else record[name] for name in (SEED, SEVERITY))
     return {
         PRODUCT: record[PRODUCT], DEFECT: record[DEFECT], "defects": list(types), "generated": generated,

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pages import RESULTS, hardware, save
+from pages import RESULTS, as_typed, hardware, save
 from speed_lab import Lab
 from speed_rows import LINES, Line
 
@@ -32,7 +32,7 @@ def page(lab: Lab, lines: Sequence[Line]) -> str:
     prior = f"{given.prior}, float32 files" if given.prior.startswith("random:") else Path(given.prior).name
     threads, versions = lab.same["threads"] or "as torch chooses", f"torch {lab.same['torch']}, diffusers {lab.same['diffusers']}"
     out = [
-        "# Speed", "", "    python benchmarks/speed.py --work WORK" + (" --whole" if given.whole else ""), "",
+        "# Speed", "", f"    {as_typed(WORK=given.work, RESULTS=given.output)}", "",
         f"Median, least and most of {given.rounds} rounds; in each the plain way was measured and then ours, in processes of their own. "
         "Plain is the published way written with today's libraries (anomalydiffusion.app.plain): float32, one at a time, the default "
         "allocator, 200 DDIM steps on the whole picture. A row without a dash compares with the cheapest reading of it: the text "
@@ -79,7 +79,7 @@ def main() -> int:
     lab = Lab(given)
     lines = [line for row in given.row or LINES for line in LINES[row](lab)]
     sys.stdout.write("\n".join(map(str, lines)) + "\n")
-    save("speed", page(lab, lines), given.output)
+    save("-".join(["speed", *(given.row or ())]), page(lab, lines), given.output)
     return 0
 
 

@@ -255,7 +255,7 @@ def evaluate(
                   quiet=quiet)  # fmt: skip
     if as_json:
         print_json(scores)
-    if as_json or quiet or shard is not None:
+    if as_json or shard is not None:
         return
     from anomalydiffusion.app.tables import scores_table
 

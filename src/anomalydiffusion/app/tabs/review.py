@@ -117,7 +117,8 @@ def review_tab(desk: Desk) -> None:
 
         shown, asked = [word, reason, sheet, records, grid, at, pictures, about], [word, verdict, reason, sheet]
         limits = [visible, strict, agreement, refit]
-        gr.on([tab.select, word.input, reason.input, verdict.change, sheet.change], on_open, asked, shown)
+        events = [tab.select, word.input, reason.input, verdict.change, sheet.change]
+        gr.on(events, on_open, asked, shown, trigger_mode="always_last")  # what comes while it is at work is not dropped
         tab.select(on_limits, None, limits)
         grid.select(on_select, records, [at, pictures, about])
         keep.click(lambda *given: on_decide(*given, True), [records, at, *asked], shown)

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, expect, sync_playwright
 
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.desk import Desk
@@ -192,7 +192,13 @@ def test_pairs_are_made_in_the_background_and_judged_by_hand(page: Page, base: P
     page.click("#review-judge > button")
     page.click("#review-suggest")
     _says(page, "body", "0 kept and 1 rejected by hand; limits are drawn from 3 of each")
-    page.locator("#review-verdict").get_by_text("kept").click()
+    _fill(page, "#review-strict input[type=number]", "7")
+    page.fill("#review-page input", "3")
+    page.keyboard.press("Tab")
+    page.locator("#review-verdict").get_by_text("kept").click()  # while the page of that number is looked for
+    _says(page, "#review-about", "1 of 7")
+    expect(page.locator("#review-page input")).to_have_value("1", timeout=20_000)
+    assert page.input_value("#review-strict input[type=number]") == "7", "what is set stays until it is judged by"
     _open(page, "Batch")
     _says(page, "#batch-counts", "plate/hole")
     _says(page, "#batch-line", "done")

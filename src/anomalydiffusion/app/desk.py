@@ -13,13 +13,13 @@ from PIL import Image
 
 from anomalydiffusion.app.curate import curate, decide
 from anomalydiffusion.app.export import export
-from anomalydiffusion.app.fits import as_noted
 from anomalydiffusion.app.jobs import Job, Jobs
 from anomalydiffusion.app.opened import run_settings, run_split
 from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
-from anomalydiffusion.app.redraw import chosen, redraw
+from anomalydiffusion.app.redraw import redraw
 from anomalydiffusion.app.settings import resolve
 from anomalydiffusion.app.verdicts import suggest
+from anomalydiffusion.app.words import begun, chosen
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
@@ -29,7 +29,6 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, plain, product_folders, read_folder
-from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.sheets import Row, cells
@@ -63,7 +62,7 @@ class Desk:
         self.folder = run
         self.given = data
         self.jobs = Jobs(run / "studio")
-        self.pipe: tuple[tuple[str, str, str], AnomalyDiffusionPipeline] | None = None  # beside what it was made of
+        self.pipe: tuple[tuple[str, ...], AnomalyDiffusionPipeline] | None = None  # beside what it was made of
         self.seen: tuple[int, list[tuple[int, float]]] = (0, [])  # bytes of the training's log, and what they say
         self.drawn: tuple[tuple[int, int], list[list[Any]]] = ((0, 0), [])  # size and time of the manifest, and what it counts
 
@@ -180,27 +179,13 @@ class Desk:
 
     def learn(self, defects: Sequence[str], steps: int | None, preset: str) -> None:
         """Put `train` in line, or go on with it as it began; `defects` are words "product/defect", none = all, or what it began with."""
-        begun = Run(self.folder, {}).config
-        told = ["--config", str(begun)] if begun.is_file() else [] if preset == "default" else ["--preset", preset]
+        own = Run(self.folder, {}).config
+        told = ["--config", str(own)] if own.is_file() else [] if preset == "default" else ["--preset", preset]
         length = [] if steps is None else ["--max-train-steps", str(steps)]
-        planned = resolve(None, begun).train if begun.is_file() else resolve(preset).train
+        planned = resolve(None, own).train if own.is_file() else resolve(preset).train
         every = ["--preview-steps", str(max(1, -(-(steps or planned.loop.steps) // SHEETS)))]
         self.jobs.add(["train", str(self.data), "--output", str(self.folder), *told, *length, *every,
-                       *(chosen(defects) if defects else self._begun())])  # fmt: skip
-
-    def _begun(self) -> list[str]:
-        """The options that a training of this run began with, where it learns not all of the data set, or extends another's."""
-        try:
-            files = json.loads(Run(self.folder, {}).split.read_text(encoding="utf-8"))["files"]
-            shots = {(str(file["product"]), str(file["defect"])) for file in files if file["role"] == "shot"}
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):  # not there yet; or damaged, which `train` says
-            return []
-        whole = shots == {(product, name) for product, names in self.products().items() for name in names}
-        named = [] if whole else [("--product", {key[0] for key in shots}), ("--defect", {key[1] for key in shots})]
-        own = Run.open(self.folder)
-        earlier = str(own.record.get("extended") or own.record.get("elsewhere") or "")
-        words = [word for option, names in named for name in sorted(names) for word in (option, name)]
-        return [*words, *(["--extend", earlier, "--preset", run_settings(own).preset] if earlier else [])]
+                       *(chosen(defects) if defects else begun(self.folder, self.data))])  # fmt: skip
 
     def draw_many(self, num: int, defects: Sequence[str], severity: str) -> None:
         """Put `generate` in line, or go on with it; no `severity` is that of the run's settings."""
@@ -267,8 +252,7 @@ class Desk:
         """Pictures with captions of one defect on a normal image of the run, under a mask or a proposed one."""
         product, _, defect = word.partition("/")
         normal_HWC = self.normal(word, normal)
-        own = Run.open(self.folder)
-        made_of = (Adapter.digest_of(own.adapter), str(as_noted(own, run_settings(own))), str(digest_of(regions_of(run_split(own)))))
+        made_of = AnomalyDiffusionPipeline.made_of(self.folder)
         if self.pipe is None or self.pipe[0] != made_of:
             pipe = AnomalyDiffusionPipeline.from_pretrained(self.folder)
             pipe.set_progress_bar_config(disable=True)

@@ -27,7 +27,7 @@ from anomalydiffusion.core.pixels import encode_png, read_image, read_mask, to_m
 from anomalydiffusion.core.runs import Run, replace_folder, write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Provenance
-from anomalydiffusion.data.regions import NAME, Regions, copy_regions, ground_of, grounds_of, read_regions, regions_of
+from anomalydiffusion.data.regions import NAME, Regions, copy_regions, digest_of, ground_of, grounds_of, read_regions, regions_of
 from anomalydiffusion.generation.pairs import Item, make_pairs, other_mask
 from anomalydiffusion.generation.transplant import transplant
 from anomalydiffusion.masks import learned, matched, warped
@@ -100,6 +100,13 @@ class AnomalyDiffusionPipeline:
         if settings.compile:
             loaded.compile()
         return cls(loaded, adapter, shots, settings, masks, regions)
+
+    @staticmethod
+    def made_of(run: Path) -> tuple[str, ...]:
+        """What `from_pretrained` reads of a run, as digests and words: where they are others, a pipeline that is open is out of date."""
+        own = Run.open(run)
+        settings, regions = as_noted(own, resolve(base=read_toml(own.config))), regions_of(run_split(own))
+        return Adapter.digest_of(own.adapter), to_toml(settings), digest_of(regions) or ""
 
     @property
     def defects(self) -> list[Key]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.app.settings import Drawing, to_toml
+from anomalydiffusion.app.words import chosen
 from anomalydiffusion.core.config import dumps, read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.generation.shards import slot_of
 
-__all__ = ["chosen", "redraw"]
+__all__ = ["redraw"]
 
 
 def redraw(run: Path | str, image: str) -> list[str]:
@@ -50,14 +50,3 @@ def redraw(run: Path | str, image: str) -> list[str]:
         "generate", str(opened.folder), "--num", str(count), "--attempts", str(attempts), "--config", str(given),
         *(word for option, folder in places if folder for word in (option, folder)), *chosen(["/".join(slot.key)]),
     ]  # fmt: skip
-
-
-def chosen(defects: Sequence[str]) -> list[str]:
-    """Words "product/defect" as a command's options. Raises `ConfigError` where options would choose more than the words."""
-    if wrong := [word for word in defects if not all(word.partition("/"))]:
-        raise ConfigError(f"'{wrong[0]}': expected product/defect")
-    keys = {(word.split("/", 1)[0], word.split("/", 1)[1]) for word in defects}
-    products, types = sorted({key[0] for key in keys}), sorted({key[1] for key in keys})
-    if len(keys) != len(products) * len(types):
-        raise ConfigError("choose the same defects of each product, or one product at a time")
-    return [word for option, names in (("--product", products), ("--defect", types)) for name in names for word in (option, name)]

@@ -40,9 +40,7 @@ class GenerateConfig:
     severity: float | Range = 1.0  # 1 = as learned; a factor on guidance and start: below weaker, above stronger, 0 = as the prior draws
     ratio: tuple[float, float] = (1.8, 4.0)  # crop side over the longer side of the mask's box
     minimum_side: int = 64
-    together: bool | None = (
-        None  # all parts of a mask are drawn on one crop, however far apart; None = those far apart on crops of their own
-    )
+    together: bool | None = None  # a mask's parts are drawn on one crop, however far apart; None = then each on its own
     cells: Cells | None = None  # of the latent grid, that are drawn anew: of "any" marked pixel, or by the "nearest"; None = any
     feather: float = 3.0  # pixels of the normal image
     seam: Seam = "membrane"  # how a real defect's colours are fitted to where it is carried; matched masks: always the median

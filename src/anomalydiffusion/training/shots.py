@@ -41,9 +41,7 @@ class PoolConfig:
     rotation: float = 20.0
     flips: bool = True
     light: float = 0.08
-    together: bool | None = (
-        None  # all parts of a mask are in one view, however far apart; None = those far apart may be in views of their own
-    )
+    together: bool | None = None  # a mask's parts are in one view, however far apart; None = then in views of their own
     cells: Cells | None = None  # of the latent grid, that the loss counts as marked: of "any" marked pixel, or by the "nearest"; None = any
 
     def __post_init__(self) -> None:

@@ -8,9 +8,9 @@ import inspect
 import io
 import json
 import tokenize
+import typing
 from collections.abc import Iterator
 from contextlib import suppress
-from functools import reduce
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -85,9 +85,13 @@ def _text(value: Any) -> str:
 
 
 def _tables(config: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """The tables that there may be; one that is not there by default, as it would be."""
     yield name, config
+    types = typing.get_type_hints(type(config))
     for item in dataclasses.fields(config):
         value = getattr(config, item.name)
+        if value is None:
+            value = next((kind() for kind in typing.get_args(types[item.name]) if dataclasses.is_dataclass(kind)), None)
         if dataclasses.is_dataclass(value):
             yield from _tables(value, f"{name}.{item.name}".lstrip("."))
 
@@ -96,7 +100,7 @@ def settings_page() -> str:
     from anomalydiffusion.app.settings import PRESETS, resolve
 
     others = [name for name in PRESETS if name != "default"]
-    presets = {name: resolve(name) for name in others}
+    presets = {name: dict(_tables(resolve(name))) for name in others}
     out = [
         "# Settings", "",
         "What a `--config` file may hold and a run's `config.toml` does hold, with the defaults and what the other presets say.",
@@ -115,7 +119,7 @@ def settings_page() -> str:
             value = getattr(config, item.name)
             cells = [f"`{item.name}`", _text(value)]
             for preset in others:
-                held = getattr(reduce(getattr, name.split(".") if name else [], presets[preset]), item.name)
+                held = getattr(presets[preset][name], item.name)
                 cells.append("" if held == value else _text(held))
             out.append("| " + " | ".join([*cells, known.get(item.name, "").replace("|", "\\|")]) + " |")
     return "\n".join(out) + "\n"
@@ -124,7 +128,11 @@ def settings_page() -> str:
 def python_page() -> str:
     import anomalydiffusion
 
-    out = ["# Python", "", "Every public name of `anomalydiffusion`. Each command is a function with the same options.", ""]
+    out = [
+        "# Python", "",
+        "Every public name of `anomalydiffusion`. Each command is a function with the same options; `prior train`, `info` and `convert`",
+        "are `prior_train`, `prior_info` and `prior_convert`, and `import`, a word of Python's own, is `import_data`.", "",
+    ]  # fmt: skip
     for name in anomalydiffusion.__all__:
         place = anomalydiffusion._DOOR.get(name)
         if place is None:

@@ -62,7 +62,9 @@ def test_every_option_may_be_spelled_with_underscores() -> None:
     torch.OutOfMemoryError("CUDA out of memory."), MemoryError(),
     RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
 ], ids=["card", "python", "processor"])  # fmt: skip
-def test_memory_that_ran_out_is_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_memory_that_ran_out_and_a_fault_are_one_line(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def fails(**_: Any) -> None:
         raise error
 
@@ -71,8 +73,15 @@ def test_memory_that_ran_out_is_one_line(error: Exception, monkeypatch: pytest.M
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1 and capsys.readouterr().err.startswith("error: memory ran out; draw fewer at once (--batch-size)")
-    error = RuntimeError("shapes differ")
-    with pytest.raises(RuntimeError, match="shapes differ"):
+    error = RuntimeError("shapes\ndiffer")
+    with pytest.raises(SystemExit) as ended:
+        main()
+    said = capsys.readouterr().err
+    assert (
+        ended.value.code == 1 and said.startswith("error: a fault of this program, RuntimeError: shapes differ;") and said.count("\n") == 1
+    )
+    monkeypatch.setattr(sys, "argv", ["anomalydiffusion", "check", "DATA", "--debug"])
+    with pytest.raises(RuntimeError, match="differ"):
         main()
 
 

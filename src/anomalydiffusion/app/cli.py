@@ -20,6 +20,7 @@ from anomalydiffusion.app.options import (
     Device,
     DryRun,
     Dtype,
+    OnlyTable,
     Preset,
     Product,
     Quiet,
@@ -245,7 +246,7 @@ def evaluate(
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that train beside each other.")] = None,
     ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors train.")] = None,
     shard: Annotated[str | None, typer.Option("--shard", help="i/n: only train this command's part, without a verdict.")] = None,
-    config: Config = None, device: Device = None, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+    config: Config = None, device: Device = None, as_json: AsJson = False, quiet: OnlyTable = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Train the same detector with and without the pairs; test all on held-out real images; say whether they help."""
     from anomalydiffusion.app.evaluate import evaluate as call

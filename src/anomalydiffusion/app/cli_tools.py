@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from anomalydiffusion.app.options import AsJson, Compile, Config, Debug, Device, Dtype, Preset, Quiet, offered, print_json
+from anomalydiffusion.app.options import AsJson, Compile, Config, Debug, Device, Dtype, OnlyTable, Preset, Quiet, offered, print_json
 
 __all__ = ["tools_app"]
 
@@ -24,15 +24,9 @@ def demo(
     quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """The whole job on the bundled demo data with the bundled prior, offline, on a CPU."""
-    if data_only:
-        from anomalydiffusion.data.demo import make_demo
-
-        typer.echo(make_demo(output or Path("demo-data")))
-        return
-    from anomalydiffusion.app.demo import QUICK
     from anomalydiffusion.app.demo import demo as call
 
-    typer.echo(call(output or ("demo-quick" if quick else "demo-run"), quiet=quiet, **(QUICK if quick else {})))
+    typer.echo(call(output, quick=quick, data_only=data_only, quiet=quiet))
 
 
 @tools_app.command()
@@ -65,7 +59,7 @@ def bench(
     config: Config = None, device: Device = None, dtype: Dtype = None, compile: Compile = None,
     repeat: Annotated[int, typer.Option("--repeat", help="How often each is measured.")] = 3,
     plain: Annotated[bool, typer.Option("--plain/--no-plain", help="Beside the published way, written plainly.")] = True,
-    as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
+    as_json: AsJson = False, quiet: OnlyTable = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Measure speed and memory of a prior on this machine."""
     from anomalydiffusion.app.bench import bench as call

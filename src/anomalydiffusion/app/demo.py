@@ -17,15 +17,23 @@ from anomalydiffusion.report.page import report
 
 __all__ = ["QUICK", "demo"]
 
-QUICK = {"num": 2, "max_train_steps": 40, "evaluate_steps": 10}  # to see the way in a minute or two, not what it can do
+QUICK = (2, 40, 10)  # pairs a type, and steps of learning and of each detector: the way in a minute or two, not what it can do
 
 
 def demo(
-    output: Path | str = "demo-run", *, num: int = 16, max_train_steps: int = 500, evaluate_steps: int = 200, seeds: int = 1,
-    quiet: bool = False,
+    output: Path | str | None = None, *, quick: bool = False, data_only: bool = False, num: int = 16, max_train_steps: int = 500,
+    evaluate_steps: int = 200, seeds: int = 1, quiet: bool = False,
 ) -> Path:  # fmt: skip
-    """Run every step once on a CPU, offline; returns the report's path. Typed again, it goes on where it was."""
-    output = Path(output)
+    """Run every step once on a CPU, offline; returns the report's path. Typed again, it goes on where it was.
+
+    `quick`: as few steps and pairs as `QUICK` says, whatever is given. `data_only`: draws the data set alone, to `output`, which is
+    returned. Without `output` it is a folder here, demo-run, demo-quick or demo-data.
+    """
+    output = Path(output or ("demo-data" if data_only else "demo-quick" if quick else "demo-run"))
+    if data_only:
+        return make_demo(output)
+    if quick:
+        num, max_train_steps, evaluate_steps = QUICK
     data, run = output / "data", output / "run"
     if not data.exists():
         make_demo(data)

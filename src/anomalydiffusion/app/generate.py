@@ -65,6 +65,8 @@ def generate(
             raise ConfigError("--shard, --workers, --ray, --like and --reference: are not for several processes that a launcher began")
         shard = launched.shard
     told, quiet = quiet, quiet or not launched.leads
+    if num is None and like is None:
+        raise ConfigError("give --num, how many pairs, or --like, a picture to draw again")
     if reference is not None and like is None:
         begun = begin_from_reference(
             Path(run), Path(reference), Path(reference_mask) if reference_mask else None, normals, product=product, defect=defect,
@@ -89,9 +91,7 @@ def generate(
                            batch_size=batch_size, device=device, quiet=quiet)]  # fmt: skip
     if output is not None:
         raise ConfigError("--output: is for --like; pairs go to the run's own folder")
-    if num is None:
-        raise ConfigError("give --num, how many pairs, or --like, a picture to draw again")
-    if num < 1:
+    if num is None or num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
     given = {"prior": prior, "seed": seed, "device": device, "dtype": dtype, "compile": compile,
              "generate": {"steps": steps, "severity": severity, "batch_size": batch_size, "attempts": attempts}}  # fmt: skip

@@ -59,8 +59,11 @@ def main() -> None:
         _line(f"{error.filename or 'disk'}: {error.strerror or error}; {advice.get(error.errno or 0, 'nothing already made is lost')}")
         sys.exit(1)
     except Exception as error:
-        if debug or not _out_of_memory(error):
+        if debug:
             raise
-        _line("memory ran out; draw fewer at once (--batch-size), in half of it (--dtype bfloat16), or learn with a smaller [train] "
-              "batch_size or its gradient_checkpointing = true; what was made is saved")  # fmt: skip
+        if _out_of_memory(error):
+            _line("memory ran out; draw fewer at once (--batch-size), in half of it (--dtype bfloat16), or learn with a smaller [train] "
+                  "batch_size or its gradient_checkpointing = true; what was made is saved")  # fmt: skip
+        else:
+            _line(f"a fault of this program, {type(error).__name__}: {error}; what was made is saved; please report what --debug shows")
         sys.exit(1)

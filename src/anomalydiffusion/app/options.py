@@ -62,6 +62,7 @@ Preset = Annotated[
     str | None, typer.Option("--preset", help="default, paper or fast.", autocompletion=offered("default", "paper", "fast")),
 ]  # fmt: skip
 Quiet = Annotated[bool, typer.Option("--quiet", help="Only errors.")]
+OnlyTable = Annotated[bool, typer.Option("--quiet", help="No progress, only the table.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print figures as JSON.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the plan, do nothing.")]

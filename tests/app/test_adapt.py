@@ -1,6 +1,7 @@
 """A prior learns a user's normal images first: none that is held out, once, and everything else is learned on it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +132,26 @@ def test_a_run_is_learned_on_its_own_prior_and_no_held_out_image_is_looked_at(
     with pytest.raises(ConfigError, match="--adapt-prior"):
         ad.train(made / "data", tmp_path / "more", extend=run, adapt_prior=True, quiet=True)
     assert resolve().adapt is None
+    _scratched(made / "data", tmp_path / "wider")  # a part whose sound photograph the prior has learned is held out there
+    with pytest.raises(RunError, match=r"good.*held out here, but .*has learned from it"):
+        ad.train(tmp_path / "wider", tmp_path / "more", extend=run, quiet=True)
+
+
+def _scratched(data: Path, wider: Path) -> None:
+    """The same data with a further defect type; the last part of it shows in a normal image as well."""
+    shutil.copytree(data, wider)
+    (product,) = (path for path in wider.iterdir() if path.is_dir())
+    image = read_image(next((product / "train/good").iterdir()))
+    for folder in ("test/scratch", "ground_truth/scratch"):
+        (product / folder).mkdir()
+    for index in range(3):
+        scratched, mask = image.copy(), np.zeros(image.shape[:2], np.uint8)
+        mask[20 : 24 + index, 20:50] = 255
+        scratched[mask > 0] = 40 * index
+        Image.fromarray(scratched).save(product / f"test/scratch/{index}.png")
+        Image.fromarray(mask).save(product / f"ground_truth/scratch/{index}_mask.png")
+    normal = min((product / "train/good").iterdir()).name
+    (product / "groups.csv").write_text(f"file,group\ntrain/good/{normal},g\ntest/scratch/2.png,g\n")
 
 
 def test_a_prior_adapted_otherwise_is_not_taken(made: Path, start: str, tmp_path: Path) -> None:

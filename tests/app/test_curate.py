@@ -6,12 +6,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.core.errors import AnomalyDiffusionError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
-from anomalydiffusion.core.pixels import digest_file
+from anomalydiffusion.core.pixels import digest_file, read_image
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.generation.shards import Slot, files_of
 
@@ -73,6 +74,31 @@ def test_a_record_that_leads_out_of_the_run_deletes_and_writes_nothing(tmp_path:
     assert (tmp_path / "victim.png").read_bytes() == b"precious"
     assert sorted(path for path in tmp_path.rglob("*") if path.name not in (".lock",)) == before
     assert json.loads(run.manifest.read_text())["seed"] == 0
+
+
+def test_pairs_are_judged_again_by_the_limits_of_the_normal_images_that_they_were_drawn_on(made: Path, tmp_path: Path) -> None:
+    def real() -> dict[str, object]:
+        return dict(json.loads((run / "gate.json").read_text())["real"])
+
+    run, own = shutil.copytree(made / "run", tmp_path / "run"), tmp_path / "own"
+    own.mkdir()
+    for path in (made / "data" / "plate" / "train" / "good").iterdir():
+        Image.fromarray(255 - read_image(path)).save(own / path.name)
+    ad.curate(run, strict=100.0, quiet=True)  # limits that nothing falls below
+    of_run = real()
+    ad.generate(run, 2, defect=["hole"], normals=own, resume=False, quiet=True)
+    of_own = real()
+    assert of_own["plate/hole"] != of_run["plate/hole"]
+    ad.curate(run, quiet=True)
+    assert real() == {**of_run, "plate/hole": of_own["plate/hole"]}, "each type by its own"
+    others = [key.split("/")[1] for key in of_run if key != "plate/hole"]
+    ad.generate(run, 2, defect=others, normals=own, resume=False, quiet=True)
+    before = (run / "gate.json").read_bytes()
+    ad.curate(run, quiet=True)
+    assert (run / "gate.json").read_bytes() == before and real() == of_own
+    own.rename(tmp_path / "gone")
+    with pytest.raises(RunError, match="gone or changed since it was made"):
+        ad.curate(run, quiet=True)
 
 
 def test_limits_follow_verdicts_by_hand(made: Path, tmp_path: Path) -> None:

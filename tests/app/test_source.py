@@ -13,6 +13,7 @@ from anomalydiffusion.app.limits import real_in
 from anomalydiffusion.app.settings import MaskConfig, Settings
 from anomalydiffusion.app.source import Source, shots_of
 from anomalydiffusion.core.errors import DataError, MaskError
+from anomalydiffusion.core.pixels import read_mask
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
@@ -238,6 +239,9 @@ def test_own_masks_go_to_their_defect_type_and_to_normals_of_their_size(split: S
         Source(split, Settings(), own, folder).item(_task(1))
 
 
-def test_the_truth_of_held_out_images_is_no_mask_to_draw_on(split: Split) -> None:
+def test_the_truth_of_held_out_images_is_no_mask_to_draw_on(split: Split, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"held out for testing"):
         Source(split, Settings(), None, split.held_out[0].mask_path.parents[2] / "ground_truth")
+    _save(tmp_path / "masks" / "again.bmp", read_mask(split.held_out[0].mask_path).astype(np.uint8))  # 0 and 1, in another format
+    with pytest.raises(DataError, match=r"again\.bmp: is the mask of .*held out for testing"):
+        Source(split, Settings(), None, tmp_path / "masks")

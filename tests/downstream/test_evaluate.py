@@ -10,11 +10,13 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask, Split
+from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.downstream.comparison import Ledger, Redecode
 from anomalydiffusion.downstream.detectors import DetectorConfig
-from anomalydiffusion.downstream.evaluate import METRICS, Comparison, compare
-from anomalydiffusion.downstream.samples import Generated
-from tests.downstream.conftest import write_pairs
+from anomalydiffusion.downstream.evaluate import METRICS, Comparison, Stage, compare
+from anomalydiffusion.downstream.samples import Generated, gather
+from tests.downstream.conftest import write_pairs, write_plates
 
 QUICK = DetectorConfig(side=64, steps=2, batch_size=4, checks=1)
 LEARNS = replace(QUICK, steps=60, batch_size=8, width=8)
@@ -50,7 +52,7 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     assert list(curves["precision"]) == list(scores["arms"]) and curves["recall"][0] == 0 and curves["recall"][-1] == 1
     for arm, own in curves["precision"].items():  # the area below the interpolated curve is a little above the average precision
         assert own == sorted(own, reverse=True) and np.mean(own) > scores["arms"][arm]["pixel_ap"]["mean"] - 0.03
-    (maps,) = (tmp_path / "maps/plate").glob("ours-*-controls")
+    (maps,) = (tmp_path / "maps/plate").glob("ours-*")
     assert len(list(maps.iterdir())) == len(split.held_out) // 2 + len(split.held_out_normals)
 
     lines = (tmp_path / "arms.jsonl").read_text().splitlines()
@@ -82,17 +84,40 @@ def test_a_baseline_counts_again_where_no_other_region_was_drawn(
         return {arm for _, arm, _ in Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs).known}
 
     comparison = Comparison(detector=QUICK, folder=tmp_path, seeds=(0,))
-    ledger, every = Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs), {"real-only", "poisson", "ours", "more-real"}
+    ledger = Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs)
+    every = {"real-only", "poisson", "ours", "ours+best", "more-real"}
     for arm in every:
         ledger.add("plate", arm, 0, {})
     assert known() == every
     region = plates / "plate" / "roi.png"
     try:
         Image.fromarray(np.full((96, 128), 255, np.uint8)).save(region)
-        assert known() == every - {"poisson"}
+        assert known() == every - {"poisson", "ours+best"}
     finally:
         region.unlink()
     assert known() == every
+
+
+def test_with_controls_no_normal_image_of_a_part_that_more_real_knows_is_tested_on(tmp_path: Path) -> None:
+    counts = {"train/good": 6, "test/good": 9, "test/spot": 9}
+    write_plates(tmp_path / "data", counts)
+    product = tmp_path / "data" / "plate"
+    rows = [f"test/{kind}/{i}.png,part-{i}" for kind in ("good", "spot") for i in range(9)]
+    (product / "groups.csv").write_text("\n".join(["file,group", *rows]) + "\n")
+    split = few_shot_split(read_folder(tmp_path / "data"))
+    pairs = write_pairs(split, tmp_path / "pairs", 2)
+    (material,) = gather(split, pairs)
+    told: dict[bool, Stage] = {}
+    for controls in (False, True):
+        comparison = Comparison(detector=QUICK, folder=tmp_path / f"{controls}", controls=controls)
+        ledger = Ledger(comparison.folder / "arms.jsonl", "localization", comparison, split, pairs)
+        assert ("normals" in ledger.facts) == controls, "figures of earlier versions, which tested on them, do not count"
+        told[controls] = Stage(material, comparison, ledger)
+    extra = {sample.group for sample in told[True].extra}
+    assert extra and not extra & {sample.group for sample in [*told[True].tests, *told[True].test_normals]}
+    assert len(told[True].test_normals) == len(told[False].test_normals) - len(extra) > 0
+    scores = compare(split, pairs, tmp_path / "data", Comparison(detector=QUICK, folder=tmp_path / "run", controls=True))
+    assert scores["n_test"] == len(told[True].tests) + len(told[True].test_normals)
 
 
 def _without_hours(scores: dict) -> dict:

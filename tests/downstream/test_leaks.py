@@ -10,7 +10,9 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import SplitError
 from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.copies import near_copies
 from anomalydiffusion.data.folders import read_folder
+from anomalydiffusion.data.looks import see
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.samples import Generated
@@ -86,6 +88,31 @@ def test_a_shot_saved_anew_among_the_held_out(case: Case) -> None:
         guard(split, pairs, root)
     with pytest.raises(SplitError, match="nearly the same picture"):
         guard(few_shot_split(read_folder(root)), pairs, root)
+
+
+def test_a_copy_among_other_photographs_of_one_still_scene(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    scene = 100 + 40 * np.repeat(np.linspace(0, 1, 256)[None], 256, 0)
+
+    def photograph(path: Path, image: np.ndarray) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.clip(image + 0.5, 0, 255).astype(np.uint8)).save(path)
+        return path
+
+    frames = [scene + random.normal(0, 2, scene.shape) for _ in range(24)]
+    learned = [photograph(tmp_path / f"learned/{i}.png", frame) for i, frame in enumerate(frames)]
+    others = [photograph(tmp_path / f"other/{i}.png", scene + random.normal(0, 2, scene.shape)) for i in range(4)]
+    brighter = photograph(tmp_path / "brighter.png", 1.004 * frames[17])
+    smaller = tmp_path / "smaller.jpg"
+    Image.open(learned[5]).resize((200, 200)).save(smaller, quality=98)
+    tested = [*others, brighter, smaller]
+    seen = {path: see(path, is_mask=False) for path in [*learned, *tested]}
+    assert list(near_copies(learned, tested, seen)) == [(learned[17], brighter), (learned[5], smaller)]
+
+
+def test_a_run_without_held_out_images_leaks_nothing(case: Case) -> None:
+    split, pairs, root = case
+    guard(replace(split, held_out=(), held_out_normals=()), pairs, root / "not-a-data-set")
 
 
 def test_a_group_that_was_named_after_the_split(case: Case) -> None:

@@ -24,7 +24,7 @@ from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.downstream.classify import class_trainings, compare_classes
-from anomalydiffusion.downstream.comparison import LOCALIZATION, Comparison, Progress, Record, Redecode, Training, Trainings
+from anomalydiffusion.downstream.comparison import LOCALIZATION, Comparison, Found, Ledger, Progress, Record, Redecode, Training, Trainings
 from anomalydiffusion.downstream.evaluate import compare, trainings
 from anomalydiffusion.downstream.samples import Generated
 from anomalydiffusion.generation.crew import PATIENCE, Crew, Records, cause
@@ -106,6 +106,11 @@ class Asked:
 
     def trainings(self) -> Trainings:
         return (trainings if self.task == LOCALIZATION else class_trainings)(*self._given())
+
+    def known(self) -> Found:
+        """What each training of these has given that is done."""
+        split, pairs, _, comparison = self._given()
+        return Ledger(comparison.folder / "arms.jsonl", self.task, comparison, split, pairs).known
 
     def compare(self, progress: Progress) -> Record:
         """Train what is left, and say what came of all."""

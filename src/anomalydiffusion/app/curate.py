@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.app.fits import settled
+from anomalydiffusion.app.limits import limits_json
 from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
-from anomalydiffusion.app.settings import Drawing, to_toml
-from anomalydiffusion.app.source import Source
+from anomalydiffusion.app.rejudged import drawing_of, gate_again
+from anomalydiffusion.app.settings import to_toml
 from anomalydiffusion.app.verdicts import KEPT, REFUSED, agreed
-from anomalydiffusion.core.config import digest, from_dict, read_toml
+from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import PARKED, Manifest
 from anomalydiffusion.core.names import is_file
@@ -23,7 +23,7 @@ from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, re
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Verdict
 from anomalydiffusion.generation.shards import Slot, files_of, slot_of
-from anomalydiffusion.quality.gate import Gate, GateConfig
+from anomalydiffusion.quality.gate import Gate
 from anomalydiffusion.quality.refit import fitted
 
 __all__ = ["curate", "decide"]
@@ -71,14 +71,14 @@ def curate(
         if not (records := manifest.pairs()):
             raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
         split = run_split(opened)
-        source = Source(split, settled(opened, settings, split, note=not dry_run, quiet=quiet), None, None)
-        gate = source.gate(opened.limits)
+        gate, laid_by = gate_again(opened, settings, split, records, note=not dry_run, quiet=quiet)
         if from_verdicts:
             found = agreed(records, gate, [name for name in ("visible", "strict") if given[name] is not None])
             say(f"limits from verdicts by hand: {found.says}", quiet=quiet)
             settings = replace(settings, gate=replace(settings.gate, visible=found.visible, strict=found.strict))
             gate = gate.asking(settings.gate)
-        drawings = {name: _drawing(opened, name, settings.gate) for name in {str(record["config_digest"]) for record in records}}
+        drawn_by = {str(record["config_digest"]) for record in records}
+        drawings = {name: replace(drawing_of(opened, name), gate=settings.gate) for name in drawn_by}
         judged: list[_Judged] = []
         kept = {slot_of(record) for record in records if KEPT in record["reasons"]}
         with bar("curate", len(records), quiet=quiet) as shown:
@@ -94,7 +94,7 @@ def curate(
             labels = {str(after["mask"]): each.label for after, each in zip(new, judged, strict=True) if each.label is not None}
             _settle(opened, records, new, labels)
             write_atomic(opened.config, to_toml(replace(run_settings(opened), gate=settings.gate)).encode())
-            write_atomic(opened.limits, source.gate_json(gate))
+            write_atomic(opened.limits, limits_json(gate, laid_by))
             opened.update(command=typed("curate"))
     return _figures(judged, gate)
 
@@ -150,11 +150,6 @@ def _judge(run: Run, record: Record, gate: Gate, kept: set[Slot]) -> _Judged:
     mask, asked = pair.mask.pixels_HW, pair.requested.pixels_HW
     label = None if pair.mask is pair.requested else encode_png(mask)
     return _Judged(record=record, verdict=verdict, label=label, overlap=float((mask & asked).sum() / (mask | asked).sum()))
-
-
-def _drawing(run: Run, name: str, gate: GateConfig) -> Drawing:
-    """The settings that pairs were made with, with another gate."""
-    return replace(from_dict(Drawing, read_toml(run.folder / "settings" / f"{name}.toml")), gate=gate)
 
 
 def _file(run: Run, record: Record, name: str) -> Path:

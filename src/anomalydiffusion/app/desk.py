@@ -31,6 +31,7 @@ from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, plain, product_folders, read_folder
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
+from anomalydiffusion.report.scores import as_of
 from anomalydiffusion.report.sheets import Row, cells
 
 __all__ = ["Desk"]
@@ -333,7 +334,7 @@ class Desk:
         if not path.is_file():
             return {}
         try:
-            return dict(json.loads(path.read_text(encoding="utf-8")))
+            return as_of(dict(json.loads(path.read_text(encoding="utf-8"))), Manifest(Run(self.folder, {}).manifest).records())
         except (ValueError, TypeError, RecursionError) as error:
             raise RunError(f"{path}: damaged ({error}); run evaluate again") from error
 

@@ -16,8 +16,8 @@ from anomalydiffusion.app.compared import Asked, Trainer, pairs_of, share_out
 from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import Bar, bar, say
 from anomalydiffusion.core.errors import ConfigError, DataError, SplitError, TrainingError
-from anomalydiffusion.core.manifest import Manifest
-from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
+from anomalydiffusion.core.manifest import Manifest, digest_of
+from anomalydiffusion.core.pixels import decode_png, digest_file, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask, Shot, Split
 from anomalydiffusion.data.folders import load
@@ -25,7 +25,7 @@ from anomalydiffusion.downstream import classifiers, detectors
 from anomalydiffusion.downstream.arms import OURS, REAL, arms, baseline_samples
 from anomalydiffusion.downstream.baselines import BASELINES
 from anomalydiffusion.downstream.classify import class_arms
-from anomalydiffusion.downstream.comparison import Training
+from anomalydiffusion.downstream.comparison import Found, Training
 from anomalydiffusion.downstream.leaks import guard
 from anomalydiffusion.downstream.samples import Generated, Sample, gather
 from anomalydiffusion.generation.crew import Crew, ProcessCrew
@@ -33,6 +33,7 @@ from anomalydiffusion.generation.rayed import RayCrew
 from anomalydiffusion.generation.shards import Shard
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.measure import View, measure_quality, view
+from anomalydiffusion.report.scores import PAIRS
 from anomalydiffusion.report.sheets import contact_sheet, fitted, heat
 
 __all__ = ["TASKS", "evaluate"]
@@ -109,7 +110,8 @@ def evaluate(
             with bar("evaluate", total, quiet=quiet) as shown:
                 scores = asked.compare(lambda done, total, what: shown.at(done, what))
             if task == "localization":
-                _sheets(opened, split, pairs)
+                _sheets(opened, split, pairs, asked.known())
+        scores[PAIRS] = digest_of(Manifest(opened.manifest).records())
         record = {**_before(opened, split), task: scores}
         write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         opened.update(command=typed("evaluate"))
@@ -184,7 +186,9 @@ def _quality(split: Split, pairs: Sequence[Generated], features: str, quiet: boo
 
 
 def _pair_view(pair: Generated) -> View:
-    normal = read_image(pair.normal) if pair.normal.is_file() else None
+    """Without the normal image where that is gone, or another by now: then it does not tell what changed."""
+    there = pair.normal.is_file() and digest_file(pair.normal) == pair.normal_sha256
+    normal = read_image(pair.normal) if there else None
     return view(read_image(pair.image), Mask(pixels_HW=read_mask(pair.mask), origin="generated"), normal)
 
 
@@ -209,25 +213,13 @@ def _before(run: Run, split: Split) -> dict[str, Any]:
     return {name: own for name, own in known if isinstance(own, dict) and own.get("split_digest") == split.digest}
 
 
-def _latest(run: Run, product: str) -> dict[str, dict[str, Any]]:
-    """The newest lines of real-only and ours that were compared under the same settings, on the same images; none without."""
-    seen: dict[tuple[Any, ...], dict[str, dict[str, Any]]] = {}
-    newest: dict[str, dict[str, Any]] = {}
-    for line in Manifest(run.evaluation / "arms.jsonl").records():
-        if line.get("product") == product and line.get("maps") and all(line.get(name) is not None for name in ("arm", "detector", "split")):
-            both = seen.setdefault(tuple(line[name] for name in ("detector", "split", "controls", "redecoded")), {})
-            both[line["arm"]] = line
-            newest = both if {REAL, OURS} <= both.keys() else newest
-    return newest
-
-
-def _sheets(run: Run, split: Split, pairs: Sequence[Generated]) -> None:
+def _sheets(run: Run, split: Split, pairs: Sequence[Generated], found: Found) -> None:
     """For each product, the test images on which ours gains and loses most against real-only: image, truth and both maps."""
     for material in gather(split, pairs):
-        latest = _latest(run, material.product)
-        if not latest:
+        both = {arm: found.get((material.product, arm, 0), {}) for arm in (REAL, OURS)}
+        if not all(line.get("maps") for line in both.values()):  # of the first seed
             continue
-        figures = {arm: line["per_image"] for arm, line in latest.items()}
+        figures = {arm: line["per_image"] for arm, line in both.items()}
         order = list(figures[OURS])
         gains = {name: figures[OURS][name] - figures[REAL][name] for name in order}
         ranked = sorted(gains, key=gains.__getitem__)
@@ -239,8 +231,8 @@ def _sheets(run: Run, split: Split, pairs: Sequence[Generated]) -> None:
             truth = mask.pixels_HW if mask else np.zeros(image.shape[:2], bool)
             drawn = [fitted("test image", image), fitted("truth", heat(truth.astype(np.float32)).astype(np.uint8))]
             for arm in (REAL, OURS):
-                found = decode_png((run.evaluation / latest[arm]["maps"] / f"{order.index(name):06d}.png").read_bytes())
-                drawn.append(fitted(arm, heat(found / 255).astype(np.uint8)))
+                map_HW = decode_png((run.evaluation / both[arm]["maps"] / f"{order.index(name):06d}.png").read_bytes())
+                drawn.append(fitted(arm, heat(map_HW / 255).astype(np.uint8)))
             figure = " to ".join(f"{100 * figures[arm][name]:.0f}" for arm in (REAL, OURS))
             lines.append((f"{samples[name].defect}/{Path(name).name}: pixel AP {figure}", drawn))
         if lines:

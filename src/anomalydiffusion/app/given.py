@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image
+from anomalydiffusion.core.pixels import digest_file, digest_pixels, read_image, read_mask
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.folders import folders_in, images_in
 
@@ -36,13 +36,25 @@ def given_normals(folder: Path, split: Split) -> list[tuple[Path, str]]:
     return files
 
 
+def _marks(path: Path, sha256: str) -> str:
+    """What tells a mask from others, however it is saved; its file's hash where it marks nothing, as many may, or cannot be read."""
+    try:
+        pixels = read_mask(path)
+    except (DataError, OSError):
+        return sha256
+    return digest_pixels(pixels) if pixels.any() else sha256
+
+
 def given_masks_of(folder: Path, keys: Iterable[Key], split: Split) -> dict[Key, list[Path]]:
-    """A user's own masks by defect type: those in FOLDER/<product>/<defect> or FOLDER/<defect>, or all for each where there is neither."""
+    """A user's own masks by defect type: those in FOLDER/<product>/<defect> or FOLDER/<defect>, or all for each where there is neither.
+
+    Refuses those that are held out, also when saved anew.
+    """
     if not (everything := _anywhere(folder)):
         raise DataError(f"{folder}: no masks found; give --masks a folder of PNG files")
-    held = {split.sha256[shot.mask_path]: shot.path for shot in split.held_out}
+    held = {_marks(shot.mask_path, split.sha256[shot.mask_path]): shot.path for shot in split.held_out}
     for path in everything:
-        if (tested := held.get(digest_file(path))) is not None:
+        if (tested := held.get(_marks(path, digest_file(path)))) is not None:
             raise DataError(f"{path}: is the mask of {tested}, which is held out for testing; take it out of --masks")
     places = {key: (folder / key[0] / key[1], folder / key[1]) for key in keys}
     if not any(place.is_dir() for own in places.values() for place in own):

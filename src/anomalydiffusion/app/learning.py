@@ -46,7 +46,7 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
-    """An earlier adapter, and what it was learned from: [SHA-256, product, group] of each image, "" = a group of its own."""
+    """An earlier adapter, and what it and its prior were learned from: [SHA-256, product, group] of each image, "" = a group of its own."""
 
     adapter: Adapter
     shots: list[list[str]]
@@ -62,10 +62,11 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
     adapter = Adapter.load(earlier.adapter, prior)
     try:
         record = json.loads(earlier.split.read_text(encoding="utf-8"))
+        learned_from = ("shot", "normal") if earlier.record.get("adapted") else ("shot",)
         shots = [
-            [str(item["sha256"]), str(item["product"]), "" if str(item["path"]).endswith(str(item["group"])) else str(item["group"])]
+            [str(item["sha256"]), str(item["product"]), "" if f"/{item['path']}".endswith(f"/{item['group']}") else str(item["group"])]
             for item in record["files"]
-            if item["role"] == "shot"
+            if item["role"] in learned_from
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error

@@ -7,9 +7,8 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.opened import run_settings, run_split
-from anomalydiffusion.app.source import Source
+from anomalydiffusion.app.rejudged import gate_again
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.quality.gate import Gate
@@ -27,8 +26,9 @@ def suggest(run: Path | str) -> Agreed:
     """
     opened = Run.open(Path(run))
     split = run_split(opened)
-    gate = Source(split, settled(opened, run_settings(opened), split, note=False, quiet=True), None, None).gate(opened.limits)
-    return agreed(Manifest(opened.manifest).pairs(), gate)
+    records = Manifest(opened.manifest).pairs()
+    gate, _ = gate_again(opened, run_settings(opened), split, records, note=False, quiet=True)
+    return agreed(records, gate)
 
 
 def agreed(records: Iterable[dict[str, Any]], gate: Gate, given: Collection[str] = ()) -> Agreed:

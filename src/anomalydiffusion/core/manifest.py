@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -15,7 +16,7 @@ from io import FileIO
 from itertools import pairwise, zip_longest
 from pathlib import Path, PurePath
 from sys import intern
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -31,11 +32,13 @@ except ImportError:  # Windows: one writer at a time is then up to the caller
 __all__ = [
     "ACCEPTED", "ADAPTER_DIGEST", "ATTEMPT", "CONFIG_DIGEST", "DEFECT", "FIELDS", "IMAGE", "IMAGE_SHA256", "MASK",
     "MASK_ORIGIN", "MASK_SHA256", "MEASURES", "NORMAL", "NORMAL_SHA256", "PARKED", "PRIOR_DIGEST", "PRODUCT", "REASONS",
-    "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted", "fault",
-    "judged",
+    "REFERENCE", "REQUESTED_MASK", "SECONDS", "SEED", "SEVERITY", "STEPS", "TOUCHED_BOX", "VERSION", "Manifest", "accepted", "digest_of",
+    "fault", "judged",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
+
+Row = TypeVar("Row", bound=Mapping[str, Any])
 
 PRODUCT, DEFECT, SEED, ATTEMPT = "product", "defect", "seed", "attempt"
 IMAGE, MASK, IMAGE_SHA256, MASK_SHA256 = "image", "mask", "image_sha256", "mask_sha256"
@@ -100,9 +103,15 @@ def judged(records: Iterable[dict[str, Any]], run: Path) -> list[dict[str, Any]]
     return kept
 
 
-def accepted(records: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def accepted(records: Iterable[Row]) -> list[Row]:
     """Keep the records that the gate accepted, in their order."""
     return [record for record in records if record.get(ACCEPTED) is True]
+
+
+def digest_of(records: Iterable[Mapping[str, Any]]) -> str:
+    """What tells the accepted pairs from others, in whichever order."""
+    pairs = sorted(str([record.get(name) for name in (PRODUCT, DEFECT, IMAGE_SHA256, MASK_SHA256)]) for record in accepted(records))
+    return hashlib.sha256("\n".join(pairs).encode("utf-8", "replace")).hexdigest()[:16]
 
 
 def _plain(value: Any) -> Any:

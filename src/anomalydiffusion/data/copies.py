@@ -23,6 +23,7 @@ Level = Literal["error", "warning", "note"]
 Say = Callable[[Level, Path, str, str], None]
 
 SAME_MEAN, SAME_MOST, SAME_DETAIL = 1.0, 6.0, 0.8  # a copy's thumbnail: mean and largest difference in grey levels; its detail
+LOOKED = 4  # learned pictures whose detail is compared with that of one that is tested
 
 
 def _paths(*items: Iterable[Shot | Normal]) -> list[Path]:
@@ -69,14 +70,28 @@ def near_copies(learned: Sequence[Path], tested: Sequence[Path], seen: Mapping[P
     close_NM = cdist(*coarse, "cityblock") < 16 * SAME_MEAN
     for m in np.flatnonzero(close_NM.any(0)):
         rows = np.flatnonzero(close_NM[:, m])
-        apart = np.abs(learned_ND[rows] - tested_ND[m])
-        best = int(apart.mean(1).argmin())
-        one, other = learned[rows[best]], tested[m]
-        if apart[best].mean() >= SAME_MEAN or apart[best].max() >= SAME_MOST or seen[one].sha256 == seen[other].sha256:
-            continue
-        size = min(seen[one].size, seen[other].size, key=lambda size: size[0] * size[1])
-        if float((_detail(one, size) * _detail(other, size)).sum()) > SAME_DETAIL:
-            yield one, other
+        apart, other = np.abs(learned_ND[rows] - tested_ND[m]), tested[m]
+        rows = rows[(apart.mean(1) < SAME_MEAN) & (apart.max(1) < SAME_MOST)]
+        rows = np.array([row for row in rows if seen[learned[row]].sha256 != seen[other].sha256], dtype=int)
+        for row in rows[_by_own(learned_ND[rows], tested_ND[m])][:LOOKED]:
+            one = learned[row]
+            size = min(seen[one].size, seen[other].size, key=lambda size: size[0] * size[1])
+            if float((_detail(one, size) * _detail(other, size)).sum()) > SAME_DETAIL:
+                yield one, other
+                break
+
+
+def _by_own(thumbs_ND: np.ndarray, thumb_D: np.ndarray) -> np.ndarray:
+    """The order of pictures by how alike one they are in what is not common to all of them: those of a fixed camera differ by little else.
+
+    Light and contrast do not count, so that a copy that was made a little brighter comes before another photograph in the same light.
+    """
+    all_ND = np.concatenate([thumbs_ND, thumb_D[None]])
+    all_ND = all_ND - all_ND.mean(1, keepdims=True)
+    all_ND = all_ND / np.maximum(np.linalg.norm(all_ND, axis=1, keepdims=True), 1e-6)
+    own_ND = all_ND - all_ND.mean(0)
+    own_ND = own_ND / np.maximum(np.linalg.norm(own_ND, axis=1, keepdims=True), 1e-6)
+    return np.argsort(-(own_ND[:-1] @ own_ND[-1]), kind="stable")
 
 
 def check_near_copies(sides: Sides, seen: dict[Path, Seen], say: Say) -> None:

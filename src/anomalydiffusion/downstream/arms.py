@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -36,23 +37,34 @@ def arms(*, baselines: bool = False, controls: bool = False) -> list[str]:
 def baseline_samples(name: str, material: Material, *, seed: int) -> list[Sample]:
     """As many samples of each defect type as there are generated pairs of it, by the baseline `name`, on training normals.
 
-    Made of every shot, the validation part's too, and where defects may lie alone: the generator has learned from all of them and
-    knows where the object is, and nobody shall know less.
+    Each is made when it is read, and not kept. Made of every shot, the validation part's too, and where defects may lie alone: the
+    generator has learned from all of them and knows where the object is, and nobody shall know less.
     """
+
+    @lru_cache(maxsize=1)  # of the type that is being made
+    def shots(defect: str) -> list[tuple[np.ndarray, Mask]]:
+        return [shot for sample in material.shots if sample.defect == defect and (shot := _marked(sample)) is not None]
+
     out: list[Sample] = []
     for defect in dict.fromkeys(pair.defect for pair in material.generated):
-        shots = [shot for sample in material.shots if sample.defect == defect and (shot := _marked(sample)) is not None]
-        if not shots:
+        if not any(sample.defect == defect for sample in material.shots):
             raise DataError(f"{material.product}/{defect}: no shot of this type; generate pairs of types that have shots")
-        region = region_for(material.regions, defect)
         for index in range(sum(pair.defect == defect for pair in material.generated)):
-            own = derive(seed, name, defect, index)
-            normal, _ = material.normals[int(rng(own, "normal").integers(len(material.normals)))].read()
-            ruled = region is not None and region.fits(normal.shape[:2])
-            ground = region.on(normal.shape[:2]) if region is not None and ruled else foreground(normal)
-            image, mask = BASELINES[name](normal, shots, seed=own, ground_HW=ground)
-            out.append(made_sample(f"{name} {defect} {index}", defect, image, mask))
+            called = f"{name} {defect} {index}"
+            made = partial(_made, name, material, defect, shots, derive(seed, name, defect, index))
+            out.append(Sample(name=called, defect=defect, group=called, read=made))
     return out
+
+
+def _made(
+    name: str, material: Material, defect: str, shots: Callable[[str], Sequence[tuple[np.ndarray, Mask]]], seed: int
+) -> tuple[np.ndarray, Mask]:  # fmt: skip
+    """One sample of a baseline."""
+    normal, _ = material.normals[int(rng(seed, "normal").integers(len(material.normals)))].read()
+    region = region_for(material.regions, defect)
+    ruled = region is not None and region.fits(normal.shape[:2])
+    ground = region.on(normal.shape[:2]) if region is not None and ruled else foreground(normal)
+    return BASELINES[name](normal, shots(defect), seed=seed, ground_HW=ground)
 
 
 def _marked(sample: Sample) -> tuple[np.ndarray, Mask] | None:
@@ -92,5 +104,6 @@ def pools(
         return [[*real, *extra]]
     if arm == GARBAGE:
         return [real, [misplaced(pair, seed=derive(seed, number)) for number, pair in enumerate(material.generated)]]
-    made = baseline_samples(best if arm == BEST else arm, material, seed=seed)
+    few = baseline_samples(best if arm == BEST else arm, material, seed=seed)
+    made = [made_sample(sample.name, sample.defect, *sample.read()) for sample in few]  # once: a training looks at each many times
     return [real, material.generated, made] if arm == BEST else [real, made]

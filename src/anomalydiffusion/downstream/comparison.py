@@ -92,7 +92,7 @@ class Ledger:
     """One line a finished training; those of another task, of other settings or data do not count, nor those of other pairs.
 
     An arm counts again with other pairs where it does not depend on them: one of real images alone on none of them, a baseline
-    only on how many there are of each type, and on the regions that a user drew.
+    only on how many there are of each type, and on the regions that a user drew, as what the best one is added to does.
     """
 
     def __init__(self, path: Path, task: str, comparison: Comparison, split: Split, generated: Sequence[Generated]) -> None:
@@ -104,6 +104,8 @@ class Ledger:
             "controls": comparison.controls, "redecoded": comparison.redecode.digest if comparison.redecode else False,
             "device": comparison.device.split(":")[0],
         }  # fmt: skip
+        if comparison.controls and {(n.product, n.group) for n in split.held_out_normals} & {(s.product, s.group) for s in split.held_out}:
+            self.facts["normals"] = "of no part in more-real"  # before, all were tested on
         self.known = dict[Training, Record]()
         self.read()
 
@@ -123,8 +125,13 @@ class Ledger:
         depends: Any = self.files
         if arm in BASELINES:
             depends = Counter("/".join(file[:2]) for file in self.files)
-            depends = [depends, self.regions] if self.regions else depends
+        if arm in (*BASELINES, BEST) and self.regions:
+            depends = [depends, self.regions]
         return hashlib.sha256(json.dumps(depends).encode()).hexdigest()[:16]
+
+    def mark(self, arm: str) -> str:
+        """A short digest of all that a line of `arm` must agree in to count."""
+        return hashlib.sha256(json.dumps([self.facts, self.pairs(arm)]).encode()).hexdigest()[:8]
 
     def get(self, product: str, arm: str, seed: int) -> Record | None:
         return self.known.get((product, arm, seed))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.pixels import encode_png
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.seeds import derive
@@ -51,7 +50,8 @@ def compare(split: Split, generated: Sequence[Generated], root: Path, comparison
     one. What is made, by us or by a baseline, is made from all shots, so it hands on something of the validation part that
     real-only never sees; to that extent a gain over real-only is more than realism, and the validation figures of such arms are
     flattered. Held-out images are only tested on: state and threshold are chosen on the validation part. Without `controls`
-    everything held out is tested on; with them every other group of it goes to `more-real`, and all arms are tested on the rest.
+    everything held out is tested on; with them every other group of its defects goes to `more-real`, and all arms are tested on the rest,
+    less the normal images of parts that went.
     Metrics are 0..1, means over products, one value a seed; `per_product` and `per_defect` (that type's images and the held-out
     normals) have their own verdicts.
     With `redecode`, half of the normal views of every arm went through the prior's autoencoder in a random region, and
@@ -68,15 +68,16 @@ def trainings(split: Split, generated: Sequence[Generated], root: Path, comparis
     guard(split, generated, root)
     order = arms(baselines=comparison.baselines, controls=comparison.controls)
     ledger = Ledger(comparison.folder / "arms.jsonl", LOCALIZATION, comparison, split, generated)
-    return Trainings(gather(split, generated), order, comparison, ledger, partial(Stage, comparison=comparison), "validation_ap")
+    stage = partial(Stage, comparison=comparison, ledger=ledger)
+    return Trainings(gather(split, generated), order, comparison, ledger, stage, "validation_ap")
 
 
 class Stage:
     """One product's material, divided once for all arms and seeds."""
 
-    def __init__(self, material: Material, comparison: Comparison[DetectorConfig]) -> None:
-        self.material, self.comparison = material, comparison
-        self.extra, self.tests = set_apart(material.tests) if comparison.controls else ([], material.tests)
+    def __init__(self, material: Material, comparison: Comparison[DetectorConfig], ledger: Ledger) -> None:
+        self.material, self.comparison, self.ledger = material, comparison, ledger
+        self.extra, self.tests, self.test_normals = _sides(material, comparison)
         self.fitted, validated = hold_back(material.shots, comparison.detector.hold_back)
         groups = {sample.group for sample in validated}
         normals = [normal for normal in material.normals if normal.group not in groups]
@@ -85,7 +86,7 @@ class Stage:
         self.validation = [*validated, *kept_normals]
         self.normals = [normal for normal in normals if normal not in kept_normals] or material.normals
         self.redrawn = self._redecoded(self.normals, 0)
-        self.redrawn_tests = self._redecoded(material.test_normals, 1)
+        self.redrawn_tests = self._redecoded(self.test_normals, 1)
 
     def _redecoded(self, normals: Sequence[Sample], seed: int) -> list[Sample]:
         """Normal images with a region from the prior's autoencoder; the mask says where, it is no defect."""
@@ -108,7 +109,7 @@ class Stage:
             chosen, [pool for pool in normals if pool], self.validation, self.comparison.detector, seed=own,
             device=self.comparison.device, on_step=on_step,
         )  # fmt: skip
-        tested = list(_tested(model, [*self.tests, *self.material.test_normals]))
+        tested = list(_tested(model, [*self.tests, *self.test_normals]))
         score = partial(_score, threshold=model.threshold, config=self.comparison.detector)
         figures: Record = {"values": score(tested), "validation_ap": model.validation_ap, "step": model.step}
         figures["per_defect"] = {
@@ -124,11 +125,19 @@ class Stage:
 
     def _keep_maps(self, arm: str, tested: Tested) -> str:
         """The maps of the test images as 8 bit pictures, for people to look at; their folder, below the comparison's."""
-        settings = digest(self.comparison.detector)[:8] + "-controls" * self.comparison.controls
-        folder = f"maps/{self.material.product}/{arm}-{settings}"
+        folder = f"maps/{self.material.product}/{arm}-{self.ledger.mark(arm)}"
         for index, (_, scores, _) in enumerate(tested):
             write_atomic(self.comparison.folder / folder / f"{index:06d}.png", encode_png((scores * 255).astype(np.uint8)))
         return folder
+
+
+def _sides(material: Material, comparison: Comparison[DetectorConfig]) -> tuple[list[Sample], list[Sample], list[Sample]]:
+    """(further real defects, defects that are tested on, normals that are tested on): no part shows in the first and in the others."""
+    if not comparison.controls:
+        return [], material.tests, material.test_normals
+    extra, tests = set_apart(material.tests)
+    known = {sample.group for sample in extra}
+    return extra, tests, [normal for normal in material.test_normals if normal.group not in known]
 
 
 def _tested(model: Localiser, samples: Iterable[Sample]) -> Iterable[tuple[Sample, np.ndarray, np.ndarray]]:
@@ -192,14 +201,14 @@ def _result(found: Found, materials: Sequence[Material], order: Sequence[str], s
     }
     if comparison.redecode is not None:
         names = ("false_positive_rate_plain", "false_positive_rate_redecoded")
-        tested = [material.product for material in materials if material.test_normals]
+        tested = [material.product for material in materials if _sides(material, comparison)[2]]
         result["shortcut"] = {"arms": {
             arm: {name: summary(values(found, arm, tested, seeds, "shortcut", name)) for name in names} for arm in order
         }} if tested else {}  # fmt: skip
-    tests = sum(len(set_apart(material.tests)[1] if comparison.controls else material.tests) for material in materials)
+    sides = [_sides(material, comparison) for material in materials]
     return {
         **result,
-        "n_test": tests + sum(len(material.test_normals) for material in materials),
+        "n_test": sum(len(tests) + len(normals) for _, tests, normals in sides),
         "n_generated": sum(len(material.generated) for material in materials),
         **closing(found, split, comparison),
     }

@@ -25,6 +25,8 @@ def guard(split: Split, generated: Sequence[Generated], root: Path) -> None:
     the split was made: figures under two truths do not compare.
     """
     held: list[Shot | Normal] = [*split.held_out, *split.held_out_normals]
+    if not held:
+        return  # and nothing is compared
     learned: list[Shot | Normal] = [*split.shots, *split.normals]
     _groups(held, learned, generated, root)
     for file, then in split.sha256.items():

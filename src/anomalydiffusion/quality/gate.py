@@ -188,6 +188,13 @@ class Gate:
         other.limits = {key: other._limits(key) for key in self.limits}
         return other
 
+    def knowing(self, real: Mapping[Key, Real]) -> Gate:
+        """This gate with other figures of what the real defects of some types score."""
+        other = copy.copy(self)
+        other.real = {**self.real, **real}
+        other.limits = {key: other._limits(key) for key in self.limits}
+        return other
+
     def depth(self, key: Key, measures: Mapping[str, float]) -> float:
         """How many deviations the lowest of a pair's figures lies under the mean of real defects: the least `strict` that keeps it.
 

@@ -24,12 +24,13 @@ from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.names import is_below, is_file
-from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
+from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.curves import loss_curves, precision_curves
 from anomalydiffusion.report.figures import GAIN, heading, is_figure, text
 from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
+from anomalydiffusion.report.scores import as_of
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
 __all__ = ["report"]
@@ -77,7 +78,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         kinds=kinds,
         totals=_totals(records, len(kinds)),
         reasons=_reasons(records),
-        scores=sorted(_scores(_json(run / "scores.json")), key=lambda block: block["table"] is None),
+        scores=sorted(_scores(as_of(_json(run / "scores.json") or {}, records)), key=lambda block: block["table"] is None),
         precision=precision_curves(_json(run / "scores.json")),
         tested=list(_tested(run)),
         masks=_masks(run, groups),
@@ -221,10 +222,17 @@ def _row(run: Path, record: Record) -> Row | None:
 
 
 def _normal(run: Path, record: Record, image_HWC: np.ndarray) -> np.ndarray | None:
-    """The normal image that the pair was made on, where it is still there and of the same size."""
+    """The normal image that the pair was made on, where it is still there and the same."""
     path = run / str(record.get(field.NORMAL))
-    normal = read_image(path) if record.get(field.NORMAL) and is_file(path) else None
-    return normal if normal is not None and normal.shape == image_HWC.shape else None
+    if not (record.get(field.NORMAL) and is_file(path)):
+        return None
+    try:
+        normal = read_image(path)
+    except DataError as error:
+        log.warning("%s; the pair is shown without it", error)
+        return None
+    same = record.get(field.NORMAL_SHA256) in (None, "", digest_file(path))
+    return normal if same and normal.shape == image_HWC.shape else None
 
 
 def _caption(record: Record) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import DEFECT, IMAGE, IMAGE_SHA256, MASK, MASK_SHA256, NORMAL_SHA256, PRODUCT
 from anomalydiffusion.core.names import shown
-from anomalydiffusion.core.pixels import decode_png, encode_png, read_image, read_mask
+from anomalydiffusion.core.pixels import decode_png, encode_png, is_turned, read_image, read_mask
 from anomalydiffusion.report.formats.together import COMBINED, Record, added, key_of
 
 __all__ = [
@@ -51,8 +51,8 @@ def _read(path: Path, sha256: str, remedy: str) -> bytes:
 
 
 def _as_png(path: Path, data: bytes) -> bytes:
-    """`data` itself where it is an 8 bit grey or RGB PNG, else the picture at `path` written as one."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02"):  # depth and colour type
+    """`data` itself where it is an 8 bit grey or RGB PNG that is not to be shown turned, else the picture at `path` written as one."""
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02") and not is_turned(path):  # depth, colour type
         return data
     return encode_png(read_image(path))
 

@@ -10,11 +10,13 @@ import torch
 from PIL import Image
 
 import anomalydiffusion as ad
+from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.app.prior import prior_train
 from anomalydiffusion.app.settings import resolve
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError
 from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.core.runs import Run
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_denoiser
 from anomalydiffusion.training import adapt
@@ -152,6 +154,23 @@ def _scratched(data: Path, wider: Path) -> None:
         Image.fromarray(mask).save(product / f"ground_truth/scratch/{index}_mask.png")
     normal = min((product / "train/good").iterdir()).name
     (product / "groups.csv").write_text(f"file,group\ntrain/good/{normal},g\ntest/scratch/2.png,g\n")
+
+
+def test_a_run_with_its_own_prior_may_be_moved(
+    made: Path, start: str, tmp_path: Path, spoken: Spoken, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run, moved = tmp_path / "run.toml", tmp_path / "run", tmp_path / "moved"
+    config.write_text((made / "small.toml").read_text() + "adapt = {pictures = 20, steps = 3, batch_size = 2}\n")
+    monkeypatch.setenv("HOME", str(made))
+    ad.train("~/data", run, prior=start, config=config, quiet=True)  # as a studio's option hands it on
+    run.rename(moved)
+    assert run_settings(Run.open(moved)).prior == str(moved / "prior") and ad.doctor(moved).ok
+    ad.generate(moved, 1, quiet=True)
+    assert ad.AnomalyDiffusionPipeline.from_pretrained(moved).prior.digest == json.loads((moved / "run.json").read_text())["prior_digest"]
+    adapter = (moved / "adapter" / "adapter.safetensors").read_bytes()
+    (moved / "adapter" / "adapter.safetensors").unlink()
+    assert spoken("train", made / "data", "--output", moved, "--config", moved / "config.toml", "--quiet")[0] == 0
+    assert (moved / "adapter" / "adapter.safetensors").read_bytes() == adapter
 
 
 def test_a_prior_adapted_otherwise_is_not_taken(made: Path, start: str, tmp_path: Path) -> None:

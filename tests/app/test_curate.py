@@ -5,11 +5,14 @@ import shutil
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
 import anomalydiffusion as ad
 from anomalydiffusion.app.curate import decide
+from anomalydiffusion.app.desk import Desk
+from anomalydiffusion.app.verdicts import suggest
 from anomalydiffusion.core.errors import AnomalyDiffusionError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.pixels import digest_file, read_image
@@ -99,6 +102,34 @@ def test_pairs_are_judged_again_by_the_limits_of_the_normal_images_that_they_wer
     own.rename(tmp_path / "gone")
     with pytest.raises(RunError, match="gone or changed since it was made"):
         ad.curate(run, quiet=True)
+
+
+def test_masks_that_were_given_and_are_gone_do_not_end_the_judging(made: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run, masks = shutil.copytree(made / "run", tmp_path / "run"), tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(np.pad(np.full((20, 20), 255, np.uint8), ((60, 70), (60, 90)))).save(masks / "0.png")
+    ad.generate(run, 2, masks=masks, resume=False, quiet=True)
+    (masks / "0.png").unlink()
+    ad.curate(run, change=0.0, quiet=True)
+    assert "cannot be used any more" in caplog.text and "no masks found" in caplog.text
+
+
+def test_limits_cannot_be_suggested_without_pairs(made: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(made / "run", tmp_path / "run")
+    (run / "manifest.jsonl").write_text("")
+    with pytest.raises(RunError, match="no pairs to judge"):
+        suggest(run)
+
+
+def test_a_pair_is_shown_without_a_normal_image_that_is_another_by_now(made: Path, tmp_path: Path) -> None:
+    run, other = shutil.copytree(made / "run", tmp_path / "run"), tmp_path / "other.png"
+    record = Manifest(run / "manifest.jsonl").pairs()[0]
+    normal = read_image(run / record["normal"])
+    labels = [label for _, label in Desk(run).show(record)]
+    for changed in (255 - normal, normal[:40, :40]):
+        Image.fromarray(changed).save(other)
+        fewer = [label for _, label in Desk(run).show({**record, "normal": str(other)})]
+        assert "normal" in labels and fewer == [label for label in labels if label not in ("normal", labels[-1])]
 
 
 def test_limits_follow_verdicts_by_hand(made: Path, tmp_path: Path) -> None:

@@ -86,7 +86,8 @@ def _noted(**facts: str) -> Change:
         (lambda run: _line(run, '"product"', '"prod'), "pairs", "warning", "1 lines cannot be read", "evaluate"),
         (lambda run: _line(run, '"reasons": []', '"reasons": ["is being judged anew"]'), "pairs", "error", "cut short", "curate"),
         (lambda run: (run / "manifest.jsonl").unlink(), "pairs", "warning", "0 lines, 0 accepted", "generate"),
-        (lambda run: (run / "scores.json").write_text("{}"), "run", "ok", "generated; finished", "export"),
+        (lambda run: (run / "scores.json").write_text('{"localization": {}}'), "run", "ok", "generated; finished", "export"),
+        (lambda run: (run / "scores.json").write_text('{"quality": {"pairs_digest": "of others"}}'), "run", "ok", "finished", "evaluate"),
         (lambda run: (run / "run.json").write_text('{"format": 99}'), "run", "error", "format 99", ""),
     ],
 )

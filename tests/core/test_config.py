@@ -61,7 +61,7 @@ def test_what_a_file_says_is_refused_by_its_name_and_what_was_typed_is_not(tmp_p
         resolve(config=file)
     assert str(refused.value) == f"{file}: gate: strict = -1.0: expected 0..100"
     assert resolve(config=file, gate={"strict": 2.0}).gate.strict == 2
-    file.write_text("[gate]\nstrict = 1\n")
+    file.write_text("[gate]\nstrict = 1\n", encoding="utf-8-sig")  # as Windows' editors save it
     with pytest.raises(ConfigError) as refused:
         resolve(config=file, gate={"strict": -1.0})
     assert str(refused.value) == "gate: strict = -1.0: expected 0..100"

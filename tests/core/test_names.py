@@ -1,10 +1,13 @@
 """Names from files stay where they are looked up."""
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anomalydiffusion.core.names import is_below, is_folder, shown, strays
+from anomalydiffusion.core.errors import DataError
+from anomalydiffusion.core.names import at_home, is_below, is_folder, placed_at, shown, strays
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/passwd", "..\\x", "a\\..\\x", "C:\\x", "c:x", "\\\\host\\x", "a\0b", ".."])
@@ -36,3 +39,13 @@ def test_what_is_shown_is_short() -> None:
         nested = [nested]
     assert all(len(shown(value)) < 2000 for value in (nested, "x" * 10**6, 10**4000, {"a": ["b" * 10**6] * 1000}))
     assert shown("a.png") == "'a.png'"
+
+
+def test_a_place_that_cannot_be_is_one_line(tmp_path: Path) -> None:
+    round_and_round = tmp_path / "link"
+    round_and_round.symlink_to(round_and_round)
+    for odd in ("~of-nobody-here/data", round_and_round):
+        with pytest.raises(DataError, match="no such place"):
+            placed_at(odd)
+    with pytest.raises(DataError, match="no such place"):
+        at_home("~of-nobody-here")

@@ -11,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from PIL import Image
 
+from anomalydiffusion.app.opened import chosen
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.data.folders import load, load_normal, read_folder, read_groups
+from anomalydiffusion.data.regions import region_for, regions_of
+from anomalydiffusion.data.split import few_shot_split
 from tests.hostile import damaged, refused
 
 
@@ -82,6 +85,21 @@ def test_a_decomposed_accent_finds_its_mask_and_group(tmp_path: Path) -> None:
     save(tmp_path / "p" / "ground_truth" / "d" / unicodedata.normalize("NFC", "é_mask.png"), mask())
     (tmp_path / "p" / "groups.csv").write_text("file,group\ntest/d/é.png,part 1\n", encoding="utf-8")
     assert read_folder(tmp_path).products["p"].defects["d"][0].group == "part 1"
+
+
+def test_a_defect_type_is_the_same_however_its_accents_are_written(tmp_path: Path) -> None:
+    apart, whole = (unicodedata.normalize(form, "Öl") for form in ("NFD", "NFC"))
+    for index in range(6):
+        save(tmp_path / "p" / "test" / apart / f"{index}.png", seed=index)
+        save(tmp_path / "p" / "ground_truth" / whole / f"{index}_mask.png", mask())
+        save(tmp_path / "p" / "train" / "good" / f"{index}.png", seed=10 + index)
+    save(tmp_path / "p" / "roi" / f"{whole}.png", mask())
+    data = read_folder(tmp_path)
+    assert len(data.products["p"].defects[apart]) == 6
+    for asked in (apart, whole):
+        split = few_shot_split(data, defects=[asked])
+        assert {shot.defect for shot in split.shots} == {apart} and chosen(split, None, [asked]) == [("p", apart)]
+    assert region_for(regions_of(split)["p"], apart) is not None
 
 
 def test_an_image_without_a_mask_is_left_out(tmp_path: Path) -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted
-from anomalydiffusion.core.pixels import digest_file
+from anomalydiffusion.core.pixels import decode_png, digest_file
 from anomalydiffusion.report.export import export
+from anomalydiffusion.report.formats.common import _as_png as as_png
 from anomalydiffusion.report.page import report
 
 
@@ -26,6 +27,17 @@ def change(run: Path, **values: object) -> None:
     manifest = Manifest(run / "manifest.jsonl")
     first, *others = manifest.records()
     manifest.rewrite([first | values, *others])
+
+
+def test_a_picture_that_others_would_show_turned_is_written_as_it_is_read(tmp_path: Path) -> None:
+    picture, exif = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8), Image.Exif()
+    exif[0x0112] = 6
+    for name, options in (("turned", {"exif": exif}), ("plain", {})):
+        Image.fromarray(picture).save(tmp_path / f"{name}.png", **options)
+        data = (tmp_path / f"{name}.png").read_bytes()
+        written = as_png(tmp_path / f"{name}.png", data)
+        assert (written == data) == (name == "plain") and b"eXIf" not in written and np.array_equal(decode_png(written), picture)
+    assert as_png(tmp_path / "cut.png", data[:-40]) == data[:-40], "what cannot be read is handed on, as it was recorded"
 
 
 def test_mvtec_layout_holds_exactly_the_accepted_pairs(run: Path, tmp_path: Path) -> None:

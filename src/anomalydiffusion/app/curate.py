@@ -68,9 +68,7 @@ def curate(
     settings = replace(settings, gate=replace(settings.gate, **asked))
     with opened.lock():
         manifest = Manifest(opened.manifest)
-        if not (records := manifest.pairs()):
-            raise RunError(f"{opened.folder}: no pairs to judge; run 'anomalydiffusion generate {opened.folder} --num 40' first")
-        split = run_split(opened)
+        records, split = manifest.pairs(), run_split(opened)
         gate, laid_by = gate_again(opened, settings, split, records, note=not dry_run, quiet=quiet)
         if from_verdicts:
             found = agreed(records, gate, [name for name in ("visible", "strict") if given[name] is not None])

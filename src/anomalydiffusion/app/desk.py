@@ -23,7 +23,7 @@ from anomalydiffusion.app.words import begun, chosen
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
-from anomalydiffusion.core.names import is_folder
+from anomalydiffusion.core.names import is_folder, placed_at
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
@@ -31,6 +31,7 @@ from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, plain, product_folders, read_folder
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
+from anomalydiffusion.report.pairs import row_of
 from anomalydiffusion.report.scores import as_of
 from anomalydiffusion.report.sheets import Row, cells
 
@@ -172,7 +173,7 @@ class Desk:
             folders = product_folders(self.data)
         except DataError:  # nothing there yet
             return self.data / product
-        if product not in folders and self.data.expanduser().resolve() in folders.values():
+        if product not in folders and placed_at(self.data) in folders.values():
             raise DataError(f"{product}: this data set is the one product {next(iter(folders))}; give that name")
         return folders.get(product, self.data / product)
 
@@ -284,12 +285,7 @@ class Desk:
 
     def show(self, record: Record) -> list[tuple[np.ndarray, str]]:
         """A pair's pictures with captions: whole, normal, result, label, difference."""
-        paths = [self.folder / str(record[name]) for name in ("image", "mask", "normal")]
-        normal = read_image(paths[2]) if paths[2].is_file() else None
-        mask = Mask(pixels_HW=read_mask(paths[1]), origin="file")
-        x0, y0, x1, y1 = map(int, record.get("touched_box") or mask.box)
-        row = Row(image_HWC=read_image(paths[0]), mask_HW=mask.pixels_HW, box=(x0, y0, x1, y1), normal_HWC=normal)
-        return [(each.image_HWC, each.label) for each in cells(row, cell=320)]
+        return [(each.image_HWC, each.label) for each in cells(row_of(self.folder, record), cell=320)]
 
     def thumbnail(self, record: Record, side: int = 160) -> Image.Image:
         """A pair's image, small; grey where it cannot be read."""

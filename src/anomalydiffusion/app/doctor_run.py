@@ -11,9 +11,10 @@ from typing import Any
 from anomalydiffusion.app.findings import Finding, Health, broken, doubtful, well
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, RunError
-from anomalydiffusion.core.manifest import PARKED, Manifest, accepted
+from anomalydiffusion.core.manifest import PARKED, Manifest, accepted, digest_of
 from anomalydiffusion.core.names import is_below, is_file
 from anomalydiffusion.core.runs import Run
+from anomalydiffusion.report.scores import PAIRS
 
 __all__ = ["examine"]
 
@@ -53,7 +54,7 @@ def _settings(run: Run) -> Finding:
 
 def _prior(run: Run) -> Finding:
     """Whether the prior that the run was trained on is where it was; the bundled one may be another in another version."""
-    name = str(run.record.get("prior", "?"))
+    name = str(run.prior if run.record.get("adapted") and run.prior.is_dir() else run.record.get("prior", "?"))
     if name == "tiny":
         from anomalydiffusion.priors.files import BUNDLED, digest_folder
 
@@ -155,6 +156,15 @@ def _busy(run: Run) -> Finding:
     return well("work", "no command is working on this run")
 
 
+def _up_to_date(run: Run, records: list[Record]) -> bool:
+    """Whether some figures are of the pairs that are kept now; those that do not tell are taken to be."""
+    try:
+        scores = json.loads(run.scores.read_text(encoding="utf-8"))
+        return any(own.get(PAIRS) in (None, digest_of(records)) for own in scores.values())
+    except (OSError, ValueError, AttributeError, RecursionError):
+        return False
+
+
 def _next(run: Run, records: list[Record], kept: Counter[Key], keys: list[Key], provable: bool) -> tuple[bool, str]:
     """Whether the run has kept pairs of all that it learned, and the command that comes next; `provable`: on held-out defects."""
     if not keys:
@@ -163,6 +173,6 @@ def _next(run: Run, records: list[Record], kept: Counter[Key], keys: list[Key], 
         return False, _curate(run)
     if any(key not in kept for key in keys):
         return False, _command("generate", run.folder, "--num", 40)
-    if not run.scores.is_file() and provable:
+    if provable and not _up_to_date(run, records):
         return True, _command("evaluate", run.folder, "--seeds", 3)
     return True, _command("export", run.folder, "--output", "OUT")

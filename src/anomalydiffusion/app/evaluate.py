@@ -109,12 +109,12 @@ def evaluate(
             total = asked.detector.steps * seeds * len(named) * len({shot.product for shot in split.shots})
             with bar("evaluate", total, quiet=quiet) as shown:
                 scores = asked.compare(lambda done, total, what: shown.at(done, what))
-            if task == "localization":
-                _sheets(opened, split, pairs, asked.known())
         scores[PAIRS] = digest_of(Manifest(opened.manifest).records())
         record = {**_before(opened, split), task: scores}
         write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         opened.update(command=typed("evaluate"))
+        if task == "localization":
+            _sheets(opened, split, pairs, asked.known())
     return scores
 
 
@@ -230,9 +230,11 @@ def _sheets(run: Run, split: Split, pairs: Sequence[Generated], found: Found) ->
             image, mask = samples[name].read()
             truth = mask.pixels_HW if mask else np.zeros(image.shape[:2], bool)
             drawn = [fitted("test image", image), fitted("truth", heat(truth.astype(np.float32)).astype(np.uint8))]
-            for arm in (REAL, OURS):
-                map_HW = decode_png((run.evaluation / both[arm]["maps"] / f"{order.index(name):06d}.png").read_bytes())
-                drawn.append(fitted(arm, heat(map_HW / 255).astype(np.uint8)))
+            files = [(arm, run.evaluation / both[arm]["maps"] / f"{order.index(name):06d}.png") for arm in (REAL, OURS)]
+            if not all(path.is_file() for _, path in files):
+                log.warning("%s: maps were removed; the sheet of test images lacks %s", run.evaluation / "maps", Path(name).name)
+                continue
+            drawn += [fitted(arm, heat(decode_png(path.read_bytes()) / 255).astype(np.uint8)) for arm, path in files]
             figure = " to ".join(f"{100 * figures[arm][name]:.0f}" for arm in (REAL, OURS))
             lines.append((f"{samples[name].defect}/{Path(name).name}: pixel AP {figure}", drawn))
         if lines:

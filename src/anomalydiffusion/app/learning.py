@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.app.launched import Launched
+from anomalydiffusion.app.opened import own_words
 from anomalydiffusion.app.prior import adapted
 from anomalydiffusion.app.progress import bar
 from anomalydiffusion.app.settings import Settings
 from anomalydiffusion.app.trackers import tracked
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.core.config import digest, from_dict, read_toml, to_dict
+from anomalydiffusion.core.config import digest, from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -32,7 +34,7 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
     """A training that has begun goes on only with its own data, settings and beginning."""
     remedy = "give another --output, or --no-resume to start over"
     try:
-        before, known = from_dict(Settings, read_toml(run.config)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
+        before, known = from_dict(Settings, own_words(run)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError) as error:
         raise RunError(f"{run.folder}: its split.json or config.toml is missing or damaged ({error}); {remedy}") from error
     if known != split.digest:
@@ -192,8 +194,10 @@ def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, l
     if Launched.here().leads:
         run.update(masks=_learned_as(settings))
     start, earlier = None, run.record.get("extended", "")
-    if earlier and (before := Run.open(Path(earlier))).mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
-        start = load_masks(before, settings, loaded)
+    with suppress(RunError):  # that is gone by now, or damaged: then they are learned from the beginning
+        before = Run.open(Path(earlier)) if earlier else None
+        if before is not None and before.mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
+            start = load_masks(before, settings, loaded)
     drawn = {key: pictures([mask for _, mask in items], settings.masks.learned, loaded.working_size) for key, items in shots.items()}
     return learn(run, settings.masks.train, settings, split_digest, drawn, loaded, quiet, masks=True, start=start)
 

@@ -15,9 +15,10 @@ from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
+from anomalydiffusion.data.folders import plain
 from anomalydiffusion.data.split import from_json
 
-__all__ = ["Key", "among", "chosen", "library_versions", "run_settings", "run_split", "typed"]
+__all__ = ["Key", "among", "chosen", "library_versions", "own_words", "run_settings", "run_split", "typed"]
 
 Key = tuple[str, str]
 LIBRARIES = ("torch", "diffusers", "transformers", "accelerate", "peft")
@@ -35,13 +36,19 @@ def library_versions() -> dict[str, str]:
     return {name: version(name) for name in LIBRARIES}
 
 
+def own_words(run: Run) -> dict[str, Any]:
+    """What a run's config.toml says; of a prior that it adapted, where that lies now: the run may have been moved."""
+    own = read_toml(run.config)
+    return {**own, "prior": str(run.prior.resolve())} if run.record.get("adapted") and run.prior.is_dir() else own
+
+
 def run_settings(run: Run, **given: Any) -> Settings:
     """The run's own settings with what was given on top. Raises `ConfigError`, which names the run's file where that is refused, and
     `RunError` where its training never began.
     """
     if not run.config.is_file() and not run.split.is_file():
         raise RunError(f"{run.folder}: nothing was learned here yet; type its train command again")
-    own = read_toml(run.config)
+    own = own_words(run)
     try:
         return resolve(base=own, **given)
     except ConfigError:
@@ -72,10 +79,12 @@ def among(keys: Sequence[Key], product: Sequence[str] | None, defect: Sequence[s
     """Those of some (product, defect) that were asked for, or all. Raises `ConfigError` on an unknown name, and where no product has
     such a defect.
     """
-    for asked, known, what in ((product, {k[0] for k in keys}, "product"), (defect, {k[1] for k in keys}, "defect")):
-        if missing := set(asked or ()) - known:
-            raise ConfigError(f"unknown {what} '{sorted(missing)[0]}'; this run knows {', '.join(sorted(known))}")
-    found = [key for key in keys if (not product or key[0] in product) and (not defect or key[1] in defect)]
+    wanted = [{plain(name): name for name in some or ()} for some in (product, defect)]  # however accents were typed
+    for number, (asked, what) in enumerate(zip(wanted, ("product", "defect"), strict=True)):
+        known = {key[number] for key in keys}
+        if missing := asked.keys() - set(map(plain, known)):
+            raise ConfigError(f"unknown {what} '{asked[min(missing)]}'; this run knows {', '.join(sorted(known))}")
+    found = [key for key in keys if all(not asked or plain(name) in asked for asked, name in zip(wanted, key, strict=True))]
     if keys and not found:
         raise ConfigError(f"no {' or '.join(defect or ())} of {' or '.join(product or ())}; there are {', '.join(map('/'.join, keys))}")
     return found

@@ -16,11 +16,10 @@ from tqdm.auto import tqdm
 
 from anomalydiffusion.app.fits import as_noted
 from anomalydiffusion.app.learning import load_masks
-from anomalydiffusion.app.opened import run_split
+from anomalydiffusion.app.opened import own_words, run_split
 from anomalydiffusion.app.settings import Settings, prior_of, resolve, to_toml
 from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.conditioning.adapter import Adapter
-from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, RunError
 from anomalydiffusion.core.formats import check_format
 from anomalydiffusion.core.pixels import encode_png, read_image, read_mask, to_mask, to_rgb
@@ -90,7 +89,7 @@ class AnomalyDiffusionPipeline:
             split = run_split(own)
             shots, regions = shots_of(split), regions_of(split)
         settings = as_noted(
-            own, resolve(base=read_toml(own.config), prior=prior, device=device, dtype=dtype, compile=compile)
+            own, resolve(base=own_words(own), prior=prior, device=device, dtype=dtype, compile=compile)
         )  # after the formats are known
         loaded = prior_of(settings)
         masks = None
@@ -105,7 +104,7 @@ class AnomalyDiffusionPipeline:
     def made_of(run: Path) -> tuple[str, ...]:
         """What `from_pretrained` reads of a run, as digests and words: where they are others, a pipeline that is open is out of date."""
         own = Run.open(run)
-        settings, regions = as_noted(own, resolve(base=read_toml(own.config))), regions_of(run_split(own))
+        settings, regions = as_noted(own, resolve(base=own_words(own))), regions_of(run_split(own))
         return Adapter.digest_of(own.adapter), to_toml(settings), digest_of(regions) or ""
 
     @property

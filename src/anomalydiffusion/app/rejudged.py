@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from anomalydiffusion.app.fits import settled
 from anomalydiffusion.app.settings import Drawing, Settings
 from anomalydiffusion.app.source import Source
 from anomalydiffusion.core.config import from_dict, read_toml
+from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.types import Split
 from anomalydiffusion.data.regions import digest_of, regions_of
@@ -29,13 +30,16 @@ def drawing_of(run: Run, name: str) -> Drawing:
 
 
 def gate_again(
-    run: Run, settings: Settings, split: Split, records: Iterable[dict[str, Any]], *, note: bool, quiet: bool
+    run: Run, settings: Settings, split: Split, records: Sequence[dict[str, Any]], *, note: bool, quiet: bool
 ) -> tuple[Gate, str]:  # fmt: skip
     """The gate for a run's records, and for `limits_json` the digest of what it follows from, "" where types differ in that.
 
     Limits follow from the normal images and the kind of masks that a type's pairs were drawn with, a user's own too; from the run's,
-    which is said, where those are not there any more. What types without pairs would get is as for the first type with some.
+    which is said, where those cannot be used any more. What types without pairs would get is as for the first type with some. Raises
+    `RunError` where there are no records.
     """
+    if not records:
+        raise RunError(f"{run.folder}: no pairs to judge; run 'anomalydiffusion generate {run.folder} --num 40' first")
     regions = digest_of(regions_of(split))
     groups: dict[str, tuple[Drawing, list[Key]]] = {}
     for key, name in sorted({(slot_of(record).key, str(record["config_digest"])) for record in records}):
@@ -55,9 +59,11 @@ def gate_again(
 def _source(run: Run, settings: Settings, split: Split, drawing: Drawing, *, note: bool, quiet: bool) -> Source:
     """The normal images and masks that pairs were drawn with, as far as they are there."""
     normals, masks = (Path(folder) if folder else None for folder in (drawing.normals, drawing.given_masks))
-    for folder in (normals, masks):
-        if folder is not None and not folder.is_dir():
-            log.warning("%s: pairs were drawn with what was in this folder, which is gone; the gate's limits are the run's own", folder)
-            return Source(split, settled(run, settings, split, note=note, quiet=quiet), None, None)
     told = replace(settings, seed=drawing.seed, masks=drawing.masks, generate=replace(settings.generate, seam=drawing.generate.seam))
-    return Source(split, told, normals, masks)
+    try:
+        return Source(split, told, normals, masks)
+    except DataError as error:
+        if normals is None and masks is None:
+            raise
+        log.warning("pairs were drawn with what cannot be used any more (%s); they are judged by limits of the run's own pictures", error)
+    return Source(split, settled(run, settings, split, note=note, quiet=quiet), None, None)

@@ -20,6 +20,7 @@ from anomalydiffusion.app.tabs.parts import Live, gr, told
 from anomalydiffusion.app.tabs.proof import proof_tab
 from anomalydiffusion.app.tabs.review import review_tab
 from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.names import placed_at
 from anomalydiffusion.core.runs import hold
 
 __all__ = ["build", "close", "studio"]
@@ -95,7 +96,7 @@ def studio(
         except OSError as error:
             raise RunError(f"{host}:{port}: cannot be used ({error.strerror}); give another --port") from error
     (run / "studio").mkdir(parents=True, exist_ok=True)
-    desk = Desk(run, Path(data) if data else None)
+    desk = Desk(run, placed_at(data) if data else None)
     page = build(desk, movable=_loopback(host) and auth is None)
     guard = Middleware(Guard, hosts=OWN_NAMES | {host} if auth is None else frozenset(), login=auth is not None)
     with ExitStack() as held:

@@ -12,7 +12,7 @@ from typing import Any
 
 from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.learning import learn, learn_masks, learn_prior, refuse_another, take_over, take_released
-from anomalydiffusion.app.opened import chosen, library_versions, run_settings, typed
+from anomalydiffusion.app.opened import chosen, library_versions, own_words, run_settings, typed
 from anomalydiffusion.app.preview import Preview
 from anomalydiffusion.app.progress import say
 from anomalydiffusion.app.settings import Settings, placed, prior_of, resolve, to_toml
@@ -20,9 +20,9 @@ from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
-from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.devices import idle_card
 from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.names import placed_at
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split, to_json
@@ -75,7 +75,7 @@ def train(
     }
     released = Path(extend) if extend is not None and is_released(Path(extend)) else None
     earlier = Run.open(Path(extend)) if extend is not None and released is None else None
-    settings = resolve(preset, config, base=read_toml(earlier.config) if earlier else None, **given)
+    settings = resolve(preset, config, base=own_words(earlier) if earlier else None, **given)
     check_tracker(settings.report_to)
     settings = placed(settings)
     if extend is not None and adapt_prior:
@@ -86,7 +86,7 @@ def train(
             "--adapt-prior: is for one process; adapt the prior by itself, with 'anomalydiffusion prior train --images', and give it"
         )
     extends = digest_released(released) if released else Adapter.digest_of(earlier.adapter) if earlier else ""
-    data, output = Path(data), Path(output)
+    data, output = placed_at(data), Path(output)
     split = few_shot_split(read_folder(data), products=product, defects=defect, rotation=settings.rotation)
     counts = ", ".join(f"{'/'.join(key)} {sum(shot.key == key for shot in split.shots)}" for key in chosen(split, None, None))
     say(f"shots: {counts}; {len(split.held_out)} defect images held out; {len(split.normals)} normals", quiet=quiet)
@@ -108,8 +108,9 @@ def train(
         if not resume and run.manifest.exists():
             raise RunError(f"{output}: holds pairs that its adapter made; give another --output to train anew")
         begun = run.adapter.exists() or latest_checkpoint(run.checkpoints) is not None
-        own = str(run.prior.resolve())  # the prior that the run's own settings name, once it was adapted
-        beginning = str(run.record.get("adapted", {}).get("start", own)) if settings.prior == own else settings.prior
+        own, known = str(run.prior.resolve()), run.record.get("adapted", {})  # the prior that the run's own settings name, once adapted
+        where = {own, str(run.record.get("prior"))} if known else {own}  # also from where it was: the run may have been moved
+        beginning = str(known.get("start", own)) if settings.prior in where else settings.prior
         settings = replace(settings, prior=own) if adapts else replace(settings, adapt=None)
         if resume and begun:
             refuse_another(run, settings, split, extends)
@@ -133,7 +134,7 @@ def train(
                     shutil.rmtree(old, ignore_errors=True)
                 for log in (run.train_log, run.mask_log):
                     log.unlink(missing_ok=True)
-            write_atomic(run.split, (json.dumps(to_json(split, data.resolve()), indent=1, ensure_ascii=False) + "\n").encode())
+            write_atomic(run.split, (json.dumps(to_json(split, data), indent=1, ensure_ascii=False) + "\n").encode())
             write_atomic(run.config, to_toml(settings).encode())
             run.update(
                 command=typed("train"), prior=settings.prior, prior_digest=loaded.digest, split_digest=split.digest, status="training",

@@ -141,7 +141,7 @@ def dumps(values: dict[str, Any], prefix: str = "") -> str:
 def read_toml(path: Path | str) -> dict[str, Any]:
     """Read a TOML file into nested plain values."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: no such file") from error
     except OSError as error:

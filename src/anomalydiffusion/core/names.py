@@ -7,7 +7,9 @@ import reprlib
 from pathlib import Path
 from typing import Any
 
-__all__ = ["brief", "illegible", "is_below", "is_file", "is_folder", "shown", "strays"]
+from anomalydiffusion.core.errors import DataError
+
+__all__ = ["at_home", "brief", "illegible", "is_below", "is_file", "is_folder", "placed_at", "shown", "strays"]
 
 DRIVE = re.compile(r"[A-Za-z]:")
 LONGEST = 200  # characters of a value in a message
@@ -39,6 +41,22 @@ def illegible(path: Path) -> str | None:
     """How a path may be shown that cannot be written down in UTF-8, as names of old archives cannot; None where it can."""
     shown = str(path).encode("utf-8", "replace").decode()
     return None if shown == str(path) else shown
+
+
+def at_home(path: Path | str) -> Path:
+    """A path that was typed, with what ~ stands for. Raises `DataError` where that is nobody's."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: no such place ({error}); give the path in full") from error
+
+
+def placed_at(path: Path | str) -> Path:
+    """Where that lies, whole and without links. Raises `DataError` where nothing can be there, as behind a link to itself."""
+    try:
+        return at_home(path).resolve()
+    except (RuntimeError, OSError) as error:
+        raise DataError(f"{path}: no such place ({error}); give the path in full") from error
 
 
 def is_file(path: Path) -> bool:

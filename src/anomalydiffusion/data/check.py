@@ -14,7 +14,7 @@ import numpy as np
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError
-from anomalydiffusion.core.names import illegible
+from anomalydiffusion.core.names import illegible, placed_at
 from anomalydiffusion.core.types import Product
 from anomalydiffusion.data.copies import Level, Say, check_copies, check_near_copies
 from anomalydiffusion.data.folders import (
@@ -277,7 +277,7 @@ def check(data: Path | str) -> Report:
 
     Raises `DataError` if there is no product; whatever else is wrong stands in the report.
     """
-    root = Path(data).expanduser().resolve()
+    root = placed_at(data)
     folders, products = product_folders(root), read_folder(root).products
     images = {
         name: [path for part in ("train", "test") for place in folders_in(folder / part) for path in images_in(place)

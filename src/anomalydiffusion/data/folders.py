@@ -11,14 +11,14 @@ import numpy as np
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import DataError, MaskError
-from anomalydiffusion.core.names import brief
+from anomalydiffusion.core.names import brief, placed_at
 from anomalydiffusion.core.pixels import read_image, read_mask
 from anomalydiffusion.core.types import DefectSet, Mask, Normal, Product, Shot
 from anomalydiffusion.data.foreign import advice
 
 __all__ = [
     "GOOD", "SUFFIXES", "folders_in", "group_named", "images_in", "load", "load_normal", "mask_of", "masks_in",
-    "named_in_vain", "plain", "product_folders", "read_folder", "read_groups",
+    "named", "named_in_vain", "plain", "product_folders", "read_folder", "read_groups",
 ]  # fmt: skip
 
 GOOD = "good"  # the folder of images without a defect
@@ -38,6 +38,12 @@ def plain(text: str) -> str:
 def folders_in(folder: Path) -> list[Path]:
     """The visible sub-folders of `folder` in natural order; none if it does not exist."""
     return _natural(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")) if folder.is_dir() else []
+
+
+def named(folder: Path, name: str) -> Path:
+    """The sub-folder of that name, however its accents are written."""
+    own = folder / name
+    return own if own.is_dir() else next((path for path in folders_in(folder) if plain(path.name) == plain(name)), own)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -66,7 +72,7 @@ def product_folders(root: Path) -> dict[str, Path]:
 
     Raises `DataError` if there is none; it says what to type where `root` is another tool's data set that can be imported.
     """
-    root = root.expanduser().resolve()
+    root = placed_at(root)
     found = [p for p in [*folders_in(root), root] if (p / "train").is_dir() or (p / "test").is_dir()]
     found = [p for p in found if p != root] or found
     ours = any((p / inner).is_dir() for p in found for inner in (f"train/{GOOD}", f"test/{GOOD}", "ground_truth"))
@@ -134,7 +140,7 @@ def _read_product(name: str, folder: Path) -> Product:
     )
     defects: dict[str, tuple[Shot, ...]] = {}
     for place in folders_in(folder / "test"):
-        masks = masks_in(folder / "ground_truth" / place.name)
+        masks = masks_in(named(folder / "ground_truth", place.name))
         shots = tuple(
             Shot(product=name, defect=place.name, path=path, mask_path=mask, group=group_of(path))
             for path in images_in(place)
@@ -153,7 +159,7 @@ def read_folder(root: Path) -> DefectSet:
     Raises `DataError` if there is no product.
     """
     products = {name: _read_product(name, folder) for name, folder in product_folders(root).items()}
-    return DefectSet(root=root.expanduser().resolve(), products=products)
+    return DefectSet(root=placed_at(root), products=products)
 
 
 def load(shot: Shot) -> tuple[np.ndarray, Mask]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from natsort import natsorted
 
 from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.names import at_home
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.data.arrange import check_pictures, place, write
 from anomalydiffusion.data.coco import read_coco
@@ -108,9 +109,9 @@ def import_data(
     `imported.csv` says where each is from. The folder is written whole or not at all.
     Raises `DataError` on what cannot be read or is there already, `ConfigError` on what was asked for.
     """
-    source, output = Path(source).expanduser() if source is not None else None, Path(output).expanduser()
+    source, output = at_home(source) if source is not None else None, at_home(output)
     folders = {"images": images, "masks": masks, "normals": normals}
-    places = {name: Path(value).expanduser() for name, value in folders.items() if value is not None}
+    places = {name: at_home(value) for name, value in folders.items() if value is not None}
     names = {name: value for name, value in (("product", product), ("defect", defect)) if value is not None}
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: exists already; name a new folder with --output")

@@ -14,7 +14,7 @@ import numpy as np
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.pixels import digest_file, read_mask
 from anomalydiffusion.core.types import Mask, Split
-from anomalydiffusion.data.folders import SUFFIXES
+from anomalydiffusion.data.folders import SUFFIXES, plain
 from anomalydiffusion.data.foreground import foreground
 from anomalydiffusion.data.polygons import Outline
 
@@ -77,7 +77,7 @@ def _read(path: Path) -> Region:
         return Region(path=path, pixels_HW=pixels)
     wanted = "write a list of outlines, each a list of [x, y] corners in shares of width and height, 0 to 1"
     try:
-        corners = json.loads(path.read_text(encoding="utf-8"))
+        corners = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path}: cannot be read ({error}); {wanted}") from error
     listed = isinstance(corners, list) and corners and all(isinstance(each, list) and len(each) > 2 for each in corners)
@@ -92,7 +92,7 @@ def _read(path: Path) -> Region:
 def region_files(folder: Path) -> list[tuple[str, Path]]:
     """The files of a product that say where defects may lie, each with its defect type."""
     places = [(EVERY, path) for path in sorted(folder.glob(f"{NAME}.*"))]
-    places += [(path.stem, path) for path in sorted((folder / NAME).glob("*")) if not path.name.startswith(".")]
+    places += [(plain(path.stem), path) for path in sorted((folder / NAME).glob("*")) if not path.name.startswith(".")]
     return [(defect, path) for defect, path in places if path.suffix.lower() in (*SUFFIXES, ".json") and path.is_file()]
 
 
@@ -118,7 +118,7 @@ def regions_of(split: Split) -> dict[str, dict[str, Region]]:
 
 def region_for(regions: Regions, defect: str) -> Region | None:
     """The region of one defect type, its own before that of all."""
-    return regions.get(defect, regions.get(EVERY))
+    return regions.get(plain(defect), regions.get(EVERY))
 
 
 def ground_of(regions: Regions, defect: str, image_HWC: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from anomalydiffusion.core.errors import DataError, SplitError
-from anomalydiffusion.core.names import illegible, is_below, is_folder, shown
+from anomalydiffusion.core.names import illegible, is_below, is_folder, placed_at, shown
 from anomalydiffusion.core.pixels import digest_file
 from anomalydiffusion.core.types import DefectSet, Normal, Product, Shot, Split
-from anomalydiffusion.data.folders import images_in, load, named_in_vain, product_folders, read_groups
+from anomalydiffusion.data.folders import images_in, load, named_in_vain, plain, product_folders, read_groups
 
 __all__ = ["Sides", "divide", "few_shot_split", "from_json", "single_split", "to_json"]
 
@@ -108,11 +108,13 @@ def divide(product: Product, rotation: int = 0) -> Sides:
     )
 
 
-def _check_known(asked: Iterable[str], known: Iterable[str], what: str) -> None:
-    names = list(dict.fromkeys(known))
+def _check_known(asked: Iterable[str], known: Iterable[str], what: str) -> list[str]:
+    """The known names that were asked for, however their accents were typed."""
+    names = {plain(name): name for name in known}
     for name in asked:
-        if name not in names:
-            raise SplitError(f"no {what} '{name}' with masked images; known here: {', '.join(names) or 'none'}")
+        if plain(name) not in names:
+            raise SplitError(f"no {what} '{name}' with masked images; known here: {', '.join(names.values()) or 'none'}")
+    return [names[plain(name)] for name in asked]
 
 
 def few_shot_split(
@@ -124,9 +126,9 @@ def few_shot_split(
     Raises `SplitError` on unknown names, a defect type that cannot be divided and a product without normal images, and
     `DataError` on a broken groups.csv, an unreadable file and the same content on both sides.
     """
-    _check_known(products or (), [name for name, product in data.products.items() if product.defects], "product")
+    products = _check_known(products or (), [name for name, product in data.products.items() if product.defects], "product")
     among = [product for name, product in data.products.items() if name in products] if products else list(data.products.values())
-    _check_known(defects or (), [name for product in among for name in product.defects], "defect type")
+    defects = _check_known(defects or (), [name for product in among for name in product.defects], "defect type")
     folders = product_folders(data.root)
     shots: list[Shot] = []
     held_out: list[Shot] = []
@@ -221,7 +223,7 @@ def _hashes(roles: Roles) -> dict[Path, str]:
 
 
 def _relative(path: Path, root: Path) -> str:
-    for base in (root, root.expanduser().resolve()):
+    for base in (root, placed_at(root)):
         if path.is_relative_to(base):
             return path.relative_to(base).as_posix()
     raise DataError(f"{path}: not inside {root}; give the folder that the split was made from")
@@ -254,7 +256,7 @@ def _named(name: str) -> str:
 
 def from_json(record: dict[str, Any], root: Path) -> Split:
     """The split that `to_json` wrote, files under `root`. Raises `DataError` on a missing file; hashes are not compared."""
-    root = root.expanduser().resolve()
+    root = placed_at(root)
     sides: dict[str, list[Any]] = {"shot": [], "held_out": [], "normal": [], "held_out_normal": []}
     sha256: dict[Path, str] = {}
     try:

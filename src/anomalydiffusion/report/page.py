@@ -23,13 +23,12 @@ from PIL import Image
 from anomalydiffusion.core import manifest as field
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted, judged
-from anomalydiffusion.core.names import is_below, is_file
-from anomalydiffusion.core.pixels import digest_file, encode_png, read_image, read_mask
+from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import Run, write_atomic
-from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.curves import loss_curves, precision_curves
 from anomalydiffusion.report.figures import GAIN, heading, is_figure, text
 from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
+from anomalydiffusion.report.pairs import row_of
 from anomalydiffusion.report.scores import as_of
 from anomalydiffusion.report.sheets import Cell, Row, amplification, cells, contact_sheet, strength
 
@@ -208,31 +207,11 @@ def _tested(run: Path) -> Iterator[tuple[str, str]]:
 
 
 def _row(run: Path, record: Record) -> Row | None:
-    name, mask_name = str(record.get(field.IMAGE)), str(record.get(field.MASK))
     try:
-        if not (is_below(name) and is_below(mask_name)):
-            raise DataError("its files lie outside of the run")
-        image, mask = read_image(run / name), Mask(pixels_HW=read_mask(run / mask_name), origin="file")
-        x0, y0, x1, y1 = map(int, record.get(field.TOUCHED_BOX) or mask.box)
-        normal = _normal(run, record, image)
-        return Row(image_HWC=image, mask_HW=mask.pixels_HW, box=(x0, y0, x1, y1), normal_HWC=normal, label=Path(name).name)
+        return row_of(run, record)
     except (DataError, TypeError, ValueError, OverflowError) as error:
-        log.warning("%s: not shown in the report (%s)", name, error)
+        log.warning("%s: not shown in the report (%s)", record.get(field.IMAGE), error)
         return None
-
-
-def _normal(run: Path, record: Record, image_HWC: np.ndarray) -> np.ndarray | None:
-    """The normal image that the pair was made on, where it is still there and the same."""
-    path = run / str(record.get(field.NORMAL))
-    if not (record.get(field.NORMAL) and is_file(path)):
-        return None
-    try:
-        normal = read_image(path)
-    except DataError as error:
-        log.warning("%s; the pair is shown without it", error)
-        return None
-    same = record.get(field.NORMAL_SHA256) in (None, "", digest_file(path))
-    return normal if same and normal.shape == image_HWC.shape else None
 
 
 def _caption(record: Record) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.tabs.parts import canvas_of, editor_of, gr, marks_of, told
 from anomalydiffusion.core.errors import ConfigError, DataError
+from anomalydiffusion.core.names import placed_at
 
 __all__ = ["data_tab"]
 
@@ -52,7 +53,7 @@ def data_tab(desk: Desk, movable: bool) -> None:
         @told
         def on_look(text: str) -> tuple[Any, ...]:
             if movable:
-                desk.given = Path(text).expanduser() if text.strip() else None
+                desk.given = placed_at(text) if text.strip() else None
             rows, wrong = desk.look()
             known = desk.kinds() if rows else {}
             first = next(iter(known), None)

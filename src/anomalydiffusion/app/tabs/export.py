@@ -7,7 +7,7 @@ from pathlib import Path
 from anomalydiffusion.app.desk import Desk
 from anomalydiffusion.app.tabs.parts import gr, told
 from anomalydiffusion.core.errors import ConfigError
-from anomalydiffusion.core.names import is_folder
+from anomalydiffusion.core.names import at_home, is_folder
 from anomalydiffusion.report.export import CONTENTS
 from anomalydiffusion.report.layouts import FORMATS
 
@@ -28,7 +28,7 @@ def export_tab(desk: Desk, movable: bool) -> None:
         def on_export(format: str, most: float | None, contents: str, name: str) -> str:
             if not is_folder(name) and not (movable and name and "\0" not in name):
                 raise ConfigError(f"'{name}': give a plain name, without folders")
-            named = Path(name).expanduser() if movable else Path(name)
+            named = at_home(name) if movable else Path(name)
             return f"Done: {desk.hand_out(format, desk.folder.parent / named, int(most or 1), contents)}"
 
         go.click(on_export, [format, most, contents, name], done)

@@ -52,7 +52,8 @@ def _read(path: Path, sha256: str, remedy: str) -> bytes:
 
 def _as_png(path: Path, data: bytes) -> bytes:
     """`data` itself where it is an 8 bit grey or RGB PNG that is not to be shown turned, else the picture at `path` written as one."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02") and not is_turned(path):  # depth, colour type
+    plain = data[:8] == b"\x89PNG\r\n\x1a\n" and data[24:26] in (b"\x08\x00", b"\x08\x02")  # depth and colour type
+    if plain and not (b"eXIf" in data and is_turned(path)):
         return data
     return encode_png(read_image(path))
 

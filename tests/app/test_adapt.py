@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from anomalydiffusion.app.opened import run_settings
 from anomalydiffusion.app.prior import prior_train
 from anomalydiffusion.app.settings import resolve
 from anomalydiffusion.core.config import read_toml
-from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError
+from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError, SplitError
 from anomalydiffusion.core.pixels import read_image
 from anomalydiffusion.core.runs import Run
+from anomalydiffusion.priors.files import digest_folder, learned_from
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_denoiser
 from anomalydiffusion.training import adapt
@@ -171,6 +173,46 @@ def test_a_run_with_its_own_prior_may_be_moved(
     (moved / "adapter" / "adapter.safetensors").unlink()
     assert spoken("train", made / "data", "--output", moved, "--config", moved / "config.toml", "--quiet")[0] == 0
     assert (moved / "adapter" / "adapter.safetensors").read_bytes() == adapter
+
+
+def test_what_a_prior_was_adapted_to_is_not_tested_on(made: Path, start: str, tmp_path: Path) -> None:
+    (tmp_path / "few.toml").write_text(FEW)
+    for part, known in (("train", False), ("test", True)):
+        prior, run = tmp_path / f"{part}-prior", tmp_path / part
+        prior_train(tmp_path / "few.toml", prior, images=made / "data" / "plate" / part / "good", start=start, quiet=True)
+        assert learned_from(prior) and load_prior(str(prior)).digest == digest_folder(prior)
+        ad.train(made / "data", run, prior=str(prior), config=made / "small.toml", quiet=True)
+        ad.generate(run, 1, quiet=True)
+        with pytest.raises(SplitError, match=r"held out, but the prior .* has learned from it") if known else nullcontext():
+            ad.evaluate(run, steps=1, shortcut=False, quiet=True)
+
+
+def test_a_training_that_adapts_no_longer_is_of_its_other_prior(made: Path, start: str, tmp_path: Path) -> None:
+    config, run = tmp_path / "run.toml", tmp_path / "run"
+    config.write_text((made / "small.toml").read_text() + "adapt = {pictures = 20, steps = 3, batch_size = 2}\n")
+    ad.train(made / "data", run, prior=start, config=config, quiet=True)
+    ad.train(made / "data", run, prior=start, config=made / "small.toml", resume=False, quiet=True)
+    assert run_settings(Run.open(run)).prior == start
+    ad.generate(run, 1, quiet=True)
+
+
+def test_a_training_does_not_go_on_with_another_prior_in_the_same_place(made: Path, start: str, tmp_path: Path) -> None:
+    place, run = tmp_path / "prior", tmp_path / "run"
+    shutil.copytree(made / "prior", place)
+    ad.train(made / "data", run, prior=str(place), config=made / "small.toml", quiet=True)
+    (run / "adapter" / "adapter.safetensors").unlink()
+    shutil.rmtree(place)
+    shutil.copytree(start, place)
+    with pytest.raises(RunError, match=r"was begun on prior .* by now; put that back"):
+        ad.train(made / "data", run, prior=str(place), config=made / "small.toml", quiet=True)
+
+
+def test_a_device_that_is_not_there_is_told_before_a_prior_is_adapted(made: Path, start: str, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a card")
+    with pytest.raises(ConfigError, match="CUDA"):
+        ad.train(made / "data", tmp_path / "run", prior=start, config=made / "small.toml", adapt_prior=True, device="cuda", quiet=True)
+    assert not (tmp_path / "run" / "prior").exists() and not (tmp_path / "run" / "prior-work").exists()
 
 
 def test_a_prior_adapted_otherwise_is_not_taken(made: Path, start: str, tmp_path: Path) -> None:

@@ -226,6 +226,14 @@ def test_a_defect_is_added_later_and_the_others_stay(trained: Path) -> None:
     assert out.returncode == 1 and "knows every defect" in out.stderr
     out = _run("train", data, "--output", base / "turned", "--extend", base / "holes", "--rotation", 1, check=False)
     assert out.returncode == 1 and "has learned from it" in out.stderr and "Traceback" not in out.stderr
+    anew, record = base / "anew", json.loads((base / "holes" / "split.json").read_text())
+    shot = next(file for file in record["files"] if file["role"] == "shot")
+    shutil.copytree(data, anew)
+    Image.open(anew / shot["path"]).save(anew / "plate" / "test" / "hole" / "zz.bmp")  # the last one now, so it is held out
+    (anew / shot["mask"]).rename(anew / "plate" / "ground_truth" / "hole" / "zz_mask.png")
+    (anew / shot["path"]).unlink()
+    out = _run("train", anew, "--output", base / "saved-anew", "--extend", base / "holes", check=False)
+    assert out.returncode == 1 and "nearly the same picture" in out.stderr
     out = _run("train", data, "--output", base / "both", "--config", base / "small.toml", "--prior", base / "prior", *ARGS, check=False)
     assert out.returncode == 1 and "begun from another adapter" in out.stderr
 

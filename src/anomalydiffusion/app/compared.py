@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from anomalydiffusion.app.opened import run_split
+from anomalydiffusion.app.opened import own_words, run_split
 from anomalydiffusion.app.settings import Settings, prior_of
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.devices import find_device
-from anomalydiffusion.core.errors import AnomalyDiffusionError, RunError, TrainingError
+from anomalydiffusion.core.errors import AnomalyDiffusionError, RunError, SplitError, TrainingError
 from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.core.seeds import rng
@@ -29,8 +29,9 @@ from anomalydiffusion.downstream.evaluate import compare, trainings
 from anomalydiffusion.downstream.samples import Generated
 from anomalydiffusion.generation.crew import PATIENCE, Crew, Records, cause
 from anomalydiffusion.generation.roundtrip import redecode
+from anomalydiffusion.priors.files import learned_from
 
-__all__ = ["Asked", "Trainer", "pairs_of", "round_trip", "share_out"]
+__all__ = ["Asked", "Trainer", "pairs_of", "refuse_learned", "round_trip", "share_out"]
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,16 @@ def pairs_of(run: Run) -> list[Generated]:
     if lost := next((path for pair in pairs for path in (pair.image, pair.mask) if not path.is_file()), None):
         raise RunError(f"{lost}: gone, but the manifest names it; restore it, or draw the pairs anew with generate --no-resume")
     return pairs
+
+
+def refuse_learned(run: Run, split: Split) -> None:
+    """Raises `SplitError` where the run's prior was adapted to a picture that is held out, as `prior train --images` may."""
+    prior = str(own_words(run).get("prior", ""))
+    known = learned_from(Path(prior).expanduser())
+    if path := next((path for path in split.tested if split.sha256[path] in known), None):
+        raise SplitError(
+            f"{path}: held out, but the prior {prior} has learned from it; train with one that has not ('train --adapt-prior' takes none)"
+        )
 
 
 def round_trip(run: Run, settings: Settings) -> Redecode | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def _settings(run: Run) -> Finding:
 
 def _prior(run: Run) -> Finding:
     """Whether the prior that the run was trained on is where it was; the bundled one may be another in another version."""
-    name = str(run.prior if run.record.get("adapted") and run.prior.is_dir() else run.record.get("prior", "?"))
+    name = str(run.record.get("prior", "?"))
+    with suppress(ConfigError):  # which is told where the settings are looked at
+        name = str(run.prior) if "adapt" in read_toml(run.config) and run.prior.is_dir() else name
     if name == "tiny":
         from anomalydiffusion.priors.files import BUNDLED, digest_folder
 

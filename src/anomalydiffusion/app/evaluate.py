@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anomalydiffusion.app.compared import Asked, Trainer, pairs_of, share_out
+from anomalydiffusion.app.compared import Asked, Trainer, pairs_of, refuse_learned, share_out
 from anomalydiffusion.app.opened import run_settings, run_split, typed
 from anomalydiffusion.app.progress import Bar, bar, say
 from anomalydiffusion.core.errors import ConfigError, DataError, SplitError, TrainingError
@@ -88,6 +88,7 @@ def evaluate(
         )
     settings = run_settings(opened, config=config, device=device)
     split, pairs, root = run_split(opened), pairs_of(opened), Path(json.loads(opened.split.read_text(encoding="utf-8"))["root"])
+    refuse_learned(opened, split)
     with opened.lock() if part is None else part.lock(opened, "evaluate-"):
         if task == "quality":
             if not {(pair.product, pair.defect) for pair in pairs} & {shot.key for shot in split.held_out}:

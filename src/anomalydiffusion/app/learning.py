@@ -20,8 +20,11 @@ from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest, from_dict, to_dict
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.manifest import Manifest
+from anomalydiffusion.core.names import is_file
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Normal, Shot, Split
+from anomalydiffusion.data.copies import near_copies
+from anomalydiffusion.data.looks import see
 from anomalydiffusion.masks.learned import pictures
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.training.loop import latest_checkpoint
@@ -46,6 +49,9 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
         raise RunError(f"{run.folder}: was made with other settings; {remedy}")
 
 
+SAME = "give the same data and --rotation"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beginning:
     """An earlier adapter, and what it and its prior were learned from: [SHA-256, product, group] of each image, "" = a group of its own."""
@@ -58,8 +64,8 @@ class Beginning:
 def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
     """The adapter of an earlier run, to be extended.
 
-    Raises `RunError` where it has learned from an image that `split` holds out, or from another photograph of its part, and where it
-    knows every defect already.
+    Raises `RunError` where it has learned from an image that `split` holds out, also saved anew where that is still there, or from another
+    photograph of its part, and where it knows every defect already.
     """
     adapter = Adapter.load(earlier.adapter, prior)
     try:
@@ -70,6 +76,7 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
             for item in record["files"]
             if item["role"] in learned_from
         ]
+        files = [Path(record["root"]) / str(item["path"]) for item in record["files"] if item["role"] in learned_from]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
     shots = sorted(map(list, {tuple(shot) for shot in [*shots, *earlier.record.get("earlier_shots", [])]}))
@@ -78,9 +85,11 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
     for item in tested:
         if split.sha256[item.path] in learned or (item.product, item.group) in parts:
             raise RunError(
-                f"{item.path}: is held out here, but {earlier.folder} has learned from it or from a photograph of the same part; "
-                "give the same data and --rotation"
+                f"{item.path}: is held out here, but {earlier.folder} has learned from it or from a photograph of the same part; {SAME}"
             )
+    used, held = [path for path in files if is_file(path)], [item.path for item in tested]
+    for one, other in near_copies(used, held, {path: see(path, is_mask=False) for path in {*used, *held}}):
+        raise RunError(f"{other}: is held out here, but {earlier.folder} has learned from {one}, nearly the same picture; {SAME}")
     if all(shot.key in adapter.keys for shot in split.shots):
         raise RunError(f"{earlier.folder}: knows every defect of this data already; there is nothing to add")
     return Beginning(adapter=adapter, shots=shots, elsewhere=earlier.record.get("elsewhere", ""))
@@ -189,17 +198,28 @@ def learn_masks(run: Run, settings: Settings, split_digest: str, shots: Shots, l
     """What draws a run's masks; learned where the run, or the one that it extends, does not know it yet."""
     if run.mask_adapter.exists():
         return load_masks(run, settings, loaded)
+    start, begun = _earlier_masks(run, settings, loaded)
     if latest_checkpoint(run.mask_checkpoints) is not None:
         _refuse_other_masks(run, settings)
+        if run.record.get("masks_begun_from", begun) != begun:
+            raise RunError(
+                f"{run.mask_checkpoints}: these masks were begun from those of {run.record.get('extended')}, which are gone or others by "
+                "now; delete that folder to learn them from the beginning"
+            )
     if Launched.here().leads:
-        run.update(masks=_learned_as(settings))
-    start, earlier = None, run.record.get("extended", "")
-    with suppress(RunError):  # that is gone by now, or damaged: then they are learned from the beginning
-        before = Run.open(Path(earlier)) if earlier else None
-        if before is not None and before.mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
-            start = load_masks(before, settings, loaded)
+        run.update(masks=_learned_as(settings), masks_begun_from=begun)
     drawn = {key: pictures([mask for _, mask in items], settings.masks.learned, loaded.working_size) for key, items in shots.items()}
     return learn(run, settings.masks.train, settings, split_digest, drawn, loaded, quiet, masks=True, start=start)
+
+
+def _earlier_masks(run: Run, settings: Settings, loaded: LatentPrior) -> tuple[Adapter | None, str]:
+    """What draws the masks of the run that this one extends, and its digest; nothing where that is gone, or another run by now."""
+    with suppress(RunError, ConfigError):
+        before = Run.open(Path(run.record["extended"])) if run.record.get("extended") else None
+        if before is not None and before.mask_adapter.exists() and before.record.get("masks") == _learned_as(settings):
+            same = Adapter.digest_of(before.adapter) == run.record.get("extends")
+            return (load_masks(before, settings, loaded), Adapter.digest_of(before.mask_adapter)) if same else (None, "")
+    return None, ""
 
 
 def _learned_as(settings: Settings) -> dict[str, Any]:

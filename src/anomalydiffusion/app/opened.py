@@ -37,9 +37,9 @@ def library_versions() -> dict[str, str]:
 
 
 def own_words(run: Run) -> dict[str, Any]:
-    """What a run's config.toml says; of a prior that it adapted, where that lies now: the run may have been moved."""
+    """What a run's config.toml says; of the prior that it adapted, where that lies now: the run may have been moved."""
     own = read_toml(run.config)
-    return {**own, "prior": str(run.prior.resolve())} if run.record.get("adapted") and run.prior.is_dir() else own
+    return {**own, "prior": str(run.prior.resolve())} if "adapt" in own and run.prior.is_dir() else own
 
 
 def run_settings(run: Run, **given: Any) -> Settings:

@@ -20,7 +20,7 @@ from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
-from anomalydiffusion.core.devices import idle_card
+from anomalydiffusion.core.devices import find_device, find_dtype, idle_card
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.names import placed_at
 from anomalydiffusion.core.runs import Run, write_atomic
@@ -120,8 +120,14 @@ def train(
                 return run
         shots = shots_of(split)
         if adapts:
+            find_dtype(settings.dtype, find_device(settings.device))  # before minutes are spent
             learn_prior(run, settings, split, beginning, quiet, resume=resume)
         loaded = prior_of(settings)
+        if resume and begun and run.record.get("prior_digest", loaded.digest) != loaded.digest:
+            raise RunError(
+                f"{output}: was begun on prior {run.record['prior_digest']}, but '{settings.prior}' is {loaded.digest} by now; "
+                "put that back, or give another --output"
+            )
         for learned in (settings.train, settings.masks.train):
             check_learnable(loaded, learned)
         begin = take_over(earlier, split, loaded) if earlier else None

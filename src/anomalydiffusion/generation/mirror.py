@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -196,7 +195,7 @@ class Mirror:
         self._drained()  # what went wrong on the way is tried again
         with TemporaryDirectory() as folder:
             manifest = Path(folder) / MANIFEST  # as it is now: other shards may go on
-            shutil.copyfile(self.run.manifest, manifest)
+            manifest.write_bytes(self.run.manifest.read_bytes() if self.run.manifest.is_file() else b"")
             named: set[Named] = set()
             for record in Manifest(manifest).each_pair():
                 named.add(_named(record))

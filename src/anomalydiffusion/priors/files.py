@@ -9,10 +9,13 @@ from pathlib import Path
 from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.pixels import digest_file
 
-__all__ = ["BUNDLED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "variant_of", "weight_files"]
+__all__ = [
+    "BUNDLED", "LEARNED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "learned_from", "variant_of", "weight_files",
+]  # fmt: skip
 
 BUNDLED = Path(__file__).with_name("tiny")
 SUMS = "SHA256SUMS"  # as sha256sum writes it and checks it
+LEARNED = "LEARNED_FROM"  # a SHA-256 a line; no part of the digest
 PARTS = {"vae": ("vae", "vqvae"), "text_encoder": ("text_encoder", "bert"), "tokenizer": ("tokenizer",),
          "scheduler": ("scheduler",), "unet": ("unet",)}  # fmt: skip
 VARIANTS = ("", "fp16", "bf16")  # of a file of weights, "NAME.fp16.safetensors": the one that says nothing is the most exact
@@ -41,6 +44,14 @@ def digest_folder(folder: Path) -> str:
     for path in sorted(files.union(*(weight_files(folder / name) for name in NETWORKS))):
         total.update(f"{path.relative_to(folder).as_posix()}:{digest_file(path)}\n".encode())
     return total.hexdigest()[:16]
+
+
+def learned_from(folder: Path) -> set[str]:
+    """The SHA-256 of each picture that a prior was adapted to; none where it was not, or does not say so."""
+    try:
+        return set((folder / LEARNED).read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return set()
 
 
 def changed_files(folder: Path) -> list[str]:

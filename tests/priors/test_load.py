@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.config import from_dict, read_toml
-from anomalydiffusion.core.errors import ConfigError, PriorError
+from anomalydiffusion.core.errors import ConfigError, PriorError, RunError
 from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.data.corpus import CorpusConfig, draw_corpus
 from anomalydiffusion.priors.base import Context
@@ -97,6 +98,29 @@ def test_digest_follows_content_not_place(small_folder: Path, tmp_path: Path) ->
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
     assert digest_folder(copy) != digest_folder(small_folder)
+
+
+def test_what_is_not_read_of_a_folder_is_no_part_of_a_prior(small_folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(small_folder, tmp_path / "cache")
+    before = digest_folder(copy)
+    assert before == digest_folder(copy, everything=True), "a folder as it is saved has one digest"
+    for name in (
+        "feature_extractor/preprocessor_config.json",
+        "safety_checker/model.safetensors",
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+    ):
+        (copy / name).parent.mkdir(exist_ok=True)
+        (copy / name).write_text("{}")
+    earlier = digest_folder(copy, everything=True)
+    assert digest_folder(copy) == before != earlier
+    prior, adapter = load_prior(str(copy)), tmp_path / "adapter.safetensors"
+    Adapter(prior, [("plate", "hole")], AdapterConfig(lora_rank=0), Origin(prior_digest=earlier)).save(adapter)
+    other = load_prior(str(small_folder))
+    with pytest.raises(RunError, match="trained on prior"):
+        Adapter.load(adapter, other)
+    assert Adapter.load(adapter, prior).origin.prior_digest == prior.digest == earlier, "what earlier versions called it is known"
+    (copy / "unet" / "config.json").write_text((copy / "unet" / "config.json").read_text() + " ")
+    assert digest_folder(copy) != before
 
 
 def test_damage_is_named(small_folder: Path, tmp_path: Path) -> None:

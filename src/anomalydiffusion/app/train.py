@@ -123,7 +123,7 @@ def train(
             find_dtype(settings.dtype, find_device(settings.device))  # before minutes are spent
             learn_prior(run, settings, split, beginning, quiet, resume=resume)
         loaded = prior_of(settings)
-        if resume and begun and run.record.get("prior_digest", loaded.digest) != loaded.digest:
+        if resume and begun and not loaded.is_known_as(run.record.get("prior_digest", loaded.digest)):
             raise RunError(
                 f"{output}: was begun on prior {run.record['prior_digest']}, but '{settings.prior}' is {loaded.digest} by now; "
                 "put that back, or give another --output"

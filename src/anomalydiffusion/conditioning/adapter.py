@@ -262,7 +262,7 @@ class Adapter(nn.Module):
     def load(cls, path: Path, prior: LatentPrior, name: str = "default") -> Adapter:
         """Read an adapter onto `prior`. Raises `RunError` when it is damaged, newer, or was trained on another prior."""
         keys, config, origin, tensors = _read(path)
-        if origin.prior_digest != prior.digest:
+        if not prior.is_known_as(origin.prior_digest):
             raise RunError(
                 f"{path}: trained on prior {origin.prior_digest}, but this prior is {prior.digest}; pass the --prior it was trained on"
             )

@@ -37,10 +37,17 @@ def weight_files(part: Path) -> list[Path]:
     return next((files for files in found if files), [])
 
 
-def digest_folder(folder: Path) -> str:
-    """SHA-256 over names and contents of a prior's weights and configurations, 16 hexadecimal digits."""
-    total = hashlib.sha256()
-    files = {path for path in folder.rglob("*") if path.suffix in (".safetensors", ".json", ".txt")}
+def digest_folder(folder: Path, *, everything: bool = False) -> str:
+    """SHA-256 over names and contents of a prior's weights and configurations that are read, 16 hexadecimal digits.
+
+    `everything`: of all that lies there, as earlier versions counted; but other programs put more files into a hub's folder.
+    """
+    total, kinds = hashlib.sha256(), (".json", ".txt")
+    if everything:
+        files = {path for path in folder.rglob("*") if path.suffix in (".safetensors", *kinds)}
+    else:
+        files = {path for names in PARTS.values() for name in names for path in (folder / name).glob("*") if path.suffix in kinds}
+        files = {path for path in [*files, folder / "model_index.json"] if ".index." not in path.name and path.is_file()}
     for path in sorted(files.union(*(weight_files(folder / name) for name in NETWORKS))):
         total.update(f"{path.relative_to(folder).as_posix()}:{digest_file(path)}\n".encode())
     return total.hexdigest()[:16]

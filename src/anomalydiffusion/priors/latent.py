@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,17 @@ __all__ = ["LatentPrior"]
 class LatentPrior:
     """A latent diffusion model from diffusers' components; everything is frozen and in evaluation mode."""
 
-    def __init__(self, *, vae: Any, unet: Any, text_encoder: Any, tokenizer: Any, scheduler: Any, digest: str) -> None:
+    def __init__(
+        self,
+        *,
+        vae: Any,
+        unet: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        scheduler: Any,
+        digest: str,
+        earlier: Callable[[], str] | None = None,
+    ) -> None:
         self.vae, self.unet, self.text_encoder, self.tokenizer, self.scheduler = vae, unet, text_encoder, tokenizer, scheduler
         for module in (vae, unet, text_encoder):
             module.requires_grad_(False).eval()
@@ -30,7 +41,7 @@ class LatentPrior:
         self.prediction_type = str(scheduler.config.prediction_type)
         if self.prediction_type not in ("epsilon", "v_prediction", "sample"):
             raise PriorError(f"prediction type '{self.prediction_type}' is not known; epsilon, v_prediction and sample are")
-        self.digest = digest
+        self.digest, self._earlier = digest, earlier
         self.device, self.dtype = next(unet.parameters()).device, next(unet.parameters()).dtype
         self.alphas = scheduler.alphas_cumprod.double().cpu()  # the sampler's numbers: no device waits for them
         self._alphas = self.alphas.float().to(self.device)
@@ -46,6 +57,12 @@ class LatentPrior:
         self.spares = scarce(self.device)  # the text encoder leaves the card while nothing is said
         self.family = _family(vae, text_encoder)
         self._compiled: Any = None
+
+    def is_known_as(self, digest: str) -> bool:
+        """Whether this is the prior of that digest; of earlier versions' too, by which it goes from then on: a run has one name for it."""
+        if digest != self.digest and self._earlier is not None and digest == self._earlier():
+            self.digest = digest
+        return digest == self.digest
 
     def compile(self) -> None:
         """From now on the denoiser's calls without a gradient are compiled ones, its weights and those of its adapters as they are then.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -58,12 +60,14 @@ def _fetched(name: str) -> Path:
         ) from error
 
 
-def _placed(where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str) -> LatentPrior:
+def _placed(
+    where: str, parts: dict[str, Any], place: torch.device, dtype: torch.dtype, digest: str, earlier: Callable[[], str] | None = None
+) -> LatentPrior:
     """The prior on its device; an autoencoder overflows in float16, and computes in single precision."""
     for role in ("vae", "unet", "text_encoder"):
         parts[role].to(place, torch.float32 if role == "vae" and dtype == torch.float16 else None)
     try:
-        return LatentPrior(**parts, digest=digest)
+        return LatentPrior(**parts, digest=digest, earlier=earlier)
     except PriorError as error:
         raise PriorError(f"{where}: {error}") from error
 
@@ -153,4 +157,5 @@ def load_prior(
     folder = _find(name_or_path)
     if folder.is_file():
         return _from_file(folder, Path(original_config) if original_config else None, place, dtype)
-    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder))
+    return _placed(str(folder), parts_in(folder, dtype), place, dtype, digest_folder(folder),
+                   partial(digest_folder, folder, everything=True))  # fmt: skip

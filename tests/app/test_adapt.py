@@ -181,6 +181,8 @@ def test_what_a_prior_was_adapted_to_is_not_tested_on(made: Path, start: str, tm
         prior, run = tmp_path / f"{part}-prior", tmp_path / part
         prior_train(tmp_path / "few.toml", prior, images=made / "data" / "plate" / part / "good", start=start, quiet=True)
         assert learned_from(prior) and load_prior(str(prior)).digest == digest_folder(prior)
+        ad.prior_convert(str(prior), tmp_path / f"{part}-converted")
+        assert learned_from(tmp_path / f"{part}-converted") == learned_from(prior)
         ad.train(made / "data", run, prior=str(prior), config=made / "small.toml", quiet=True)
         ad.generate(run, 1, quiet=True)
         with pytest.raises(SplitError, match=r"held out, but the prior .* has learned from it") if known else nullcontext():

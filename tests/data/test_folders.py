@@ -13,6 +13,7 @@ from PIL import Image
 
 from anomalydiffusion.app.opened import chosen
 from anomalydiffusion.core.errors import DataError, MaskError
+from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import load, load_normal, read_folder, read_groups
 from anomalydiffusion.data.regions import region_for, regions_of
 from anomalydiffusion.data.split import few_shot_split
@@ -100,6 +101,7 @@ def test_a_defect_type_is_the_same_however_its_accents_are_written(tmp_path: Pat
         split = few_shot_split(data, defects=[asked])
         assert {shot.defect for shot in split.shots} == {apart} and chosen(split, None, [asked]) == [("p", apart)]
     assert region_for(regions_of(split)["p"], apart) is not None
+    assert not [p for p in check(tmp_path).problems if "mask" in p.message or "no images of a defect type" in p.message]
 
 
 def test_an_image_without_a_mask_is_left_out(tmp_path: Path) -> None:

@@ -118,14 +118,11 @@ class Asked:
     def trainings(self) -> Trainings:
         return (trainings if self.task == LOCALIZATION else class_trainings)(*self._given())
 
-    def known(self) -> Found:
-        """What each training of these has given that is done."""
-        split, pairs, _, comparison = self._given()
-        return Ledger(comparison.folder / "arms.jsonl", self.task, comparison, split, pairs).known
-
-    def compare(self, progress: Progress) -> Record:
-        """Train what is left, and say what came of all."""
-        return (compare if self.task == LOCALIZATION else compare_classes)(*self._given(progress))
+    def compare(self, progress: Progress) -> tuple[Record, Found]:
+        """Train what is left; what came of all, and of each training."""
+        split, pairs, root, comparison = self._given(progress)
+        record = (compare if self.task == LOCALIZATION else compare_classes)(split, pairs, root, comparison)
+        return record, Ledger(comparison.folder / "arms.jsonl", self.task, comparison, split, pairs).known
 
 
 class Trainer:

@@ -28,7 +28,7 @@ from anomalydiffusion.core.pixels import encode_png, read_image, read_mask
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.check import check
-from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, plain, product_folders, read_folder
+from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, named, plain, product_folders, read_folder
 from anomalydiffusion.quality.gate import GateConfig
 from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.pairs import row_of
@@ -106,7 +106,7 @@ class Desk:
         folder = product_folders(self.data).get(product) if self.data.is_dir() and folders_in(self.data) else None
         if folder is None or not is_folder(defect):
             return {}
-        masks = masks_in(folder / "ground_truth" / defect)
+        masks = masks_in(named(folder / "ground_truth", defect))
         return {path.name: (path, mask_of(path, masks)) for path in images_in(folder / "test" / defect)}
 
     def labelled(self, product: str, defect: str) -> list[str]:
@@ -152,7 +152,7 @@ class Desk:
         if marks_HW.shape != image_HWC.shape[:2]:
             raise DataError(f"the mask is {marks_HW.shape[1]} x {marks_HW.shape[0]}, the image {image_HWC.shape[1]} x {image_HWC.shape[0]}")
         folder, stem = self._folder(product), Path(name).stem
-        image, target = folder / "test" / defect / f"{stem}.png", folder / "ground_truth" / defect / f"{stem}_mask.png"
+        image, target = folder / "test" / defect / f"{stem}.png", named(folder / "ground_truth", defect) / f"{stem}_mask.png"
         if new is None and found is not None:
             before = found[1] or target
             target = before if before.suffix.lower() == ".png" else before.with_suffix(".png")

@@ -159,11 +159,12 @@ def _busy(run: Run) -> Finding:
     return well("work", "no command is working on this run")
 
 
-def _up_to_date(run: Run, records: list[Record]) -> bool:
+def _up_to_date(run: Run) -> bool:
     """Whether some figures are of the pairs that are kept now; those that do not tell are taken to be."""
     try:
         scores = json.loads(run.scores.read_text(encoding="utf-8"))
-        return any(own.get(PAIRS) in (None, digest_of(records)) for own in scores.values())
+        now = digest_of(Manifest(run.manifest).records())
+        return any(own.get(PAIRS) in (None, now) for own in scores.values())
     except (OSError, ValueError, AttributeError, RecursionError):
         return False
 
@@ -176,6 +177,6 @@ def _next(run: Run, records: list[Record], kept: Counter[Key], keys: list[Key], 
         return False, _curate(run)
     if any(key not in kept for key in keys):
         return False, _command("generate", run.folder, "--num", 40)
-    if provable and not _up_to_date(run, records):
+    if provable and not _up_to_date(run):
         return True, _command("evaluate", run.folder, "--seeds", 3)
     return True, _command("export", run.folder, "--output", "OUT")

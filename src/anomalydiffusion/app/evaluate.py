@@ -109,13 +109,13 @@ def evaluate(
             named = (arms if task == "localization" else class_arms)(baselines=baselines, controls=controls)
             total = asked.detector.steps * seeds * len(named) * len({shot.product for shot in split.shots})
             with bar("evaluate", total, quiet=quiet) as shown:
-                scores = asked.compare(lambda done, total, what: shown.at(done, what))
+                scores, found = asked.compare(lambda done, total, what: shown.at(done, what))
         scores[PAIRS] = digest_of(Manifest(opened.manifest).records())
         record = {**_before(opened, split), task: scores}
         write_atomic(opened.scores, (json.dumps(record, indent=1, ensure_ascii=False) + "\n").encode("utf-8", "replace"))
         opened.update(command=typed("evaluate"))
         if task == "localization":
-            _sheets(opened, split, pairs, asked.known())
+            _sheets(opened, split, pairs, found)
     return scores
 
 
@@ -218,14 +218,14 @@ def _sheets(run: Run, split: Split, pairs: Sequence[Generated], found: Found) ->
     """For each product, the test images on which ours gains and loses most against real-only: image, truth and both maps."""
     for material in gather(split, pairs):
         both = {arm: found.get((material.product, arm, 0), {}) for arm in (REAL, OURS)}
-        if not all(line.get("maps") for line in both.values()):  # of the first seed
-            continue
+        samples = {sample.name: sample for sample in material.tests}
+        if not all(line.get("maps") and line["per_image"].keys() <= samples.keys() for line in both.values()):
+            continue  # not of the first seed, or of images that lay elsewhere
         figures = {arm: line["per_image"] for arm, line in both.items()}
         order = list(figures[OURS])
         gains = {name: figures[OURS][name] - figures[REAL][name] for name in order}
         ranked = sorted(gains, key=gains.__getitem__)
         worst, best = ranked[:SHOWN], ranked[-SHOWN:][::-1]
-        samples = {sample.name: sample for sample in material.tests}
         lines = []
         for name in dict.fromkeys([*best, *worst]):
             image, mask = samples[name].read()

@@ -33,8 +33,8 @@ from anomalydiffusion.training.recipes import Shots, TrainConfig, Watch, measure
 __all__ = ["Beginning", "learn", "learn_masks", "learn_prior", "load_masks", "refuse_another", "take_over", "take_released"]
 
 
-def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> None:
-    """A training that has begun goes on only with its own data, settings and beginning."""
+def refuse_another(run: Run, settings: Settings, split: Split, extends: str, moved: str = "") -> None:
+    """A training that has begun goes on only with its own data, settings and beginning; `moved` is what its prior was called before."""
     remedy = "give another --output, or --no-resume to start over"
     try:
         before, known = from_dict(Settings, own_words(run)), json.loads(run.split.read_text(encoding="utf-8"))["digest"]
@@ -44,6 +44,8 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str) -> 
         raise RunError(f"{run.folder}: was made from other data or other defects; {remedy}")
     if run.record.get("extends", "") != extends:
         raise RunError(f"{run.folder}: was begun from another adapter; {remedy}")
+    if before.prior == moved:
+        before = replace(before, prior=settings.prior)
     was, now = ((digest(each.train), each.prior, each.seed, each.dtype) for each in (before, settings))
     if was != now:
         raise RunError(f"{run.folder}: was made with other settings; {remedy}")
@@ -76,7 +78,12 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
             for item in record["files"]
             if item["role"] in learned_from
         ]
-        files = [Path(record["root"]) / str(item["path"]) for item in record["files"] if item["role"] in learned_from]
+        own = {split.sha256[path] for path in [*(s.path for s in split.shots), *(n.path for n in split.normals)]}  # learned here too
+        files = [
+            Path(record["root"]) / str(item["path"])
+            for item in record["files"]
+            if item["role"] in learned_from and item["sha256"] not in own
+        ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
     shots = sorted(map(list, {tuple(shot) for shot in [*shots, *earlier.record.get("earlier_shots", [])]}))

@@ -15,6 +15,7 @@ from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.data.folders import SUFFIXES
+from anomalydiffusion.priors.files import learned_from, note_learned
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import digest_folder, load_prior, precision
 from anomalydiffusion.priors.measure import measure_autoencoder
@@ -103,6 +104,7 @@ def prior_convert(source: str, output: Path | str, *, original_config: Path | st
     wanted = DTYPES[dtype] if dtype else precision(source)
     loaded = load_prior(source, dtype=wanted, original_config=original_config)
     save_prior({part: getattr(loaded, part) for part in PARTS}, output, wanted)
+    note_learned(output, learned_from(Path(source).expanduser()))
     sums = {name: sha256 for sha256, name in (line.split("  ", 1) for line in (output / SUMS).read_text().splitlines())}
     return {"family": loaded.family, "output": str(output), "digest": digest_folder(output), "sha256": sums}
 

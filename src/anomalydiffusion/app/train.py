@@ -20,6 +20,7 @@ from anomalydiffusion.app.source import shots_of
 from anomalydiffusion.app.trackers import check_tracker
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.conditioning.released import digest_released, is_released
+from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.devices import find_device, find_dtype, idle_card
 from anomalydiffusion.core.errors import ConfigError, RunError
 from anomalydiffusion.core.names import placed_at
@@ -113,7 +114,7 @@ def train(
         beginning = str(known.get("start", own)) if settings.prior in where else settings.prior
         settings = replace(settings, prior=own) if adapts else replace(settings, adapt=None)
         if resume and begun:
-            refuse_another(run, settings, split, extends)
+            refuse_another(run, settings, split, extends, str(read_toml(earlier.config).get("prior", "")) if earlier else "")
             if run.adapter.exists() and (settings.masks.source != "learned" or run.mask_adapter.exists()):
                 say(f"{output}: already trained", quiet=quiet)
                 _say_left(run, settings, config, quiet)

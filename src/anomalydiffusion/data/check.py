@@ -24,6 +24,7 @@ from anomalydiffusion.data.folders import (
     images_in,
     mask_of,
     masks_in,
+    named,
     named_in_vain,
     plain,
     product_folders,
@@ -159,7 +160,7 @@ def _check_strays(folder: Path, flat: bool, say: Say) -> None:
 
 
 def _check_defect(folder: Path, defect: str, seen: dict[Path, Seen], say: Say) -> None:
-    images, place = images_in(folder / "test" / defect), folder / "ground_truth" / defect
+    images, place = images_in(folder / "test" / defect), named(folder / "ground_truth", defect)
     masks, used = masks_in(place), dict[Path, Path]()
     for image in images:
         mask = mask_of(image, masks)
@@ -209,7 +210,7 @@ def _check_regions(folder: Path, product: Product, seen: dict[Path, Seen], say: 
         return
     sizes = [seen[normal.path].size for normal in product.normals if normal.part == "train" and not seen[normal.path].fault]
     for defect, region in regions.items():
-        if defect and defect not in product.defects:
+        if defect and defect not in map(plain, product.defects):
             say("warning", region.path, f"there are no images of a defect type {defect}", "name it like a folder of test, or remove it")
         if region.pixels_HW is not None and sizes:
             height, width = region.pixels_HW.shape
@@ -231,7 +232,7 @@ def _check_product(folder: Path, product: Product, sides: Sides, seen: dict[Path
         say("note", small[0], f"{len(small)} images of {product.name} are under {PADDED_SIDE} pixels on a side, this one first",
             "nothing: they are padded by reflection")  # fmt: skip
     names = [place.name for part in ("test", "ground_truth") for place in folders_in(folder / part) if place.name != GOOD]
-    for defect in dict.fromkeys(names):
+    for defect in {plain(name): name for name in reversed(names)}.values():
         _check_defect(folder, defect, seen, say)
         shots = sum(shot.defect == defect for shot in sides.shots)
         if defect in sides.refused:

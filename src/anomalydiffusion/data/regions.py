@@ -151,7 +151,9 @@ def copy_regions(regions: Regions, folder: Path) -> None:
 def digest_of(products: Mapping[str, Regions]) -> str | None:
     """A digest of all drawn regions; None where nothing is drawn."""
     files: Iterable[tuple[str, str, str]] = (
-        (product, defect, digest_file(region.path)) for product, own in products.items() for defect, region in own.items()
+        (product, defect and region.path.stem, digest_file(region.path))
+        for product, own in products.items()
+        for defect, region in own.items()
     )
     listed = sorted(files)
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16] if listed else None

@@ -104,7 +104,8 @@ class Ledger:
             "controls": comparison.controls, "redecoded": comparison.redecode.digest if comparison.redecode else False,
             "device": comparison.device.split(":")[0],
         }  # fmt: skip
-        if comparison.controls and {(n.product, n.group) for n in split.held_out_normals} & {(s.product, s.group) for s in split.held_out}:
+        both = [{(item.product, item.group) for item in some} for some in (split.held_out, split.held_out_normals)]
+        if task == LOCALIZATION and comparison.controls and both[0] & both[1]:
             self.facts["normals"] = "of no part in more-real"  # before, all were tested on
         self.known = dict[Training, Record]()
         self.read()

@@ -193,6 +193,8 @@ class Mirror:
     def finish(self) -> None:
         """Copy what the manifest names now and lacks there, then the manifest; what it no longer names goes. Raises as `wait` does."""
         self._drained()  # what went wrong on the way is tried again
+        if self.before and not self.run.manifest.is_file():
+            raise GenerationError(f"--mirror {self.place}: holds pairs of this run, whose manifest is gone; restore {self.run.manifest}")
         with TemporaryDirectory() as folder:
             manifest = Path(folder) / MANIFEST  # as it is now: other shards may go on
             manifest.write_bytes(self.run.manifest.read_bytes() if self.run.manifest.is_file() else b"")

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.pixels import digest_file
+from anomalydiffusion.core.runs import write_atomic
 
 __all__ = [
-    "BUNDLED", "LEARNED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "learned_from", "variant_of", "weight_files",
+    "BUNDLED", "LEARNED", "NETWORKS", "PARTS", "SUMS", "changed_files", "digest_folder", "learned_from", "note_learned", "variant_of",
+    "weight_files",
 ]  # fmt: skip
 
 BUNDLED = Path(__file__).with_name("tiny")
@@ -59,6 +61,12 @@ def learned_from(folder: Path) -> set[str]:
         return set((folder / LEARNED).read_text(encoding="ascii").split())
     except (OSError, ValueError):
         return set()
+
+
+def note_learned(folder: Path, known: set[str]) -> None:
+    """Write that list, where there is something to say."""
+    if known:
+        write_atomic(folder / LEARNED, "".join(f"{sha256}\n" for sha256 in sorted(known)).encode())
 
 
 def changed_files(folder: Path) -> list[str]:

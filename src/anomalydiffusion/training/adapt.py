@@ -11,10 +11,9 @@ import numpy as np
 
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import digest_file, read_image
-from anomalydiffusion.core.runs import write_atomic
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.data.corpus import CorpusConfig
-from anomalydiffusion.priors.files import LEARNED, learned_from
+from anomalydiffusion.priors.files import learned_from, note_learned
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_denoiser
 from anomalydiffusion.training.denoiser import DenoiserConfig
@@ -80,8 +79,7 @@ def adapt_prior(
         ),
     )  # fmt: skip
     numbers = train_prior(recipe, output, work, textures=own, progress=progress)
-    known = {digest_file(images[row]) for row in learned} | learned_from(Path(start).expanduser())
-    write_atomic(output / LEARNED, "".join(f"{sha256}\n" for sha256 in sorted(known)).encode())
+    note_learned(output, learned_from(output) | {digest_file(images[row]) for row in learned})  # that of the start is there
     unseen = [_window(images[row], seed, row) for row in sorted(held.tolist())]
     adapted = load_prior(str(output))
     before, after = (measure_denoiser(each, unseen, f"a photo of {name}", seed=seed) for each in (begun, adapted))

@@ -18,6 +18,7 @@ from anomalydiffusion.core.pixels import to_batch
 from anomalydiffusion.core.runs import replace_folder
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.data.corpus import CorpusConfig, Texture, draw_corpus, load_textures
+from anomalydiffusion.priors.files import learned_from, note_learned
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.measure import measure_autoencoder
@@ -212,6 +213,7 @@ def train_prior(
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}: no such folder; name the folder of textures with 'textures' in the recipe")
     begun = load_start(config) if config.start else None
+    known = learned_from(Path(config.start).expanduser())  # OUTPUT may lie where that does
     origin = (f"{begun.digest} anew" if config.anew else begun.digest) if begun else ""
     work.mkdir(parents=True, exist_ok=True)
     _check_origin(work / "start.digest", origin, "start")
@@ -252,4 +254,5 @@ def train_prior(
     )
     parts = {"vae": vae, "unet": best.unet, "text_encoder": best.text_encoder, "scheduler": scheduler, "tokenizer": tokenizer}
     save_prior(parts, output, torch.float16)
+    note_learned(output, known)
     return numbers

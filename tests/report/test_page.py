@@ -17,6 +17,7 @@ from PIL import Image
 from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest
 from anomalydiffusion.report import page as module
+from anomalydiffusion.report import pairs
 from anomalydiffusion.report.page import report
 from anomalydiffusion.report.sheets import BOX_COLOUR, OUTLINE_COLOUR, Row, amplification, cells, contact_sheet, strength
 
@@ -190,14 +191,14 @@ def test_full_size_images_are_dropped_pair_by_pair(run: Path, monkeypatch: pytes
     read: list[weakref.ref[np.ndarray]] = []
     most = 0
 
-    def watched(path: Path, real=module.read_image) -> np.ndarray:
+    def watched(path: Path, real=pairs.read_image) -> np.ndarray:
         nonlocal most
         image = real(path)
         read.append(weakref.ref(image))
         most = max(most, sum(each() is not None for each in read))
         return image
 
-    monkeypatch.setattr(module, "read_image", watched)
+    monkeypatch.setattr(pairs, "read_image", watched)
     report(run)
     assert len(read) >= 2 * 12 and most <= 2  # a pair's result and its normal image
 

@@ -32,6 +32,8 @@ from anomalydiffusion.training.recipes import Shots, TrainConfig, Watch, measure
 
 __all__ = ["Beginning", "learn", "learn_masks", "learn_prior", "load_masks", "refuse_another", "take_over", "take_released"]
 
+REMEDY = "give the same data and --rotation"  # where an earlier run knows what is held out
+
 
 def refuse_another(run: Run, settings: Settings, split: Split, extends: str, moved: str = "") -> None:
     """A training that has begun goes on only with its own data, settings and beginning; `moved` is what its prior was called before."""
@@ -49,9 +51,6 @@ def refuse_another(run: Run, settings: Settings, split: Split, extends: str, mov
     was, now = ((digest(each.train), each.prior, each.seed, each.dtype) for each in (before, settings))
     if was != now:
         raise RunError(f"{run.folder}: was made with other settings; {remedy}")
-
-
-SAME = "give the same data and --rotation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +71,15 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
     adapter = Adapter.load(earlier.adapter, prior)
     try:
         record = json.loads(earlier.split.read_text(encoding="utf-8"))
-        learned_from = ("shot", "normal") if earlier.record.get("adapted") else ("shot",)
+        roles = ("shot", "normal") if "adapt" in own_words(earlier) else ("shot",)  # of what it, or its prior, has learned from
         shots = [
             [str(item["sha256"]), str(item["product"]), "" if f"/{item['path']}".endswith(f"/{item['group']}") else str(item["group"])]
             for item in record["files"]
-            if item["role"] in learned_from
+            if item["role"] in roles
         ]
         own = {split.sha256[path] for path in [*(s.path for s in split.shots), *(n.path for n in split.normals)]}  # learned here too
         files = [
-            Path(record["root"]) / str(item["path"])
-            for item in record["files"]
-            if item["role"] in learned_from and item["sha256"] not in own
+            Path(record["root"]) / str(item["path"]) for item in record["files"] if item["role"] in roles and item["sha256"] not in own
         ]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunError(f"{earlier.split}: missing or damaged ({error}); what its adapter was learned from is not known") from error
@@ -92,11 +89,11 @@ def take_over(earlier: Run, split: Split, prior: LatentPrior) -> Beginning:
     for item in tested:
         if split.sha256[item.path] in learned or (item.product, item.group) in parts:
             raise RunError(
-                f"{item.path}: is held out here, but {earlier.folder} has learned from it or from a photograph of the same part; {SAME}"
+                f"{item.path}: is held out here, but {earlier.folder} has learned from it or from a photograph of the same part; {REMEDY}"
             )
     used, held = [path for path in files if is_file(path)], [item.path for item in tested]
     for one, other in near_copies(used, held, {path: see(path, is_mask=False) for path in {*used, *held}}):
-        raise RunError(f"{other}: is held out here, but {earlier.folder} has learned from {one}, nearly the same picture; {SAME}")
+        raise RunError(f"{other}: is held out here, but {earlier.folder} has learned from {one}, nearly the same picture; {REMEDY}")
     if all(shot.key in adapter.keys for shot in split.shots):
         raise RunError(f"{earlier.folder}: knows every defect of this data already; there is nothing to add")
     return Beginning(adapter=adapter, shots=shots, elsewhere=earlier.record.get("elsewhere", ""))

@@ -108,13 +108,13 @@ def divide(product: Product, rotation: int = 0) -> Sides:
     )
 
 
-def _check_known(asked: Iterable[str], known: Iterable[str], what: str) -> list[str]:
-    """The known names that were asked for, however their accents were typed."""
-    names = {plain(name): name for name in known}
-    for name in asked:
-        if plain(name) not in names:
-            raise SplitError(f"no {what} '{name}' with masked images; known here: {', '.join(names.values()) or 'none'}")
-    return [names[plain(name)] for name in asked]
+def _asked(names: Iterable[str], known: Iterable[str], what: str) -> set[str]:
+    """The names that were asked for as they are compared, each a known one."""
+    there = {plain(name): name for name in known}
+    for name in names:
+        if plain(name) not in there:
+            raise SplitError(f"no {what} '{name}' with masked images; known here: {', '.join(there.values()) or 'none'}")
+    return {plain(name) for name in names}
 
 
 def few_shot_split(
@@ -126,16 +126,16 @@ def few_shot_split(
     Raises `SplitError` on unknown names, a defect type that cannot be divided and a product without normal images, and
     `DataError` on a broken groups.csv, an unreadable file and the same content on both sides.
     """
-    products = _check_known(products or (), [name for name, product in data.products.items() if product.defects], "product")
-    among = [product for name, product in data.products.items() if name in products] if products else list(data.products.values())
-    defects = _check_known(defects or (), [name for product in among for name in product.defects], "defect type")
+    wanted = _asked(products or (), [name for name, product in data.products.items() if product.defects], "product")
+    among = [product for name, product in data.products.items() if not wanted or plain(name) in wanted]
+    types = _asked(defects or (), [name for product in among for name in product.defects], "defect type")
     folders = product_folders(data.root)
     shots: list[Shot] = []
     held_out: list[Shot] = []
     normals: list[Normal] = []
     held_out_normals: list[Normal] = []
     for product in among:
-        chosen = [name for name in product.defects if not defects or name in defects]
+        chosen = [name for name in product.defects if not types or plain(name) in types]
         if not chosen:
             continue
         _check_groups(product, folders[product.name])

@@ -49,6 +49,19 @@ def test_a_known_change_is_found_to_nine_tenths(kind: str, seed: int) -> None:
     assert overlap[0] >= 0.9 and overlap[0] > overlap[1]
 
 
+@pytest.mark.parametrize(("inner", "outer"), [(4, 12), (36, 44)])
+def test_a_ring_stays_open(inner: int, outer: int) -> None:
+    yy, xx = np.mgrid[: SIZE[0], : SIZE[1]]
+    away = np.hypot(yy - 80, xx - 90)
+    ring = (away >= inner) & (away < outer)
+    normal = np.full((*SIZE, 3), 120, np.uint8)
+    image = normal.copy()
+    image[ring] = 40
+    found = refit(_pair(image, normal, ring))
+    assert found is not None and not found.pixels_HW[80, 90]
+    assert (found.pixels_HW & ring).sum() / (found.pixels_HW | ring).sum() >= 0.9
+
+
 def test_nothing_seen_gives_no_label_and_the_pair_keeps_what_was_asked_for() -> None:
     normal = np.full((*SIZE, 3), 120, np.uint8)
     asked = _truth("disc", np.random.default_rng(0))

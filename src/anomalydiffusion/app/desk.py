@@ -29,7 +29,7 @@ from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.data.check import check
 from anomalydiffusion.data.folders import GOOD, folders_in, images_in, mask_of, masks_in, named, plain, product_folders, read_folder
-from anomalydiffusion.quality.gate import GateConfig
+from anomalydiffusion.quality.gate import GateConfig, reason_of
 from anomalydiffusion.quality.verdicts import Agreed
 from anomalydiffusion.report.pairs import row_of
 from anomalydiffusion.report.scores import as_of
@@ -50,11 +50,6 @@ def _point(line: bytes) -> tuple[int, float] | None:
         return int(record["step"]), float(record["loss"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
-
-
-def _kind(reason: str) -> str:
-    """A reason without the name of the shot that a pair is a copy of."""
-    return "near copy" if reason.startswith("near copy of ") else reason
 
 
 class Desk:
@@ -276,12 +271,14 @@ class Desk:
             for record in Manifest(Run(self.folder, {}).manifest).pairs()
             if word in ("", f"{record['product']}/{record['defect']}")
             and (verdict == "all" or record["accepted"] is (verdict == "kept"))
-            and (not reason or reason in map(_kind, record["reasons"]))
+            and (not reason or reason in map(reason_of, record["reasons"]))
         ]
 
     def reasons(self, word: str, verdict: str) -> dict[str, int]:
         """How many of these records have each reason, the most frequent one first."""
-        return dict(Counter(reason for record in self.pairs(word, verdict) for reason in {*map(_kind, record["reasons"])}).most_common())
+        return dict(
+            Counter(reason for record in self.pairs(word, verdict) for reason in {*map(reason_of, record["reasons"])}).most_common()
+        )
 
     def show(self, record: Record) -> list[tuple[np.ndarray, str]]:
         """A pair's pictures with captions: whole, normal, result, label, difference."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -18,10 +17,11 @@ from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, ty
 from anomalydiffusion.app.progress import bar, say
 from anomalydiffusion.app.reference import begin_from_reference
 from anomalydiffusion.app.settings import Drawing, to_toml
+from anomalydiffusion.app.shortfall import tell_shortfall
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
-from anomalydiffusion.core.errors import ConfigError, GenerationError, RunError
-from anomalydiffusion.core.manifest import Manifest, accepted, judged
+from anomalydiffusion.core.errors import ConfigError, RunError
+from anomalydiffusion.core.manifest import Manifest, judged
 from anomalydiffusion.core.runs import Run, write_atomic
 from anomalydiffusion.data.regions import digest_of, regions_of
 from anomalydiffusion.generation.crew import Crew, ProcessCrew, fill_together
@@ -146,10 +146,10 @@ def generate(
     if part is not None and copy is not None:
         copy.finish() if last else copy.wait()
     if launched.count == 1:
-        _shortfall(slots, records, settings.generate.attempts, quiet)
+        tell_shortfall(slots, records, settings.generate.attempts, quiet)
     elif last:  # one that failed would end the others: the last one judges all
         slots = plan(keys, num)
-        _shortfall(slots, records_of(opened, slots), settings.generate.attempts, told)
+        tell_shortfall(slots, records_of(opened, slots), settings.generate.attempts, told)
     return records
 
 
@@ -219,22 +219,3 @@ def _refuse_mixing(run: Run, keys: Sequence[Key], drawing: Drawing) -> None:
                 f"{run.folder}: holds {record['product']}/{record['defect']} pairs made with other settings "
                 f"(settings/{record.get('config_digest')}.toml); use those again, or throw the pairs away with --no-resume"
             )
-
-
-def _shortfall(slots: Sequence[Slot], records: Sequence[dict[str, Any]], attempts: int, quiet: bool) -> None:
-    """Say how many were accepted; that a defect type did not reach its number, and why, is said to the quiet too."""
-    for key, num in Counter(slot.key for slot in slots).items():
-        own = [r for r in records if (r["product"], r["defect"]) == key]
-        made = len(accepted(own))
-        reasons = [reason for r in own for reason in r["reasons"]]
-        often = max(set(reasons), key=reasons.count) if reasons else ""
-        if not own:
-            raise GenerationError(f"{'/'.join(key)}: nothing could be drawn; the run's left_out.jsonl says why, or its shards' own")
-        if made == 0:
-            raise GenerationError(
-                f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly '{often}'; train longer into another folder, "
-                "or draw anew with --no-resume and a higher --severity or a looser gate"
-            )
-        say(f"{'/'.join(key)}: {made} accepted of {len(own)} drawn" + (f", mostly rejected as '{often}'" if reasons else ""), quiet=quiet)
-        if made < num:
-            say(f"{'/'.join(key)}: {num - made} short of {num}; --attempts {2 * attempts} goes on")

@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from anomalydiffusion.quality.features import FeatureExtractor
 from anomalydiffusion.quality.measure import view
 from anomalydiffusion.quality.scores import FAINT, mask_agreement, mask_evenness, masked_features, masked_similarity
 
-__all__ = ["Carried", "Exemplar", "Gate", "GateConfig", "Limits", "visibility"]
+__all__ = ["Carried", "Exemplar", "Gate", "GateConfig", "Limits", "Reason", "reason_of", "visibility"]
 
 SIDE = 32  # pixels of the thumbnails that are compared with the shots
 FLIPS = [np.s_[::down, ::across] for down in (1, -1) for across in (1, -1)]  # those that shots are learned in
@@ -27,9 +28,31 @@ REACH = 8  # pixels from the label beyond which nothing may be seen to change
 FEWEST = 3  # shots of a type, or carried ones, from which a limit is drawn
 SPREAD = 0.05  # least deviation that a limit is drawn with: a few shots that are much alike do not forbid all others
 SPREADS = {"evenness": 0.35}  # other ones, in their figure's own unit
+RANGES = {"agreement": (0, 1), "similarity": (-1, 1), "margin": (-2, 2), "evenness": (-20, 0)}  # of what limits are drawn for
+
+COPY_OF, LIKE = "near copy of ", "looks like "  # how reasons begin that go on with a name
 
 Key = tuple[str, str]
 Real = dict[str, tuple[float, float]]  # mean and deviation of what real defects score, by name
+
+
+class Reason(StrEnum):
+    """Why a pair is refused: the words of its verdict, without the name that some end with."""
+
+    UNSEEN = "not visible"
+    COPY = "near copy"
+    STRAYED = "background changed"
+    LABEL = "label does not fit what is seen"
+    PART = "shows only in part"
+    UNLIKE = "unlike the shots"
+    OTHER = "looks like another type"
+
+
+def reason_of(reason: str) -> str:
+    """A verdict's reason without the name in it; what the gate does not say, such as a person's own, as it is."""
+    if reason.startswith(COPY_OF):
+        return Reason.COPY
+    return Reason.OTHER if reason.startswith(LIKE) else reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,8 +70,13 @@ class GateConfig:
     refit: bool = False  # labels are fitted to what is seen before they are judged
 
     def __post_init__(self) -> None:
-        for name, least, most in (("visible", 0, math.inf), ("change", 0, math.inf), ("strict", 0, 100), ("copy", 0, 1),
-                                  ("agreement", 0, 1), ("similarity", -1, 1), ("margin", -2, 2), ("evenness", -20, 0)):  # fmt: skip
+        for name, (least, most) in {
+            "visible": (0, math.inf),
+            "change": (0, math.inf),
+            "strict": (0, 100),
+            "copy": (0, 1),
+            **RANGES,
+        }.items():
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and least <= value <= most):
                 raise ConfigError(f"{name} = {value}: expected {least}..{most}")
@@ -157,7 +185,8 @@ class Gate:
     - `margin`: that less the similarity to the nearest shot of any other type of the product;
     - `evenness`: `scores.mask_evenness`.
 
-    Types with fewer than 3 such figures have no limit of that kind; a figure in `GateConfig` takes its place.
+    Types with fewer than 3 such figures, or with so scattered ones that nothing can lie below, have no limit of that kind; a figure in
+    `GateConfig` takes its place.
     `extractor` is only asked for features where there are such limits. `real` holds, by type and name, mean and deviation of those
     figures; where an earlier gate's are given, nothing is carried.
     """
@@ -235,6 +264,7 @@ class Gate:
             return Limits()
         real = self.real[key] if self.config.strict else {}
         drawn = {name: mean - self.config.strict * deviation for name, (mean, deviation) in real.items()}
+        drawn = {name: limit for name, limit in drawn.items() if limit > RANGES[name][0]}  # others refuse nothing
         given = {each.name: getattr(self.config, each.name) for each in fields(Limits)}
         return Limits(**{name: drawn.get(name) if value is None else value for name, value in given.items()})
 
@@ -257,20 +287,20 @@ class Gate:
         copies = [float((own * each).sum((1, 2)).max()) for each in known.thumbnails]
         nearest = int(np.argmax(copies)) if copies else -1
         measures = {"change": change, "variation": variation, "likeness": max(copies, default=0.0), **_grey(pair)}
-        reasons = []
+        reasons: list[str] = []
         if change < self.config.change or change < self.config.visible * variation:
-            reasons.append("not visible")
+            reasons.append(Reason.UNSEEN)
         if copies and copies[nearest] >= self.config.copy:
-            reasons.append(f"near copy of {known.names[nearest]}")
+            reasons.append(f"{COPY_OF}{known.names[nearest]}")
         if _strayed(pair.image_HWC, pair.normal_HWC, pair.requested):
-            reasons.append("background changed")
+            reasons.append(Reason.STRAYED)
         if self.extractor is not None:
             measures["agreement"] = mask_agreement(pair.image_HWC, pair.normal_HWC, pair.mask)
             if _below(measures["agreement"], limits.agreement):
-                reasons.append("label does not fit what is seen")
+                reasons.append(Reason.LABEL)
             measures["evenness"] = mask_evenness(pair.image_HWC, pair.normal_HWC, pair.mask)
             if _below(measures["evenness"], limits.evenness):
-                reasons.append("shows only in part")
+                reasons.append(Reason.PART)
             features = self._features([(pair.image_HWC, pair.mask)])
             assert features is not None
             reasons += self._unlike(key, features, limits, measures)
@@ -281,13 +311,13 @@ class Gate:
         if key not in self.known or (own := self._likeness(key, own_1D)) is None:
             return []
         measures["similarity"] = own
-        reasons = ["unlike the shots"] if _below(own, limits.similarity) else []
+        reasons: list[str] = [Reason.UNLIKE] if _below(own, limits.similarity) else []
         others = {other: like for other in self._others(key) if (like := self._likeness(other, own_1D)) is not None}
         if others:
             nearest = max(others, key=lambda other: others[other])
             measures["margin"] = own - others[nearest]
             if _below(measures["margin"], limits.margin):
-                reasons.append(f"looks like {nearest[1]}")
+                reasons.append(f"{LIKE}{nearest[1]}")
         return reasons
 
 

@@ -27,7 +27,8 @@ def refit(pair: Pair) -> Mask | None:
 
     The change is the length of the Lab difference, smoothed by less than a pixel. An edge is where it falls to half of the strongest
     change around, but not below `FAINT`; a part counts where it reaches twice that somewhere, and is no speck beside the others.
-    Holes are filled, as people who draw labels do. Nothing beyond 8 pixels from the requested mask is marked.
+    Holes are filled, as people who draw labels do, but for those that the requested mask leaves open. Nothing beyond 8 pixels from it is
+    marked.
     """
     x0, y0, x1, y1 = pair.requested.box
     pad = REACH + NEAR
@@ -37,7 +38,7 @@ def refit(pair: Pair) -> Mask | None:
     edge = np.maximum(FAINT, ndimage.maximum_filter(change, NEAR) / 2)
     allowed = ndimage.distance_transform_edt(~pair.requested.pixels_HW[near]) <= REACH
     seen = apply_hysteresis_threshold(np.where(allowed & (change >= edge), change, 0.0), FAINT, SURE * FAINT)
-    seen = ndimage.binary_fill_holes(seen)
+    seen |= allowed & _holes(seen, pair.requested.pixels_HW[near])
     parts, count = ndimage.label(seen, EIGHT)
     if not count:
         return None
@@ -48,6 +49,13 @@ def refit(pair: Pair) -> Mask | None:
     pixels = np.zeros(pair.requested.pixels_HW.shape, bool)
     pixels[near] = np.isin(parts, kept)
     return Mask(pixels_HW=pixels, origin=f"{pair.requested.origin}, refitted", seed=pair.requested.seed)
+
+
+def _holes(seen_HW: np.ndarray, requested_HW: np.ndarray) -> np.ndarray:
+    """The holes in what is seen that were asked to be marked, by half of their pixels at least."""
+    holes, count = ndimage.label(ndimage.binary_fill_holes(seen_HW) & ~seen_HW)
+    shares = ndimage.mean(requested_HW, holes, np.arange(1, count + 1)) if count else []
+    return np.isin(holes, np.flatnonzero(np.asarray(shares) >= 0.5) + 1)
 
 
 def fitted(pair: Pair) -> Pair:

@@ -20,6 +20,7 @@ from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.masks.matched import MatchedConfig
+from anomalydiffusion.masks.warped import WarpedConfig
 from anomalydiffusion.quality.gate import Gate, GateConfig
 from anomalydiffusion.quality.places import surroundings, unit_vectors
 
@@ -65,6 +66,21 @@ def test_what_a_drawing_starts_from_is_a_shot_of_its_type_and_is_named(split: Sp
     toward = Source(split, Settings(generate=GenerateConfig(interpolate=0.5)), None, None)
     assert toward.item(_task()).other in [mask for _, mask in toward.shots[KEY]] and item.other is None
     assert alone.start_HWC is None and alone.reference == "" and (alone.mask.pixels_HW == item.mask.pixels_HW).all()
+
+
+def test_every_shot_s_mask_has_its_turn_before_any_has_its_next(split: Split, tmp_path: Path) -> None:
+    for i in range(3, 9):
+        _save(tmp_path / "data" / "plate" / "test" / "hole" / f"{i}.png", _picture(40 + i))
+        _save(tmp_path / "data" / "plate" / "ground_truth" / "hole" / f"{i}_mask.png", _disc(x=30 + 3 * i, radius=6 + i))
+    split = few_shot_split(read_folder(tmp_path / "data"))
+    settings = Settings(masks=MaskConfig(source="warped", warped=WarpedConfig(carry=True)))
+    source, count = Source(split, settings, None, None), sum(shot.key == KEY for shot in split.shots)
+    assert count == 3
+    taken = [source.item(_task(index)).mask.reference for index in range(4 * count)]
+    rounds = [taken[begin : begin + count] for begin in range(0, len(taken), count)]
+    assert all(sorted(each) == list(range(count)) for each in rounds)
+    again = replace(_task(0), attempt=1)
+    assert source.target(again) == source.target(_task(1)) != source.target(_task(0)), "another attempt takes another shot's"
 
 
 def _task(index: int = 0, key: tuple[str, str] = KEY) -> Task:

@@ -240,8 +240,13 @@ class Source:
         yield from fitting
 
     def target(self, task: Task) -> int:
-        """The shot whose picture and place an attempt's shall be like."""
-        return int(rng(task.seed, "alike").integers(len(self.shots[task.slot.key])))
+        """The shot whose mask an attempt takes, and whose picture and place its own shall be like.
+
+        Each shot has its turn before any has its next, in an order that is drawn anew: no shot is left out, and none is everywhere.
+        """
+        count = len(self.shots[task.slot.key])
+        round_, place = divmod(task.slot.index + task.attempt, count)
+        return int(rng(self.settings.seed, "shots", *task.slot.key, round_).permutation(count)[place])
 
     def _looks(self, key: Key, path: Path, sha256: str) -> np.ndarray:
         """How like each shot's picture a normal image looks; nothing like any where it cannot be read."""
@@ -319,7 +324,7 @@ class Source:
         try:
             return warped.propose(
                 [mask for _, mask in self.shots[key]], self.image(normal, sha256), seed=task.seed, config=self.settings.masks.warped,
-                foreground_HW=self.ground(key, normal, sha256), reference_foregrounds=self.grounds[key],
+                foreground_HW=self.ground(key, normal, sha256), reference_foregrounds=self.grounds[key], first=self.target(task),
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error

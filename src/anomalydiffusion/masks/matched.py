@@ -23,7 +23,7 @@ __all__ = ["MatchedConfig", "propose"]
 AROUND = 8  # least pixels around a defect's box that are compared, or half the box's longer side
 HALO = 2  # pixels around a mask that may still show the defect
 SEARCHED = 384  # pixels of an image's longer side that are searched; places found there are made exact on the image itself
-ON = 0.98  # share of a mask that must lie on the object
+ON = 0.98  # share of a mask that must lie on the object; the rest is cut off
 NEAR = 8.0  # pixels from the defect over which surroundings come to count a third
 ALIKE = 2.0  # times the best place's misfit up to which others are as good
 NOISE = 16.0  # mean square of grey levels that any two photographs differ by
@@ -232,8 +232,8 @@ def propose(
     is the mean square of what their grey levels differ by, off the defect and its halo and the less the farther from it, over the
     image's usual one: 0 = alike, 1 = no more alike than elsewhere. Of at most `places` with the least, local minima all and none with
     over twice the best one's, one is taken at random. There the mask is bent a little. It lies on the object `ground_HW` (bool; None =
-    everywhere) with 98 % of its area, or, where it fits nowhere so, with the share that the shot's own has on `own_ground_HW`; what
-    touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its trace in it, so that what
+    everywhere), at most 2 % of its area cut off, or, where it fits nowhere so, with the share that the shot's own has on `own_ground_HW`;
+    what touches image sides in the shot touches them again. It knows the shot by its number, `reference`, and its trace in it, so that what
     is drawn begins from that very defect. A function of its arguments alone. Raises `MaskError` where there is
     no such place.
     """
@@ -256,6 +256,8 @@ def propose(
     marks, at = _bent(template, own, config.elastic, random)
     if ground[under][marks].mean() < least - 1e-6:  # bent off the object
         marks, at = template.marks_hw, template.at_2hw
+    if least == ON:
+        marks = marks & ground[under]
     pixels = np.zeros(shape, bool)
     pixels[under] = marks
     mask = Mask(pixels_HW=pixels, origin="matched", seed=seed, reference=reference, trace=at[:, marks])

@@ -153,9 +153,11 @@ def _unmirrored(trace_2N: np.ndarray, mirror: tuple[slice, slice], reference: Ma
 
 def propose(
     references: Sequence[Mask], normal_HWC: np.ndarray, *, seed: int, config: WarpedConfig | None = None,
-    foreground_HW: np.ndarray | None = None, reference_foregrounds: Sequence[np.ndarray | None] | None = None,
+    foreground_HW: np.ndarray | None = None, reference_foregrounds: Sequence[np.ndarray | None] | None = None, first: int | None = None,
 ) -> Mask:  # fmt: skip
-    """Draw a mask for a normal image: a random reference, warped and placed; a function of its arguments alone.
+    """Draw a mask for a normal image: a reference, warped and placed; a function of its arguments alone.
+
+    The reference is that of number `first`, or where that is None or does not fit, a random one.
 
     The reference's signed distance is scaled, turned and bent, then cut at the level that marks the wanted number of
     pixels, so thin cracks stay thin and whole. The area is log-uniform over what `scale` reaches within the references'
@@ -182,7 +184,8 @@ def propose(
     for attempt in range(config.tries):
         now = config if attempt < config.tries // 2 else calm  # a shape that is hard to place is bent less
         if attempt % PATIENCE == 0:
-            which = int(random.integers(len(references)))
+            drawn = int(random.integers(len(references)))
+            which = drawn if attempt or first is None else first
             turned = slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
             mirror = turned, slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
             near = now.place == "near" or (now.place == "mixed" and random.random() < 0.5)

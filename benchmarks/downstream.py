@@ -63,8 +63,8 @@ def interval(found: dict[str, Any]) -> str:
 
 
 def shared(settings: Settings) -> str:
-    """The digest of what rotations have in common."""
-    return digest(replace(settings, rotation=0))
+    """The digest of what rotations have in common: not the prior that a run has adapted, which is its own."""
+    return digest(replace(settings, rotation=0, prior=settings.prior if settings.adapt is None else ""))
 
 
 def settings_of(given: argparse.Namespace, config: Path | None) -> dict[str, Any]:
@@ -109,6 +109,8 @@ def take_over(given: argparse.Namespace, rotation: int, run: Run) -> str:
     ):
         kept = json.loads((RESULTS / f"{given.take}-{given.product}" / f"{name}.json").read_text())
         scores, told = kept["scores"], {key: kept["settings"][key] for key in ("seeds", "detector", "steps", "controls")}
+        if not scores:  # one defect type: nothing was classified
+            continue
         same = scores["split_digest"] == split.digest and (scores["network"], scores["steps"]) == (recipe.network, recipe.steps)
         if not same or told != {key: getattr(given, key) for key in told}:
             raise ConfigError(f"--take {given.take}: its {name} is of another split, detector, seeds or controls; leave --take away")

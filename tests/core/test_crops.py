@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
+from anomalydiffusion.core.crops import clusters, crop_box, extract, resize, shrunk
 from anomalydiffusion.core.types import Mask
 
 
@@ -34,6 +34,19 @@ def test_a_thin_mask_survives_shrinking() -> None:
     mask = np.zeros((400, 400), bool)
     mask[:, 133] = True
     assert resize(mask, 64).any(1).all()
+
+
+@pytest.mark.parametrize("cells", [64, 96, 768])
+def test_no_mark_is_lost_wherever_it_lies(cells: int) -> None:
+    for length in (cells, cells + 1, 101 + cells, 772, 1000, 2003):
+        if length >= cells:
+            found = shrunk(np.eye(length, dtype=bool), (cells, cells))
+            assert found.shape == (cells, cells) and found.any(0).all() and found.any(1).all()
+            assert shrunk(np.eye(length, dtype=bool)[:, ::-1], (cells, 1)).all()
+            for column in range(0, length, 97):
+                line = np.zeros((1, length), bool)
+                line[:, column] = True
+                assert shrunk(line, (cells, 1)).sum() == 1
 
 
 @given(seed=st.integers(0, 1000), spots=st.integers(1, 9), side=st.integers(8, 120), most=st.integers(1, 4))

@@ -29,6 +29,13 @@ def test_foreground_finds_an_object_before_a_plain_background(shape: tuple[int, 
     assert overlap(foreground(image), truth) > 0.95
 
 
+@pytest.mark.parametrize("radius", [40, 60, 110])
+def test_what_is_seen_through_a_washer_is_background(radius: int) -> None:
+    shape = (400, 400)
+    washer = disk(shape, (200, 200), 150) & ~disk(shape, (200, 200), radius)
+    assert overlap(foreground(picture(washer, (190, 190, 185), (40, 42, 45))), washer) > 0.95
+
+
 def test_foreground_keeps_several_objects_and_leaves_out_a_cut_neighbour() -> None:
     first, second, neighbour = (disk((240, 320), c, r) for c, r in (((120, 90), 50), ((120, 220), 50), ((245, 10), 40)))
     found = foreground(picture(first | second | neighbour, (220, 220, 210), (30, 60, 40)))

@@ -5,7 +5,7 @@ from PIL import Image
 from scipy import ndimage
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
-from anomalydiffusion.generation.compose import feather, paste
+from anomalydiffusion.generation.compose import _scaled, feather, paste
 
 
 def _scene(seed: int = 0, size: tuple[int, int] = (150, 200), side: int = 128):
@@ -112,3 +112,11 @@ def test_with_full_grain_all_that_is_finer_stays() -> None:
     there = mask[10:266, 20:276]
     expected = np.clip(normal[10:266, 20:276][there] + change[there].astype(float) + 0.5, 0, 255).astype(np.uint8)
     assert (out[10:266, 20:276][there] == expected).all()
+
+
+def test_of_a_crop_that_sticks_far_out_what_is_seen_is_what_the_whole_would_show() -> None:
+    change = np.random.default_rng(0).normal(0, 30, (32, 32, 2))
+    for side in (20, 77):
+        whole, seen = _scaled(change, side, (0, 0, side, side)), (3, 7, side - 5, 12)
+        assert whole.shape == (side, side, 2)
+        assert np.abs(_scaled(change, side, seen) - whole[7:12, 3 : side - 5]).max() < 1e-3

@@ -192,6 +192,22 @@ def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrio
         make_pairs(*made, [item], replace(CONFIG, strength=0.5))
 
 
+def test_fewer_steps_begin_from_no_more_noise(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    begun = replace(item, start_HWC=255 - item.normal_HWC, reference="shot.png")
+    walked: dict[int, list[int]] = {}
+    for steps in (1, 5, 15, 20, 100):
+        config = replace(CONFIG, strength=0.1, steps=steps)
+        make_pairs(*made, [begun], config, lambda index, t, z, own=walked.setdefault(steps, []): own.append(int(t)))
+    first = round(0.1 * len(made[0].alphas)) - 1
+    assert all(own[0] == first for own in walked.values())
+    assert [len(own) for own in walked.values()] == [1, 1, 2, 2, 10]
+
+
+def test_numbers_that_are_not_finite_make_no_picture(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    with pytest.raises(GenerationError, match="not finite"):
+        make_pairs(*made, [item], CONFIG, lambda index, t, z: torch.full_like(z, torch.nan))
+
+
 @pytest.mark.parametrize("solver", [None, "dpm"])
 def test_of_a_range_each_pair_takes_its_own_and_is_drawn_as_if_alone(
     made: tuple[LatentPrior, Adapter], item: Item, solver: Solver | None
@@ -204,9 +220,9 @@ def test_of_a_range_each_pair_takes_its_own_and_is_drawn_as_if_alone(
     for one, pair, strength in zip(items, pairs, strengths, strict=True):
         severity = pair.provenance.severity
         assert severity == rng(one.seed, "severity").uniform(0.5, 2.0)
-        (alone,) = make_pairs(*made, [one], replace(config, strength=strength, severity=severity))
+        (alone,) = make_pairs(*made, [one], replace(config, strength=(strength, strength), severity=severity))
         assert np.abs(alone.image_HWC.astype(int) - pair.image_HWC).max() <= 2
-    (other,) = make_pairs(*made, items[:1], replace(config, strength=strengths[1], severity=pairs[0].provenance.severity))
+    (other,) = make_pairs(*made, items[:1], replace(config, strength=(strengths[1],) * 2, severity=pairs[0].provenance.severity))
     assert (other.image_HWC != pairs[0].image_HWC).any()
 
 
@@ -232,6 +248,7 @@ def test_refuses_what_it_cannot_do(made: tuple[LatentPrior, Adapter], item: Item
         {"strength": 0.0},
         {"strength": 1.5},
         {"strength": (0.5, 0.2)},
+        {"strength": (0.1, 0.5), "steps": 4},
     ):
         with pytest.raises(ConfigError):
             replace(CONFIG, **wrong)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.transplant import transplant
+from anomalydiffusion.generation.transplant import Seam, transplant
 from anomalydiffusion.masks.warped import WarpedConfig, propose
 
 
@@ -45,6 +45,17 @@ def test_a_defect_stands_out_from_its_surroundings_as_it_did() -> None:
     normal, mask = _flat((90, 90), 70), _mask((90, 90), np.s_[50:62, 10:25])
     out, _ = transplant(normal, mask, [(shot, own)], seed=1)
     assert (out[mask.pixels_HW] == (30, 40, 50)).all()
+
+
+@pytest.mark.parametrize("seam", ["membrane", "median"])
+@pytest.mark.parametrize("where", [np.s_[3:4, 20:80], np.s_[110:111, 40:44], np.s_[60:61, 60:61], np.s_[20:90, 7:8]])
+def test_a_line_or_a_spot_of_a_pixel_stands_out_as_it_did_too(where: tuple[slice, slice], seam: Seam) -> None:
+    shot, own = _flat((200, 120), 150), _mask((200, 120), np.s_[100:101, 30:90])
+    shot[:80] = 60  # another surface, 20 pixels from the defect
+    shot[own.pixels_HW] = 110
+    normal, mask = _flat((120, 120), 90), _mask((120, 120), where)
+    out, _ = transplant(normal, mask, [(shot, own)], seed=1, seam=seam)
+    assert (np.abs(out[mask.pixels_HW].astype(int) - 50) <= 2).all(), "forty grey levels darker, as in the shot"
 
 
 @pytest.mark.parametrize("turn", [False, True])

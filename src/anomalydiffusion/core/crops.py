@@ -74,13 +74,16 @@ def extract(image: np.ndarray, box: Box) -> np.ndarray:
 
 
 def shrunk(marks_HW: np.ndarray, size_wh: tuple[int, int]) -> np.ndarray:
-    """A bool mask in a smaller size: a cell that any marked pixel touches is marked, however many pixels it stands for."""
-    grey = Image.fromarray(marks_HW.astype(np.float32))  # not of uint8, whose rounding loses single marks
-    return np.asarray(grey.resize(size_wh, Image.Resampling.BOX)) > 0
+    """A bool mask in a smaller size: a cell is marked where the centre of any marked pixel lies in it, so that no mark is lost."""
+    begins = [
+        np.minimum((2 * np.arange(cells) * length - cells) // (2 * cells) + 1, length - 1)
+        for cells, length in zip(size_wh[::-1], marks_HW.shape, strict=True)
+    ]
+    return np.asarray(np.logical_or.reduceat(np.logical_or.reduceat(marks_HW, begins[0], 0), begins[1], 1))
 
 
 def resize(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 square RGB -> `size` x `size` (Lanczos), or a bool mask -> bool (a cell that any marked pixel touches is marked)."""
+    """uint8 square RGB -> `size` x `size` (Lanczos), or a bool mask -> bool (no mark is lost: `shrunk`)."""
     if image.shape[0] == size:
         return image
     if image.dtype == bool:

@@ -23,6 +23,7 @@ MIN_STEP = 0.6  # share of that contrast that must be met within a few pixels of
 MAX_ON_BORDER = 0.2  # share of the ring that lies on the object; more means that the surface leaves the picture
 MIN_CUT = 0.3  # an object that the border cuts must be this large; prints and traces that leave the picture are smaller
 MIN_SOLIDITY = 0.5  # share of the rows' and columns' spans that the object fills; a printed pattern fills little
+HOLE = 0.05  # share of an object with its holes from which a hole in it is background that is seen through it; less is a mark on it
 
 
 def _ring(shape: tuple[int, int]) -> np.ndarray:
@@ -53,6 +54,16 @@ def _solidity(part: np.ndarray) -> float:
     return 2 * int(part.sum()) / spans
 
 
+def _holes(found: np.ndarray, labels: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """The large holes in what was found; `labels` and `sizes` are of the objects with their holes filled."""
+    holes, count = ndimage.label(~found & (labels > 0))
+    if not count:
+        return np.zeros(found.shape, bool)
+    numbers = np.arange(1, count + 1)
+    around = sizes[ndimage.maximum(labels, holes, numbers).astype(int) - 1]
+    return np.isin(holes, numbers[ndimage.sum_labels(holes > 0, holes, numbers) >= HOLE * around])
+
+
 def _object(lab_HWC: np.ndarray, min_share: float) -> np.ndarray | None:
     """The object before a plain background, or None when the picture is all surface."""
     ring = _ring(lab_HWC.shape[:2])
@@ -61,17 +72,18 @@ def _object(lab_HWC: np.ndarray, min_share: float) -> np.ndarray | None:
     found = distance > threshold
     radius = max(1, round(0.008 * max(found.shape)))
     disk = np.hypot(*np.mgrid[-radius : radius + 1, -radius : radius + 1]) <= radius
-    found = ndimage.binary_opening(ndimage.binary_fill_holes(ndimage.binary_closing(found, disk)), disk)
-    labels, count = ndimage.label(found)
+    found = ndimage.binary_closing(found, disk)
+    filled = ndimage.binary_opening(ndimage.binary_fill_holes(found), disk)
+    labels, count = ndimage.label(filled)
     if count == 0:
         return None
-    sizes = ndimage.sum_labels(found, labels, np.arange(1, count + 1))
-    on_ring = ndimage.sum_labels(ring & found, labels, np.arange(1, count + 1))
+    sizes = ndimage.sum_labels(filled, labels, np.arange(1, count + 1))
+    on_ring = ndimage.sum_labels(ring & filled, labels, np.arange(1, count + 1))
     # Parts that the border cuts are neighbours, unless the largest of all is such a part.
     whole = on_ring < 0.02 * ring.sum()
     largest = int(sizes.argmax())
     keep = (sizes >= 0.2 * sizes[largest]) & (whole | (np.arange(count) == largest))
-    found = np.isin(labels, np.flatnonzero(keep) + 1)
+    found = np.isin(labels, np.flatnonzero(keep) + 1) & ~_holes(found, labels, sizes)
     outside = ~ndimage.binary_dilation(found, disk)
     share, cut = float(found.mean()), float((found & ring).sum() / ring.sum())
     if not outside.any() or cut > MAX_ON_BORDER or share < (MIN_CUT if cut > 0.005 else min_share):

@@ -25,13 +25,16 @@ def ring(mask_HW: np.ndarray, inner: int, outer: int) -> np.ndarray:
     return (distance > inner) & (distance <= outer)
 
 
-def _scaled(change_SSC: np.ndarray, side: int) -> np.ndarray:
-    """Resize a signed change to the crop's own pixels."""
-    if change_SSC.shape[0] == side:
-        return change_SSC
-    kind = Image.Resampling.BOX if change_SSC.shape[0] > side else Image.Resampling.BICUBIC
+def _scaled(change_SSC: np.ndarray, side: int, seen: Box) -> np.ndarray:
+    """Resize a signed change to a crop's own pixels, `side` a side, and cut out what is `seen` of it; no more is ever made."""
+    size, (left, top, right, bottom) = change_SSC.shape[0], seen
+    if size == side:
+        return change_SSC[top:bottom, left:right]
+    kind = Image.Resampling.BOX if size > side else Image.Resampling.BICUBIC
+    box = left * size / side, top * size / side, min(size, right * size / side), min(size, bottom * size / side)
     planes = [
-        np.asarray(Image.fromarray(change_SSC[..., c].astype(np.float32)).resize((side, side), kind)) for c in range(change_SSC.shape[2])
+        np.asarray(Image.fromarray(change_SSC[..., c].astype(np.float32)).resize((right - left, bottom - top), kind, box=box))
+        for c in range(change_SSC.shape[2])
     ]
     return np.stack(planes, axis=2).astype(np.float64)
 
@@ -59,11 +62,10 @@ def paste(
     if (normal_HWC == normal_HWC[..., :1]).all() and (began_HWC == began_HWC[..., :1]).all():  # a grey camera sees no colour
         change = np.repeat(change.mean(axis=2, keepdims=True), 3, axis=2)
     x0, y0, x1, y1 = box
-    change = _scaled(change, x1 - x0)
     height, width_px = mask_HW.shape
     top, left, bottom, right = max(0, y0), max(0, x0), min(height, y1), min(width_px, x1)
-    seen = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
-    change = change[seen]
+    seen = left - x0, top - y0, right - x0, bottom - y0
+    change = _scaled(change, x1 - x0, seen)
     inside = mask_HW[top:bottom, left:right]
     if match:
         clear = max(width, cell * (x1 - x0) / view_SSC.shape[0])  # beyond the latent cells that were generated
@@ -74,7 +76,7 @@ def paste(
     out = normal_HWC.copy()
     y, began = (each[top:bottom, left:right].astype(np.float64) for each in (normal_HWC, began_HWC))
     if grain != 1:
-        change = change - (1 - grain) * (began - _scaled(view_SSC.astype(np.float64), x1 - x0)[seen])
+        change = change - (1 - grain) * (began - _scaled(view_SSC.astype(np.float64), x1 - x0, seen))
     part = y + alpha[..., None] * (began - y + change)
     touched = alpha > 0
     out[top:bottom, left:right] = np.where(touched[..., None], np.clip(part + 0.5, 0, 255).astype(np.uint8), out[top:bottom, left:right])

@@ -92,7 +92,8 @@ class ProcessCrew:
 
     def __init__(self, size: int, build: Callable[[], Draw]) -> None:
         self.size, self.build = size, build
-        self.threads = max(1, len(os.sched_getaffinity(0)) // size) if hasattr(os, "sched_getaffinity") else 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self.threads = max(1, cores // size)
         self.processes = [self._new() for _ in range(size)]
 
     def _new(self) -> ProcessPoolExecutor:

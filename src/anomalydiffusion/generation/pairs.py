@@ -78,6 +78,20 @@ class _Part:
         return 0 if self.strength == 1 else steps - max(1, round(self.strength * steps))
 
 
+def _walk(parts: Sequence[_Part], config: GenerateConfig, train_steps: int) -> tuple[list[int], list[int]]:
+    """The steps that are walked, and the one at which each part begins.
+
+    One strength is the share of the schedule that is walked back, in as many steps as of `config.steps` fall to it, one at least. Of
+    several strengths each begins at the nearest of `config.steps`.
+    """
+    if not isinstance(config.strength, tuple):
+        steps = strided_steps(max(1, round(config.strength * train_steps)), max(1, round(config.strength * config.steps)))
+        return steps, [steps[0]] * len(parts)
+    every = strided_steps(train_steps, config.steps)
+    firsts = [every[part.first(config.steps)] for part in parts]
+    return [t for t in every if t <= max(firsts)], firsts
+
+
 def make_pairs(
     prior: LatentPrior, adapter: Adapter, items: Sequence[Item], config: GenerateConfig, on_step: OnStep | None = None
 ) -> list[Pair]:  # fmt: skip
@@ -180,9 +194,7 @@ def _draw(
             answer = adapter.frozen(z, t, said, memory=frozen).lerp(answer, weight.to(answer.dtype))
         return prior.estimate(z, answer, t)
 
-    every = strided_steps(len(prior.alphas), config.steps)
-    firsts = [every[part.first(config.steps)] for part in filled]  # the step at which each begins
-    steps = [t for t in every if t <= max(firsts)]
+    steps, firsts = _walk(filled, config, len(prior.alphas))
     began = torch.cat([prior.encode(to_tensor(start)) for start in starts]) if config.begins_from_real else normal
     alone = noise("start", 0)
     noised = [prior.noised(began[row : row + 1], alone[row : row + 1], torch.full((1,), t, device=device)) for row, t in enumerate(firsts)]
@@ -209,6 +221,8 @@ def _draw(
 
     z = sample(denoise, first, prior.alphas, steps, solver=config.solver or "ddim", eta=config.eta, noise=noise, after_step=blend,
                begins=firsts)  # fmt: skip
+    if not bool(torch.isfinite(z).all()):
+        raise GenerationError("the denoiser answered with numbers that are not finite; give --dtype float32 or bfloat16")
     # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere
     out = []
     for row, part in enumerate(parts):

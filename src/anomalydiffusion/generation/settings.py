@@ -73,6 +73,10 @@ class GenerateConfig:
         low, high = _ends(self.strength)
         if not 0 < low <= high <= 1:
             raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1, or two such numbers that rise")
+        if isinstance(self.strength, tuple) and low * self.steps < 0.5:
+            raise ConfigError(
+                f"strength = {self.strength}: {self.steps} steps are too few to begin so low; give {math.ceil(0.5 / low)} or more"
+            )
         low, high = _ends(self.severity)
         if not 0 <= low <= high <= 10:
             raise ConfigError(f"severity = {self.severity}: expected 0..10, or two such numbers that rise")

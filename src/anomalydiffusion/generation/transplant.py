@@ -98,8 +98,7 @@ def _unlike(
     if inside.all():
         return np.zeros((*inside.shape, 3)), inside
     places = np.argwhere(mask.pixels_HW)
-    ones = np.concatenate([places, np.ones((len(places), 1))], 1)
-    way = np.linalg.lstsq(ones, at_2N.T, rcond=None)[0][:2].T  # A
+    way = np.linalg.lstsq(places - places.mean(0), (at_2N - at_2N.mean(1, keepdims=True)).T, rcond=None)[0].T  # A; of a line 0 across it
     numbers = np.zeros(mask.pixels_HW.shape, int)
     numbers[mask.pixels_HW] = np.arange(len(places))
     nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)

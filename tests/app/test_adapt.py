@@ -16,7 +16,7 @@ from anomalydiffusion.app.prior import prior_train
 from anomalydiffusion.app.settings import resolve
 from anomalydiffusion.core.config import read_toml
 from anomalydiffusion.core.errors import ConfigError, DataError, PriorError, RunError, SplitError
-from anomalydiffusion.core.pixels import read_image
+from anomalydiffusion.core.pixels import digest_file, read_image
 from anomalydiffusion.core.runs import Run
 from anomalydiffusion.priors.files import digest_folder, learned_from
 from anomalydiffusion.priors.load import load_prior
@@ -63,6 +63,20 @@ def test_one_command_adapts_and_says_what_changed(start: str, normals: Path, tmp
     (normals / "12.png").write_bytes((normals / "3.png").read_bytes())
     with pytest.raises(RunError, match=r"was begun with other settings of .*other pictures"):
         prior_train(tmp_path / "few.toml", output, images=normals, start=start, name="striped plate", quiet=True)
+
+
+def test_what_is_held_back_shows_no_part_that_is_learned(start: str, normals: Path, tmp_path: Path) -> None:
+    (tmp_path / "few.toml").write_text(FEW)
+    images, product = sorted(normals.iterdir()), tmp_path / "plate"
+    (product / "train").mkdir(parents=True)
+    normals.rename(product / "train" / "good")
+    rows = [f"train/good/{path.name},part {row % 4}" for row, path in enumerate(images)]
+    (product / "groups.csv").write_text("\n".join(["file,group", *rows]))
+    figures = prior_train(tmp_path / "few.toml", tmp_path / "mine", images=product / "train" / "good", start=start, quiet=True)
+    assert (figures["images"], figures["held_back"]) == (9, 3)
+    listed = learned_from(tmp_path / "mine")
+    learned = {row % 4 for row, path in enumerate(images) if digest_file(product / "train" / "good" / path.name) in listed}
+    assert len(learned) == 3, "of four parts, none of the one that is held back"
 
 
 def test_the_figure_falls_where_the_denoiser_learns_what_it_is_measured_on(start: str, normals: Path, tmp_path: Path) -> None:

@@ -41,5 +41,16 @@ def test_the_quiet_are_told_of_what_is_missing_and_what_helps(capsys: pytest.Cap
     assert capsys.readouterr().err == ""
 
 
+def test_what_was_kept_by_hand_says_nothing_of_refusals(capsys: pytest.CaptureFixture[str]) -> None:
+    kept = {**_records([])[0], "reasons": ["kept by hand"]}
+    tell_shortfall([*SLOTS, Slot(key=KEY, index=2)], [kept, kept, *_records(["not visible"])], 5, quiet=True)
+    assert REMEDIES["not visible"] in capsys.readouterr().err
+
+
+def test_nothing_that_could_be_drawn_is_an_error_that_says_where_to_look() -> None:
+    with pytest.raises(GenerationError, match=r"nothing could be drawn; the run's left_out\.jsonl says why"):
+        tell_shortfall(SLOTS, [], 5, quiet=True)
+
+
 def test_what_the_gate_does_not_say_stays_as_it_is() -> None:
     assert reason_of("scratched by hand") == "scratched by hand"

@@ -180,8 +180,9 @@ def learn_prior(run: Run, settings: Settings, split: Split, start: str, quiet: b
     products = {normal.product for normal in split.normals}
     name = products.pop() if len(products) == 1 else "texture"
     figures = adapted(
-        [normal.path for normal in split.normals], name, start, run.prior, work, settings.adapt, seed=settings.seed, quiet=quiet
-    )
+        [normal.path for normal in split.normals], name, start, run.prior, work, settings.adapt, seed=settings.seed,
+        groups=[f"{normal.product}/{normal.group}" for normal in split.normals], quiet=quiet,
+    )  # fmt: skip
     write_atomic(run.prior_sheet, Path(figures.pop("sheet")).read_bytes())
     run.update(adapted={**asked, **figures})
     shutil.rmtree(work, ignore_errors=True)  # pictures and checkpoints, many times the prior's size

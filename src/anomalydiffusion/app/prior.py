@@ -14,7 +14,7 @@ from anomalydiffusion.core.devices import DTYPES
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import write_atomic
-from anomalydiffusion.data.folders import SUFFIXES
+from anomalydiffusion.data.folders import SUFFIXES, plain, read_groups
 from anomalydiffusion.priors.files import learned_from, note_learned
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import digest_folder, load_prior, precision
@@ -24,7 +24,7 @@ from anomalydiffusion.priors.save import SUMS, save_prior
 from anomalydiffusion.quality.features import EfficientNetLite0
 from anomalydiffusion.quality.scores import perceptual_distance
 from anomalydiffusion.report.sheets import contact_sheet, fitted
-from anomalydiffusion.training.adapt import AdaptConfig, adapt_prior
+from anomalydiffusion.training.adapt import MOST, AdaptConfig, adapt_prior
 from anomalydiffusion.training.prior import PriorConfig, train_prior
 
 __all__ = ["adapted", "prior_convert", "prior_info", "prior_train"]
@@ -54,7 +54,8 @@ def prior_train(
         if not found:
             raise DataError(f"{images}: no pictures found; give a folder of normal images")
         given = from_dict(AdaptConfig, merge(read_toml(config) if config else {}, {"steps": steps}))
-        return adapted(found, name or "texture", start, output, work, given, seed=seed, quiet=quiet)
+        groups = _groups_of(found, Path(images))
+        return adapted(found, name or "texture", start, output, work, given, seed=seed, groups=groups, quiet=quiet)
     if config is None:
         raise ConfigError("give --config, a recipe, or --images, a folder of normal images to adapt a prior to")
     recipe = read_toml(config)
@@ -69,16 +70,19 @@ def prior_train(
 
 
 def adapted(
-    images: Sequence[Path], name: str, start: str, output: Path, work: Path, config: AdaptConfig, *, seed: int, quiet: bool
-) -> dict[str, Any]:
+    images: Sequence[Path], name: str, start: str, output: Path, work: Path, config: AdaptConfig, *, seed: int,
+    groups: Sequence[str] | None, quiet: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Adapt the prior `start` to normal images; the figures of `adapt_prior`, and where the sheet of samples is."""
+    if len(images) > MOST:
+        say(f"{len(images)} normal images: {MOST} of them, drawn at random, are taken", quiet=quiet)
     with bar("adapt the prior", config.steps, quiet=quiet) as shown:
 
         def progress(step: int, means: dict[str, float]) -> None:
             if "loss" in means:
                 shown.at(step, f"loss {means['loss']:.3f}")
 
-        figures = adapt_prior(images, name, start, output, work, config, seed=seed, progress=progress)
+        figures = adapt_prior(images, name, start, output, work, config, seed=seed, groups=groups, progress=progress)
     sheet = work / "before-after.png"
     drawn = [(when, load_prior(which)) for when, which in (("before", start), ("after", str(output)))]
     lines = [
@@ -89,6 +93,17 @@ def adapted(
     write_atomic(sheet, encode_png(contact_sheet(lines)))
     say(f"held-out normal images: {figures['before']:.4f} before, {figures['after']:.4f} after (lower is better)", quiet=quiet)
     return {**figures, "sheet": str(sheet)}
+
+
+def _groups_of(images: Sequence[Path], folder: Path) -> list[str] | None:
+    """Which part each picture shows, where a `groups.csv` beside them, or that of their product, says so."""
+    whole = folder.resolve()
+    for place in (whole, *whole.parents[:2]):
+        if (place / "groups.csv").exists():
+            known = read_groups(place)
+            names = [plain((whole / path.relative_to(folder)).relative_to(place).as_posix()) for path in images]
+            return [known.get(name, name) for name in names]
+    return None
 
 
 def prior_convert(source: str, output: Path | str, *, original_config: Path | str | None = None, dtype: str = "") -> dict[str, Any]:

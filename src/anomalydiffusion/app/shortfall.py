@@ -46,6 +46,7 @@ def tell_shortfall(slots: Sequence[Slot], records: Sequence[dict[str, Any]], att
 
 
 def _mostly(records: Sequence[dict[str, Any]]) -> str:
-    """The most frequent kind of reason, of equally frequent ones the first by name; "" where there is none."""
-    given = Counter(kind for record in records for kind in {reason_of(reason) for reason in record["reasons"]})
+    """The most frequent kind of reason for a refusal, of equally frequent ones the first by name; "" where there is none."""
+    refused = [record["reasons"] for record in records if not record["accepted"]]
+    given = Counter(kind for reasons in refused for kind in {reason_of(reason) for reason in reasons})
     return min(given, key=lambda kind: (-given[kind], kind), default="")

@@ -20,7 +20,7 @@ from anomalydiffusion.training.denoiser import DenoiserConfig
 from anomalydiffusion.training.loop import LoopConfig, Progress
 from anomalydiffusion.training.prior import PriorConfig, train_prior
 
-__all__ = ["AdaptConfig", "adapt_prior"]
+__all__ = ["MOST", "AdaptConfig", "adapt_prior"]
 
 MOST = 200  # images that are learned from: more of one camera's tell little
 SIDE = 1024  # pixels of an image that are learned from at most, each way
@@ -52,19 +52,21 @@ class AdaptConfig:
 
 def adapt_prior(
     images: Sequence[Path], name: str, start: str, output: Path, work: Path, config: AdaptConfig, *, seed: int = 0,
-    progress: Progress | None = None,
+    groups: Sequence[str] | None = None, progress: Progress | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Go on training the prior `start` on normal images, which are called `name`, into the folder `output`; resumable from `work`.
 
-    The autoencoder is kept, so latents stay what they were. One image in ten is held back: `before` and `after` are how far the
-    denoiser is from those (`priors.measure.measure_denoiser`; lower is better). Raises `DataError` where there are fewer than
-    two images, `PriorError` on a prior that `train_prior` did not make.
+    The autoencoder is kept, so latents stay what they were. Of more than `MOST` images so many are drawn. One in ten is held back, with
+    all that show the same part (`groups`, one a picture; None = each shows its own): `before` and `after` are how far the denoiser is
+    from those (`priors.measure.measure_denoiser`; lower is better). Where all show one part, images of it are held back. Raises
+    `DataError` where there are fewer than two images, `PriorError` on a prior that `train_prior` did not make.
     """
     if len(images) < 2:
         raise DataError(f"{len(images)} normal images: at least 2 are needed, one of them to measure on; give more")
     order = rng(seed, "adapt").permutation(len(images))[:MOST]
-    held, learned = np.split(order, [max(1, len(order) // HELD)])
-    own = [(_window(images[row], seed, row), name) for row in sorted(learned.tolist())]
+    held = _held_back(order.tolist(), None if groups is None else list(groups))
+    learned = sorted(set(order.tolist()) - set(held))
+    own = [(_window(images[row], seed, row), name) for row in learned]
     begun = load_prior(start)
     recipe = PriorConfig(
         seed=seed, start=start,
@@ -80,13 +82,27 @@ def adapt_prior(
     )  # fmt: skip
     numbers = train_prior(recipe, output, work, textures=own, progress=progress)
     note_learned(output, learned_from(output) | {digest_file(images[row]) for row in learned})  # that of the start is there
-    unseen = [_window(images[row], seed, row) for row in sorted(held.tolist())]
+    unseen = [_window(images[row], seed, row) for row in sorted(held)]
     adapted = load_prior(str(output))
     before, after = (measure_denoiser(each, unseen, f"a photo of {name}", seed=seed) for each in (begun, adapted))
     return {
         "images": len(learned), "held_back": len(held), "before": round(before, 5), "after": round(after, 5), "digest": adapted.digest,
         **numbers,
     }  # fmt: skip
+
+
+def _held_back(order: Sequence[int], groups: Sequence[str] | None) -> list[int]:
+    """The first in ten of some rows, each with all of its group; without groups where they are all of one."""
+    if groups is None or len({groups[row] for row in order}) < 2:
+        groups = [str(row) for row in range(max(order) + 1)]
+    held: list[int] = []
+    for row in order:
+        together = [other for other in order if groups[other] == groups[row]]
+        if row not in held and len(held) + len(together) < len(order):
+            held += together
+        if len(held) >= max(1, len(order) // HELD):
+            break
+    return held
 
 
 def _window(path: Path, seed: int, row: int) -> np.ndarray:

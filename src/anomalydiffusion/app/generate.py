@@ -12,6 +12,7 @@ from typing import Any
 from anomalydiffusion.app.again import draw_again
 from anomalydiffusion.app.drawer import Drawer, Order
 from anomalydiffusion.app.fits import settled
+from anomalydiffusion.app.grounds import tell_grounds
 from anomalydiffusion.app.launched import Launched
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
@@ -117,6 +118,7 @@ def generate(
             if opened.adapter.exists():
                 Adapter.check(opened.adapter)  # a damaged one is told at once
             settings = settled(opened, settings, split, normals, note=part is None, quiet=quiet)
+            tell_grounds(split, keys, normals, quiet=quiet or part is not None)
         drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
         order = Order(folder=opened.folder.resolve(), settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
         if resume:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from anomalydiffusion.app.fits import settled
+from anomalydiffusion.app.grounds import tell_grounds
 from anomalydiffusion.app.learning import learn_masks
 from anomalydiffusion.app.opened import Key, chosen, run_settings, run_split, typed
 from anomalydiffusion.app.progress import bar, say
@@ -31,7 +32,8 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
     """Write the masks of each defect type's first `num` pairs to RUN/masks, as 8 bit PNG 0 / 255 of their normal images' size.
 
     `source` is "warped", "matched", "auto" or "learned"; learned masks are learned first, where that was not done yet. Source and
-    settings of masks become the run's. In RUN/masks/sheet.png the first masks are drawn on their normal images.
+    settings of masks become the run's. In RUN/masks/sheet.png the first masks are drawn on their normal images, dark where none may lie:
+    off the region that was drawn, or the object that was found. Where none is found, that is said.
     """
     if num < 1:
         raise ConfigError(f"--num {num}: expected at least 1")
@@ -48,6 +50,7 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
             check_tracker(settings.report_to)
             of_the_run = replace(settings, seed=run_settings(opened).seed)  # --seed is for what is drawn
             adapter = learn_masks(opened, of_the_run, split.digest, shots_of(split), loaded, quiet)
+        tell_grounds(split, keys, None, quiet=quiet)
         proposals = Source(split, settled(opened, settings, split, quiet=quiet), None, None, adapter)
         written: list[Path] = []
         slots = plan(keys, num)
@@ -59,8 +62,8 @@ def masks(run: Path | str, *, num: int = 8, source: str | None = None, product: 
                 write_atomic(path, encode_png(item.mask.pixels_HW))
                 written.append(path)
                 if slot.index < SHOWN:
-                    region = proposals.region(slot.key)
-                    seen = item.normal_HWC if region is None else shaded(item.normal_HWC, region.on(item.normal_HWC.shape[:2]))
+                    ground = proposals.ground(slot.key, Path(item.normal), item.normal_sha256)
+                    seen = item.normal_HWC if ground.all() else shaded(item.normal_HWC, ground)
                     lines[slot.key].append(outlined(str(slot.index), seen, item.mask.pixels_HW))
                 shown.at(len(written), "/".join(slot.key))
         for old in {path for key in keys for path in (opened.masks / key[0] / key[1]).glob("[0-9]" * 6 + ".png")} - set(written):

@@ -23,7 +23,7 @@ from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.core.version import __version__
 from anomalydiffusion.data.folders import load
-from anomalydiffusion.data.regions import Region, digest_of, ground_of, grounds_of, region_for, regions_of
+from anomalydiffusion.data.regions import Region, digest_of, ground_of, grounds_of, regions_of
 from anomalydiffusion.generation.pairs import Item, other_mask
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.generation.transplant import transplant
@@ -142,10 +142,6 @@ class Source:
         if not found:
             raise problem
         return min(found, key=lambda each: each[0])[1]
-
-    def region(self, key: Key) -> Region | None:
-        """Where the user allows defects of a type; None where nothing is drawn."""
-        return region_for(self.regions[key[0]], key[1])
 
     def item_on(self, task: Task, sha256: str) -> Item:
         """The same on the normal image of this hash. Raises `DataError` where there is none, or it was changed."""

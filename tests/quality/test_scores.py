@@ -13,7 +13,6 @@ from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, KEY_METRIC_ISC_STD, i
 from torchmetrics.image.kid import poly_mmd
 
 from anomalydiffusion.core.errors import DataError, MaskError
-from anomalydiffusion.core.shapes import Shape
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.quality.scores import (
     inception_score,
@@ -25,7 +24,6 @@ from anomalydiffusion.quality.scores import (
     masked_similarity,
     masked_spread,
     perceptual_distance,
-    shape_distances,
 )
 
 
@@ -130,19 +128,6 @@ def test_intra_cluster_distance_by_hand() -> None:
     assert math.isnan(intra_cluster_distance(to_shots[[0, 3]], torch.zeros(2, 2)))
     with pytest.raises(DataError, match="square"):
         intra_cluster_distance(to_shots, apart[:4])
-
-
-def test_shapes_of_one_law_are_no_distance_apart_and_doublings_are_counted() -> None:
-    def shape(area: float, elongation: float = 1.0, parts: int = 1, margin: float = 0.1) -> Shape:
-        return Shape(area=area, parts=parts, elongation=elongation, border=0.0, margin=margin)
-
-    some = [shape(0.01), shape(0.04)]
-    assert shape_distances(some, some * 3) == {"area": 0.0, "elongation": 0.0, "parts": 0.0, "margin": 0.0}
-    other = [shape(0.02, 4.0, 3, 0.3), shape(0.08, 4.0, 3, 0.3)]
-    assert shape_distances(some, other) == pytest.approx({"area": 1.0, "elongation": 2.0, "parts": 2.0, "margin": 0.2})
-    assert shape_distances([shape(0.01)], [shape(0.005), shape(0.04)])["area"] == pytest.approx(1.5)  # half goes down 1, half up 2
-    with pytest.raises(DataError, match="shapes of 0 masks"):
-        shape_distances([], some)
 
 
 def test_masked_spread_is_nothing_of_copies_and_one_of_strangers() -> None:

@@ -349,7 +349,10 @@ def test_masks_are_measured_beside_the_real_ones(run: Path) -> None:
     page = Page(report(run))
     said = _masks(page)
     assert "tile/crack real 1 measured 0.100 all alike 2 all alike" in said, said
-    assert "generated 4 measured 1.00 all alike 1 all alike 3.08 all alike 0 %" in said
+    assert "generated 4 measured 1.00 all alike 3.32 doublings away 1 all alike 1.00 away 3.08 all alike" in said, (
+        "log2(1 / 0.1), and a part less"
+    )
+    assert "25.0 all alike 25.0 % away 0 %" in said, "fifty pixels of two hundred from the nearest side"
     assert "wood/scratch generated 3 measured" in said and "wood/scratch real" not in said
     where = {str(a["alt"]): str(a["src"]) for tag, a in page.tags if tag == "img" and "Where the" in str(a["alt"])}
     assert len(where) == 4
@@ -357,6 +360,31 @@ def test_masks_are_measured_beside_the_real_ones(run: Path) -> None:
     with Image.open(io.BytesIO(base64.b64decode(own.removeprefix("data:image/jpeg;base64,")))) as image:
         pixels = np.asarray(image.convert("L"), float)
     assert pixels.shape == (64, 64) and pixels[0, :5].min() > 100 and pixels[10:25, 10:].max() < 60
+
+
+def test_the_masks_of_a_quality_evaluation_are_one_table_a_defect_type(run: Path) -> None:
+    def figure(mean: float) -> dict[str, float]:
+        return {"mean": mean, "low": mean, "high": mean}
+
+    masks = {
+        arm: {"area": figure(0.01), "parts": figure(1), "distance": {"area": away, "parts": 0.0}}
+        for arm, away in (("ours", 0.25), ("perlin", 2.5))
+    }
+    own = {"n_generated": 4, "arms": {"ours": {"kid": figure(0.02)}}, "masks": masks}
+    (run / "scores.json").write_text(json.dumps({"quality": {"arms": {"ours": {"kid": figure(0.02)}}, "per_defect": {"tile/crack": own}}}))
+    page = Page(report(run))
+    titles = [part.partition(" Data ")[0] for part in page.text.split("Quality · per defect · ")[1:]]
+    assert len(titles) == 2 and titles[1].startswith("tile/crack · masks")
+    assert "Data area area away parts parts away ours 0.0100 0.250 1.00 0 perlin 0.0100 2.50 1.00 0" in page.text, page.text[-3000:]
+
+
+def test_the_gate_s_limits_stand_at_their_type(run: Path) -> None:
+    (run / "gate.json").write_text(
+        json.dumps({"limits": {"tile/crack": {"agreement": 0.404, "margin": None, "evenness": -1.74}, "wood/scratch": 3}})
+    )
+    said = Page(report(run)).text
+    assert said.count("The gate’s limits for this type") == 1
+    assert "The gate’s limits for this type: agreement at least 0.404, evenness at least -1.74." in said
 
 
 ROWS = '{"root": ".", "files": [{"role": "shot"%s}]}'

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
+from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask
 
-__all__ = ["EIGHT", "Shape", "border_shares", "measure"]
+__all__ = ["EIGHT", "Shape", "border_shares", "measure", "shape_distances"]
 
 EIGHT = np.ones((3, 3), dtype=bool)  # the neighbourhood: touching by a corner is touching
 
@@ -49,3 +51,20 @@ def measure(mask: Mask) -> Shape:
         border=max(border_shares(mask.pixels_HW).values()),
         margin=min(x0, y0, mask.pixels_HW.shape[1] - x1, mask.pixels_HW.shape[0] - y1) / min(mask.pixels_HW.shape),
     )
+
+
+def shape_distances(some: Sequence[Shape], real: Sequence[Shape]) -> dict[str, float]:
+    """Measure how far the shapes of some masks are from those of real ones: Wasserstein distances, 0 = the same law.
+
+    `area` and `elongation` in doublings (of their base 2 logarithms), `parts` in parts, `margin` (to the nearest image side) in
+    shares of the image's shorter side. Raises `DataError` where either side has no mask.
+    """
+    if not some or not real:
+        raise DataError(f"shapes of {len(some)} masks against {len(real)}; at least one on each side is needed")
+    from scipy.stats import wasserstein_distance  # half a second to import, and nearly every command imports this module
+
+    measured = {
+        "area": lambda shape: np.log2(shape.area), "elongation": lambda shape: np.log2(shape.elongation),
+        "parts": lambda shape: shape.parts, "margin": lambda shape: shape.margin,
+    }  # fmt: skip
+    return {name: float(wasserstein_distance(*[[of(shape) for shape in side] for side in (some, real)])) for name, of in measured.items()}

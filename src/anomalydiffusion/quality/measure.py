@@ -12,7 +12,7 @@ import torch
 
 from anomalydiffusion.core.crops import crop_box, extract, resize
 from anomalydiffusion.core.errors import ExtractorError
-from anomalydiffusion.core.shapes import Shape, measure
+from anomalydiffusion.core.shapes import Shape, measure, shape_distances
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.quality.features import FeatureExtractor
 from anomalydiffusion.quality.scores import (
@@ -24,7 +24,6 @@ from anomalydiffusion.quality.scores import (
     masked_similarity,
     masked_spread,
     perceptual_distance,
-    shape_distances,
 )  # fmt: skip
 
 __all__ = ["View", "measure_quality", "view"]
@@ -132,7 +131,7 @@ def measure_quality(
     the mean over types. Which extractor made the figures stands beside them: figures of different extractors, or of other views
     than these crops, do not compare.
     "masks" says how large, long, parted and near to the image's sides masks are (median, band as above), and how far from the
-    shots' (`scores.shape_distances`).
+    shots' (`core.shapes.shape_distances`).
     Nothing is chosen by any of this. Types without generated, shot or real views are left out.
     """
     per_defect: dict[str, Any] = {}

@@ -13,12 +13,11 @@ from torch import nn
 
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.seeds import rng
-from anomalydiffusion.core.shapes import Shape
 from anomalydiffusion.core.types import Mask
 
 __all__ = [
     "inception_score", "intra_cluster_distance", "kid", "mask_agreement", "mask_evenness", "masked_features", "masked_similarity",
-    "masked_spread", "perceptual_distance", "shape_distances",
+    "masked_spread", "perceptual_distance",
 ]  # fmt: skip
 
 WAYS = 8  # directions across which a mask is halved
@@ -217,20 +216,3 @@ def mask_evenness(image_HWC: np.ndarray, normal_HWC: np.ndarray, mask: Mask) -> 
             means = sorted((float(seen[near].mean()), float(seen[~near].mean())))
             found.append(float(np.log2((means[0] + FAINT / 6) / (means[1] + FAINT / 6))))
     return min(found)
-
-
-def shape_distances(some: Sequence[Shape], real: Sequence[Shape]) -> dict[str, float]:
-    """Measure how far the shapes of some masks are from those of real ones: Wasserstein distances, 0 = the same law.
-
-    `area` and `elongation` in doublings (of their base 2 logarithms), `parts` in parts, `margin` (to the nearest image side) in
-    shares of the image's shorter side. Raises `DataError` where either side has no mask.
-    """
-    if not some or not real:
-        raise DataError(f"shapes of {len(some)} masks against {len(real)}; at least one on each side is needed")
-    from scipy.stats import wasserstein_distance  # half a second to import, and nearly every command imports this module
-
-    measured = {
-        "area": lambda shape: np.log2(shape.area), "elongation": lambda shape: np.log2(shape.elongation),
-        "parts": lambda shape: shape.parts, "margin": lambda shape: shape.margin,
-    }  # fmt: skip
-    return {name: float(wasserstein_distance(*[[of(shape) for shape in side] for side in (some, real)])) for name, of in measured.items()}

@@ -6,7 +6,7 @@ import math
 import sys
 from typing import Any, TypeGuard
 
-__all__ = ["GAIN", "heading", "is_figure", "text"]
+__all__ = ["GAIN", "heading", "is_figure", "is_flat", "short", "text", "words"]
 
 GAIN = "gain"  # of an arm's first figure against real-only's
 TERMS = {"ap": "AP", "auroc": "AUROC", "f1": "F1", "pro": "PRO", "iou": "IoU", "kid": "KID", "ic": "IC", "lpips": "LPIPS"}
@@ -26,3 +26,18 @@ def text(value: Any) -> str:
 def heading(name: str) -> str:
     """The words for a figure by its name in scores.json, as the field has them."""
     return "against real-only" if name == GAIN else " ".join(TERMS.get(word, word) for word in name.split("_"))
+
+
+def short(value: float) -> str:
+    """Three digits that count: 36.0, 0.0130."""
+    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else text(value)
+
+
+def words(key: str) -> str:
+    """A key of a table as words."""
+    return key.replace("_", " ")
+
+
+def is_flat(value: Any) -> bool:
+    """Whether a value fits on one line: no table, no list of lists."""
+    return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(item, dict | list) for item in value))

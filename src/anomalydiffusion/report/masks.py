@@ -14,7 +14,7 @@ from PIL import Image
 from anomalydiffusion.core.errors import AnomalyDiffusionError
 from anomalydiffusion.core.names import is_below
 from anomalydiffusion.core.pixels import read_mask
-from anomalydiffusion.core.shapes import measure
+from anomalydiffusion.core.shapes import Shape, measure
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.report.learned_from import SHOT, read_role
 from anomalydiffusion.report.sheets import heat
@@ -35,7 +35,9 @@ class Masks:
     area: tuple[float, float, float]  # percent of the image
     parts: tuple[float, float, float]
     elongation: tuple[float, float, float]  # length over width, 1 = round
+    margin: tuple[float, float, float]  # from the nearest side of the image, percent of its shorter one
     at_side: float  # percent of the masks that touch a side of the image
+    shapes: tuple[Shape, ...]
     where: np.ndarray  # bright where many masks lie, the image's width and height stretched to one square
 
 
@@ -64,7 +66,8 @@ def masks_of(paths: Iterable[Path]) -> Masks | None:
 
     return Masks(
         count=len(shapes), area=spread([100 * each.area for each in shapes]), parts=spread([each.parts for each in shapes]),
-        elongation=spread([each.elongation for each in shapes]), at_side=100 * float(np.mean([each.margin == 0 for each in shapes])),
+        elongation=spread([each.elongation for each in shapes]), margin=spread([100 * each.margin for each in shapes]),
+        shapes=tuple(shapes), at_side=100 * float(np.mean([each.margin == 0 for each in shapes])),
         where=heat(place / max(place.max(), 1e-9)).round().astype(np.uint8),
     )  # fmt: skip
 

@@ -25,8 +25,10 @@ from anomalydiffusion.core.errors import DataError, RunError
 from anomalydiffusion.core.manifest import Manifest, accepted, judged
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import Run, write_atomic
+from anomalydiffusion.core.shapes import shape_distances
+from anomalydiffusion.report.blocks import blocks
 from anomalydiffusion.report.curves import loss_curves, precision_curves
-from anomalydiffusion.report.figures import GAIN, heading, is_figure, text
+from anomalydiffusion.report.figures import is_figure, is_flat, short, text, words
 from anomalydiffusion.report.masks import Masks, evenly, masks_of, shot_masks
 from anomalydiffusion.report.pairs import row_of
 from anomalydiffusion.report.scores import as_of
@@ -66,7 +68,8 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
     for record in records:
         groups.setdefault((str(record.get(field.PRODUCT)), str(record.get(field.DEFECT))), []).append(record)
     most = max(1, min(max_pairs, MOST_PAIRS // max(len(groups), 1)))
-    kinds = [_kind(run, key, group, most) for key, group in sorted(groups.items())]
+    limits = (_json(run / "gate.json") or {}).get("limits")
+    kinds = [{**_kind(run, key, group, most), "limits": _limits(limits, key)} for key, group in sorted(groups.items())]
     environment = Environment(loader=PackageLoader("anomalydiffusion.report"), autoescape=True, undefined=StrictUndefined,
                               trim_blocks=True, lstrip_blocks=True)  # fmt: skip
     settings = run / "config.toml"
@@ -77,7 +80,7 @@ def report(run: Path, *, max_pairs: int = 12) -> Path:
         kinds=kinds,
         totals=_totals(records, len(kinds)),
         reasons=_reasons(records),
-        scores=sorted(_scores(as_of(_json(run / "scores.json") or {}, records)), key=lambda block: block["table"] is None),
+        scores=sorted(blocks(as_of(_json(run / "scores.json") or {}, records)), key=lambda block: block["table"] is None),
         precision=precision_curves(_json(run / "scores.json")),
         tested=list(_tested(run)),
         masks=_masks(run, groups),
@@ -168,6 +171,13 @@ def _kind(run: Path, key: tuple[str, str], records: list[Record], most: int) -> 
     }  # fmt: skip
 
 
+def _limits(told: Any, key: tuple[str, str]) -> str:
+    """What gate.json says that a type's pairs must reach, in words; "" where it says nothing."""
+    own = told.get("/".join(key)) if isinstance(told, dict) else None
+    own = own if isinstance(own, dict) else {}
+    return ", ".join(f"{words(name)} at least {short(value)}" for name, value in own.items() if is_figure(value))
+
+
 def _sheet(run: Path, records: list[Record], most: int, file: Path | None = None) -> Record:
     """Evenly spaced records as pictures, and as a contact sheet in `file`; those that cannot be read are left out and counted.
 
@@ -222,7 +232,7 @@ def _caption(record: Record) -> str:
         parts.append(f"begun from {Path(str(record[field.REFERENCE])).name}")
     measures = record.get(field.MEASURES)
     shown = list(measures.items())[:4] if isinstance(measures, dict) else []
-    return " · ".join([*parts, *(f"{_words(str(name))} {text(value)}" for name, value in shown)])
+    return " · ".join([*parts, *(f"{words(str(name))} {text(value)}" for name, value in shown)])
 
 
 def _uri(image_HWC: np.ndarray) -> str:
@@ -238,16 +248,20 @@ def _masks(run: Path, groups: dict[tuple[str, str], list[Record]]) -> list[Recor
     for key, group in sorted(groups.items()):
         kept = [run / str(record[field.MASK]) for record in accepted(group) if isinstance(record.get(field.MASK), str)]
         own = [(title, found) for title, paths in (("real", real.get(key, [])), ("generated", kept)) if (found := masks_of(paths))]
-        lines += [_mask_line(key, title, found, len(own) - row) for row, (title, found) in enumerate(own)]
+        away = shape_distances(own[1][1].shapes, own[0][1].shapes) if len(own) == 2 else {}
+        lines += [_mask_line(key, title, found, len(own) - row, away if row else {}) for row, (title, found) in enumerate(own)]
     return lines
 
 
-def _mask_line(key: tuple[str, str], title: str, found: Masks, lines: int) -> Record:
-    """`lines`: of this defect type that are left, for the cell that spans them."""
-    figures = [
-        (shown(middle), shown(low), shown(high))
-        for (low, middle, high), shown in ((found.area, _score), (found.parts, text), (found.elongation, _score))
-    ]
+def _mask_line(key: tuple[str, str], title: str, found: Masks, lines: int, away: dict[str, float]) -> Record:
+    """`lines`: of this defect type that are left, for the cell that spans them; `away`: how far its figures are from the real ones'."""
+    figures = []
+    for name, unit, times, shown in (
+        ("area", " doublings", 1, short), ("parts", "", 1, text), ("elongation", " doublings", 1, short), ("margin", " %", 100, short),
+    ):  # fmt: skip
+        low, middle, high = getattr(found, name)
+        apart = f"{short(times * away[name])}{unit} away" if name in away else ""
+        figures.append((shown(middle), shown(low), shown(high), apart))
     return {"key": "/".join(key), "title": title, "count": found.count, "figures": figures, "at_side": f"{found.at_side:.0f} %",
             "where": _uri(found.where), "lines": lines}  # fmt: skip
 
@@ -255,75 +269,14 @@ def _mask_line(key: tuple[str, str], title: str, found: Masks, lines: int) -> Re
 # How well, from what -------------------------------------------------------------------------------------------------
 
 
-def _words(key: str) -> str:
-    return key.replace("_", " ")
-
-
-def _flat(value: Any) -> bool:
-    """Whether a value fits on one line: no table, no list of lists."""
-    return not isinstance(value, dict) and not (isinstance(value, list) and any(isinstance(item, dict | list) for item in value))
-
-
-def _figure(value: Any) -> tuple[float, float, float] | None:
-    """Mean and interval of a score, whether a plain figure or a table with mean, low and high."""
-    items: Record = value if isinstance(value, dict) else {"mean": value}
-    mean, low, high = (items.get(key, items.get("mean")) for key in ("mean", "low", "high"))
-    if not (is_figure(mean) and is_figure(low) and is_figure(high)):
-        return None
-    return float(mean), float(low), float(high)
-
-
-def _score(value: float) -> str:
-    """Three digits that count: 36.0, 0.0130."""
-    return f"{value:#.3g}".rstrip(".") if 1e-3 <= abs(value) < 1e3 else text(value)
-
-
-def _table(arms: Record) -> Record:
-    """Arms as lines, metrics as columns, the gain next to what it is of; each figure with its place (percent) on its column's scale."""
-    arms = {arm: values for arm, values in arms.items() if isinstance(values, dict)}
-    named = list(dict.fromkeys(key for values in arms.values() for key, value in values.items() if _figure(value)))
-    others = [key for key in named if key != GAIN]
-    metrics = [*others[:1], *(key for key in named if key == GAIN), *others[1:]]
-    found = {arm: {key: _figure(values.get(key)) for key in metrics} for arm, values in arms.items()}
-    spans = {}
-    for key in metrics:
-        figures = [figure for line in found.values() if (figure := line[key])]
-        low, high = min(f[1] for f in figures), max(f[2] for f in figures)
-        spans[key] = low, (high - low) or 1.0
-    lines = []
-    for arm, line in found.items():
-        shown = []
-        for key, figure in line.items():
-            drawn = figure is not None and len(found) > 1
-            bar = [round(100 * (value - spans[key][0]) / spans[key][1], 1) for value in figure] if figure and drawn else []
-            interval = f"{_score(figure[1])} – {_score(figure[2])}" if figure and figure[1] != figure[2] else ""
-            shown.append({"mean": _score(figure[0]) if figure else "–", "interval": interval, "bar": bar})
-        lines.append((arm, shown))
-    return {"metrics": [heading(key) for key in metrics], "lines": lines}
-
-
-def _scores(value: Record | None, title: str = "") -> Iterator[Record]:
-    """Blocks of the scores' page part, one a nested table: title, verdict, table of arms, other figures."""
-    if not value:
-        return
-    arms = value.get("arms")
-    facts = [(_words(key), text(item)) for key, item in value.items() if key != "verdict" and _flat(item)]
-    table = _table(arms) if isinstance(arms, dict) else None
-    if facts or table or value.get("verdict"):
-        yield {"title": title, "verdict": str(value.get("verdict") or ""), "table": table, "facts": facts}
-    for key, item in value.items():
-        if isinstance(item, dict) and key not in ("arms", "curves"):
-            yield from _scores(item, " · ".join(filter(None, (title, _words(key)))))
-
-
 def _origin(about: Record, records: list[Record]) -> list[tuple[str, str]]:
     """Where the pairs come from: what run.json says, and each digest that the records name with its number of pairs."""
-    found = [(_words(key), text(value)) for key, value in about.items() if key != "commands" and _flat(value)]
+    found = [(words(key), text(value)) for key, value in about.items() if key != "commands" and is_flat(value)]
     for key, value in about.items():
         if isinstance(value, dict):
-            found += [(f"{_words(key)}: {name}", text(item)) for name, item in value.items() if _flat(item)]
+            found += [(f"{words(key)}: {name}", text(item)) for name, item in value.items() if is_flat(item)]
     for key in (field.PRIOR_DIGEST, field.ADAPTER_DIGEST, field.CONFIG_DIGEST, field.VERSION):
         counts = Counter(str(record[key]) for record in records if record.get(key))
         for name, count in counts.items():
-            found.append((f"{_words(key)} of the pairs", f"{name} ({count:,} attempts)" if len(counts) > 1 else name))
+            found.append((f"{words(key)} of the pairs", f"{name} ({count:,} attempts)" if len(counts) > 1 else name))
     return found

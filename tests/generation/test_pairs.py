@@ -203,6 +203,17 @@ def test_fewer_steps_begin_from_no_more_noise(made: tuple[LatentPrior, Adapter],
     assert [len(own) for own in walked.values()] == [1, 1, 2, 2, 10]
 
 
+def test_further_attempts_are_guided_more_where_that_is_asked_for(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    growing = replace(CONFIG, guidance=1.5, guidance_growth=2.0)
+    third = replace(item, attempt=2)
+    assert (_image(made, item, guidance=1.5, guidance_growth=2.0) == _image(made, item, guidance=1.5)).all()
+    assert (_image(made, third, guidance=1.5, guidance_growth=2.0) == _image(made, item, guidance=6.0)).all()
+    assert (_image(made, third, guidance=1.5) == _image(made, item, guidance=1.5)).all()
+    assert growing.guidance_at(9) == 10.0
+    with pytest.raises(ConfigError, match="guidance_growth"):
+        replace(CONFIG, guidance_growth=0.5)
+
+
 def test_numbers_that_are_not_finite_make_no_picture(made: tuple[LatentPrior, Adapter], item: Item) -> None:
     with pytest.raises(GenerationError, match="not finite"):
         make_pairs(*made, [item], CONFIG, lambda index, t, z: torch.full_like(z, torch.nan))

@@ -144,7 +144,7 @@ def _draw(
     the schedule [SDEdit, arXiv 2108.01073]: how strong and how rough a defect is, is then the shots', and the prior redraws it.
 
     `p_theta` follows `f_prior + guidance severity (f_adapted - f_prior)`: a few shots teach a small prior a faint defect,
-    and what tells it from the normal surface is the difference.
+    and what tells it from the normal surface is the difference. Guidance may grow from attempt to attempt.
     """
     filled = [*parts, *[parts[-1]] * (config.batch_size - len(parts))]
     items = [part.item for part in filled]
@@ -176,7 +176,7 @@ def _draw(
     toward = None if config.interpolate is None else _toward(prior, items, ratios, config, config.interpolate)
     context = adapter.context(keys, mask, jitter, around, toward=toward)
     graft = None if config.graft is None else _grafted(prior, items, ratios, config, config.graft, latent_mask, noise("graft", 0))
-    weight = torch.tensor([config.guidance * part.severity for part in filled], device=device)[:, None, None, None]
+    weight = torch.tensor([config.guidance_at(part.item.attempt) * part.severity for part in filled], device=device)[:, None, None, None]
     plain = adapter.plain(len(filled)) if bool((weight != 1).any()) else None
     prior.all_said()
     gain: list[torch.Tensor | None] = [None]

@@ -34,6 +34,7 @@ class GenerateConfig:
     solver: Solver | None = None  # "dpm" goes by the last two estimates, and needs fewer steps; None = "ddim"
     eta: float = 1.0
     guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
+    guidance_growth: float | None = None  # factor on guidance at each further attempt at a pair, up to 10 in all; None = stays
     strength: float | Range = (
         0.1  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
     )
@@ -82,6 +83,8 @@ class GenerateConfig:
             raise ConfigError(f"severity = {self.severity}: expected 0..10, or two such numbers that rise")
         if not 0 < self.guidance <= 10:
             raise ConfigError(f"guidance = {self.guidance}: expected above 0 and at most 10")
+        if self.guidance_growth is not None and not 1 <= self.guidance_growth <= 10:
+            raise ConfigError(f"guidance_growth = {self.guidance_growth}: expected 1..10, or leave it away")
         if self.reuse is not None and self.reuse < 1:
             raise ConfigError(f"reuse = {self.reuse}: expected at least 1, or leave it away")
         if (self.reuse or 1) > 1 and isinstance(self.strength, tuple):
@@ -90,6 +93,10 @@ class GenerateConfig:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise ConfigError(f"{name} = {value}: expected 0..1, or leave it away")
+
+    def guidance_at(self, attempt: int) -> float:
+        """The guidance of a pair's first attempt, 0, or of a further one."""
+        return min(10.0, self.guidance * (self.guidance_growth or 1.0) ** attempt)
 
     def handed_back(self, measured: float) -> float:
         """The share of a normal image's grain that a drawing from noise gets, of a defect whose shots have that share of it."""

@@ -15,7 +15,9 @@ from anomalydiffusion.core.pixels import Cells, to_latent_mask
 from anomalydiffusion.core.seeds import rng, torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.generation.pairs import Item, make_pairs, other_mask
+from anomalydiffusion.generation.reweight import attention_gain
 from anomalydiffusion.generation.settings import GenerateConfig
+from anomalydiffusion.priors.base import Context
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.priors.sampling import Solver
@@ -23,6 +25,7 @@ from tests.conftest import build_prior_folder
 
 KEY = ("plate", "hole")
 CONFIG = GenerateConfig(steps=3, batch_size=2, guidance=1.0, strength=1.0)
+ALONE = replace(CONFIG, batch_size=1, condition_noise=0.0, ratio=(2.0, 2.0))  # what can be drawn again step by step
 
 
 @pytest.fixture(scope="module")
@@ -70,20 +73,25 @@ def test_each_form_of_reweighting_draws_its_own_defect_and_one_pair_is_the_same_
         assert np.abs(together - alone).max() <= 2, form
 
 
-@pytest.mark.parametrize("kind", [None, "nearest"])
+def _marked(item: Item, kind: Cells | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    """The item's mask on its crop at a ratio of 2, and the latent cells that are drawn."""
+    generator = rng(item.seed, "crop")
+    generator.uniform()  # the ratio
+    box = crop_box(item.mask.box, (90, 110), 2.0, 64, tuple(generator.uniform(0.2, 0.8) for _ in "yx"))
+    mask = torch.from_numpy(resize(extract(item.mask.pixels_HW, box), 64))[None, None].float()
+    return mask, to_latent_mask(mask, 8, kind)
+
+
+@pytest.mark.parametrize(("kind", "guidance"), [(None, 1.0), ("nearest", 1.0), (None, 2.5)])
 def test_each_step_is_the_posterior_in_the_mask_and_the_noised_normal_image_around_it(
-    made: tuple[LatentPrior, Adapter], item: Item, kind: Cells | None, monkeypatch: pytest.MonkeyPatch
+    made: tuple[LatentPrior, Adapter], item: Item, kind: Cells | None, guidance: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prior, adapter = made
     encoded, encode, steps = [], prior.encode, []
     monkeypatch.setattr(prior, "encode", lambda x: encoded.append(encode(x)) or encoded[-1])
-    config = replace(CONFIG, batch_size=1, reweight="off", condition_noise=0.0, ratio=(2.0, 2.0), steps=4, cells=kind)
+    config = replace(ALONE, reweight="off", steps=4, cells=kind, guidance=guidance)
     make_pairs(prior, adapter, [item], config, lambda index, t, z: steps.append((t, z.clone())))
-    generator, normal = rng(item.seed, "crop"), encoded[0]
-    generator.uniform()  # the ratio
-    box = crop_box(item.mask.box, (90, 110), 2.0, 64, tuple(generator.uniform(0.2, 0.8) for _ in "yx"))
-    mask = torch.from_numpy(resize(extract(item.mask.pixels_HW, box), 64))[None, None].float()
-    cells = to_latent_mask(mask, 8, kind)
+    normal, (mask, cells) = encoded[0], _marked(item, kind)
     assert (kind is None) == torch.equal(cells, to_latent_mask(mask, 8))
     assert 0 < cells.sum() < cells.numel() and cells.unique().tolist() == [0, 1]
 
@@ -94,7 +102,9 @@ def test_each_step_is_the_posterior_in_the_mask_and_the_noised_normal_image_arou
     with torch.no_grad():
         context = adapter.context([KEY], mask)
         for (t, found), s in zip(steps, [*(t for t, _ in steps[1:]), -1], strict=True):
-            told = prior.estimate(z, adapter.predict(z, torch.tensor([t]), context), torch.tensor([t])).clean
+            adapted = adapter.predict(z, torch.tensor([t]), context)
+            frozen = adapter.frozen(z, torch.tensor([t]), Context(tokens_BND=adapter.plain(1)))
+            told = prior.estimate(z, frozen + guidance * (adapted - frozen), torch.tensor([t])).clean
             a_t, a_s = float(prior.alphas[t]), float(prior.alphas[s]) if s >= 0 else 1.0
             # q(x_s | x_t, x_0) of the noising chain itself [arXiv 2006.11239, section 2]
             mean = a_s**0.5 * (1 - a_t / a_s) / (1 - a_t) * told + (a_t / a_s) ** 0.5 * (1 - a_s) / (1 - a_t) * z
@@ -104,6 +114,42 @@ def test_each_step_is_the_posterior_in_the_mask_and_the_noised_normal_image_arou
             torch.testing.assert_close(found[~marks], around[~marks], atol=1e-5, rtol=1e-5)
             z = found
     assert len(steps) == 4 and torch.equal(z[~marks], normal[~marks])
+
+
+def test_a_preview_asks_at_each_step_by_how_far_the_last_estimate_is_from_the_normal_image(
+    made: tuple[LatentPrior, Adapter], item: Item, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior, adapter = made
+    encoded, encode, gains, clean, predict = [], prior.encode, [], [], adapter.predict
+    monkeypatch.setattr(prior, "encode", lambda x: encoded.append(encode(x)) or encoded[-1])
+
+    def told(z: torch.Tensor, t: torch.Tensor, context: Context, gain: torch.Tensor | None, *rest: object, **more: object) -> torch.Tensor:
+        answer = predict(z, t, context, gain, *rest, **more)
+        gains.append(gain)
+        clean.append(prior.estimate(z, answer, t).clean)
+        return answer
+
+    monkeypatch.setattr(adapter, "predict", told)
+    make_pairs(prior, adapter, [item], replace(ALONE, reweight="preview", reweight_bound=1.5))
+    assert len(gains) == 3 and gains[0] is None
+    for gain, estimate in zip(gains[1:], clean, strict=False):
+        distance = (estimate - encoded[0]).square().mean(1, keepdim=True)
+        torch.testing.assert_close(gain, attention_gain(distance, _marked(item)[1], bound=1.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "one", "other"),
+    [("grain", "off", "full"), ("grain", "measured", "off"), ("match", True, False), ("condition_noise", 0.0, 0.5)],
+)
+def test_a_setting_changes_the_drawing(made: tuple[LatentPrior, Adapter], item: Item, name: str, one: object, other: object) -> None:
+    inside = item.mask.pixels_HW
+    assert (_image(made, item, **{name: one})[inside] != _image(made, item, **{name: other})[inside]).mean() > 0.1
+
+
+def test_a_wider_feather_changes_more_around_the_mask_and_nothing_beyond_its_width(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    changed = (_image(made, item, feather=9.0) != item.normal_HWC).any(2)
+    distance = ndimage.distance_transform_edt(~item.mask.pixels_HW)
+    assert changed[(distance >= 3) & (distance < 7)].mean() > 0.5 and not changed[distance >= 9].any()
 
 
 def test_a_pair_alone_is_the_pair_among_eight_in_a_batch_of_one_or_of_eight(made: tuple[LatentPrior, Adapter], item: Item) -> None:
@@ -167,13 +213,21 @@ def test_parts_far_apart_are_each_drawn_and_nothing_between_them(made: tuple[Lat
     assert np.abs(beside.image_HWC.astype(int) - pair.image_HWC).max() <= 2
 
 
-def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:
-    def begin(levels: int) -> Item:
-        start = item.normal_HWC.copy()
-        start[item.mask.pixels_HW] = np.clip(start[item.mask.pixels_HW].astype(int) + levels, 0, 255)
-        return replace(item, start_HWC=start, reference="shot.png")
+def _begun(item: Item, levels: int) -> Item:
+    """The item with a start that is so much brighter in the mask."""
+    start = item.normal_HWC.copy()
+    start[item.mask.pixels_HW] = np.clip(start[item.mask.pixels_HW].astype(int) + levels, 0, 255)
+    return replace(item, start_HWC=start, reference="shot.png")
 
-    begun, bright = begin(-80), begin(60)
+
+def test_severity_scales_how_far_the_defect_is_from_the_normal_image(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    begun, inside = _begun(item, -50), item.mask.pixels_HW
+    means = [_image(made, begun, strength=0.01, steps=100, severity=s)[inside].mean() for s in (0.0, 0.5, 1.0, 1.5, 2.0)]
+    assert (np.diff(means) < -10).all()
+
+
+def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrior, Adapter], item: Item) -> None:
+    begun, bright = _begun(item, -80), _begun(item, 60)
     config, inside = replace(CONFIG, steps=100), item.mask.pixels_HW
     far = ndimage.distance_transform_edt(~inside) >= config.feather
     away, apart = [], []
@@ -186,8 +240,6 @@ def test_below_full_strength_it_begins_from_a_real_defect(made: tuple[LatentPrio
     assert away[0] + 5 < away[1], "the less noise, the nearer to the real defect"
     assert apart[0] > apart[1] + 10 > 10, "and the more it matters which"
     assert (_image(made, begun) == _image(made, item)).all(), "from noise alone the start is of no account"
-    faint = [_image(made, begun, strength=0.01, steps=100, severity=s)[item.mask.pixels_HW].mean() for s in (0.0, 0.5, 1.0)]
-    assert faint[0] > faint[1] + 10 > faint[2] + 20, "severity scales how far the defect is from the normal image"
     with pytest.raises(GenerationError, match=r"strength = 0\.5: give a start"):
         make_pairs(*made, [item], replace(CONFIG, strength=0.5))
 

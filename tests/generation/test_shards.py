@@ -151,6 +151,11 @@ def test_a_defect_type_of_which_nothing_can_be_made_ends_the_command(tmp_path: P
     assert len(_lines(tmp_path)) == 0
 
 
+def test_failures_with_others_made_between_them_end_nothing(tmp_path: Path) -> None:
+    _run(tmp_path, num=20, batch=1, make=_without(*(("crack", index) for index in range(1, 20, 2))))
+    assert len((tmp_path / "left_out.jsonl").read_text().splitlines()) == 10 > FAILURES
+
+
 def _part(folder: Path, shard: Shard, num: int = 6, make=_make, **over) -> list[dict]:
     run = Run.create(folder)
     with shard.lock(run):

@@ -71,10 +71,16 @@ def test_a_seed_decides_and_guidance_counts(adapter: Adapter) -> None:
 
 
 @pytest.fixture
-def drawings(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+def asked() -> list[dict[str, float]]:
+    """How each of the `drawings` was asked for."""
+    return []
+
+
+@pytest.fixture
+def drawings(monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, float]]) -> list[np.ndarray]:
     """What the prior draws, one after the other, in place of what an untrained one would."""
     queue: list[np.ndarray] = []
-    monkeypatch.setattr(learned, "draw_shape", lambda *args, **kwargs: queue.pop(0))
+    monkeypatch.setattr(learned, "draw_shape", lambda adapter, key, **how: asked.append(how) or queue.pop(0))
     return queue
 
 
@@ -119,6 +125,18 @@ def test_what_cannot_be_used_is_drawn_again(adapter: Adapter, drawings: list[np.
     small[:10, :10] = True
     with pytest.raises(MaskError, match="is larger than the object"):
         propose(adapter, KEY, references, NORMAL, seed=0, config=CONFIG, foreground_HW=small)
+
+
+def test_each_try_and_each_image_has_a_seed_of_its_own_and_the_settings_steps_and_guidance(
+    adapter: Adapter, drawings: list[np.ndarray], asked: list[dict[str, float]]
+) -> None:
+    drawings += [np.zeros((64, 64), np.uint8)] * 6
+    config = replace(CONFIG, steps=7, guidance=3.5)
+    for image in ("a.png", "b.png"):
+        with pytest.raises(MaskError, match="is empty"):
+            propose(adapter, KEY, [_mask((20, 20, 60, 24))], NORMAL, seed=0, image=image, config=config, foreground_HW=GROUND)
+    assert len({how["seed"] for how in asked}) == 6
+    assert all((how["steps"], how["guidance"]) == (7, 3.5) for how in asked)
 
 
 def test_whole_pictures_keep_place_and_stretch_to_the_image(adapter: Adapter, drawings: list[np.ndarray]) -> None:

@@ -235,3 +235,4 @@ def test_sixty_megapixels_work() -> None:
     ground = np.ones(shape, dtype=bool)
     mask = propose([reference], big, seed=1, foreground_HW=ground)
     assert mask.pixels_HW.shape == shape
+    assert mask.pixels_HW.sum() == pytest.approx(reference.pixels_HW.sum(), rel=0.1)

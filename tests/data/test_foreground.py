@@ -36,6 +36,11 @@ def test_what_is_seen_through_a_washer_is_background(radius: int) -> None:
     assert overlap(foreground(picture(washer, (190, 190, 185), (40, 42, 45))), washer) > 0.95
 
 
+def test_a_small_mark_of_the_backgrounds_colour_stays_object() -> None:
+    plate, mark = disk((400, 400), (200, 200), 150), disk((400, 400), (200, 200), 20)
+    assert overlap(foreground(picture(plate & ~mark, (190, 190, 185), (40, 42, 45))), plate) > 0.99
+
+
 def test_foreground_keeps_several_objects_and_leaves_out_a_cut_neighbour() -> None:
     first, second, neighbour = (disk((240, 320), c, r) for c, r in (((120, 90), 50), ((120, 220), 50), ((245, 10), 40)))
     found = foreground(picture(first | second | neighbour, (220, 220, 210), (30, 60, 40)))

@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -161,6 +162,21 @@ def test_limits_are_drawn_from_real_defects_and_a_given_figure_takes_their_place
     for wrong in ({"strict": np.inf}, {"agreement": 5.0}, {"visible": np.nan}, {"copy": 0.0}, {"margin": -3.0}, {"evenness": 1.0}):
         with pytest.raises(ConfigError, match=f"^{next(iter(wrong))} = "):
             GateConfig(**wrong)
+
+
+@pytest.mark.parametrize("kind", ["hole", "stripes"])
+def test_the_depth_of_a_pair_is_the_least_strictness_that_keeps_it(gate: Gate, kind: str) -> None:
+    normal = _normal(4, 41)
+    image, mask = _drawn(kind, 41, normal)
+    pair = _pair(image, normal, Mask(pixels_HW=np.roll(mask.pixels_HW, 2, 0), origin="user"), kind)
+    depth = gate.depth(("p", kind), gate.check(pair).measures)
+    assert depth > 0.1
+    asked = [gate.asking(replace(gate.config, strict=depth + by)).check(pair).keep for by in (-0.01, 0.01)]
+    assert asked == [False, True]
+
+
+def test_a_limit_below_which_nothing_can_lie_is_none(gate: Gate) -> None:
+    assert set(gate.asking(replace(gate.config, strict=100)).limits.values()) == {Limits()}
 
 
 def test_carried_defects_are_looked_at_one_by_one_and_let_go(lite: FeatureExtractor) -> None:

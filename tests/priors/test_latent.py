@@ -86,6 +86,15 @@ def test_the_right_answer_gives_back_clean_and_noise(small_prior: LatentPrior, k
     torch.testing.assert_close(estimate.noise, noise, atol=1e-3, rtol=1e-3)
 
 
+def test_an_error_in_the_clean_picture_weighs_by_how_little_noise_there_is_up_to_20(small_prior: LatentPrior) -> None:
+    t = torch.tensor([0, 400, 900])
+    noise = 1 - small_prior.alphas[t].float()
+    for kind, expected in (("epsilon", torch.ones(3)), ("v_prediction", torch.ones(3)), ("sample", (1 / noise).clamp_max(20))):
+        small_prior.prediction_type = kind
+        torch.testing.assert_close(small_prior.weight(t), expected.view(3, 1, 1, 1))
+    assert noise[0] < 0.05 < noise[1]
+
+
 def test_the_autoencoder_is_the_same_in_half_the_precision_and_latents_lie_as_a_file_keeps_them(small_folder: Path) -> None:
     whole, half = load_prior(str(small_folder)), load_prior(str(small_folder), dtype=torch.bfloat16)
     picture = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -4,7 +4,9 @@ import math
 import signal
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from torch.optim.swa_utils import AveragedModel
 from anomalydiffusion.core.devices import native_bf16
 from anomalydiffusion.core.errors import ConfigError, TrainingError
 from anomalydiffusion.training import loop
-from anomalydiffusion.training.loop import LoopConfig, accelerator_on, latest_checkpoint, run_loop
+from anomalydiffusion.training.loop import LoopConfig, Objective, accelerator_on, latest_checkpoint, run_loop
 
 
 def _problem():
@@ -215,6 +217,58 @@ def test_without_warmup_the_first_step_is_a_whole_one(tmp_path: Path) -> None:
         run_loop(model, objective, replace(CONFIG, steps=1, warmup=warmup, average=0.0), tmp_path / str(warmup))
         moved.append(float((model.weight - start).norm().detach()))
     assert moved[0] == moved[1] > 5 * moved[2]
+
+
+def _climbing() -> tuple[nn.Module, Objective]:
+    """A model whose gradient is 1 at every step, so that each step of Adam is as long as the learning rate."""
+    model = nn.Linear(1, 1, bias=False)
+    return model, lambda step, micro: {"loss": -model.weight.sum()}
+
+
+def _moves(config: LoopConfig, folder: Path) -> torch.Tensor:
+    """How far the weight goes at each step."""
+    model, objective = _climbing()
+    weights = [float(model.weight.detach())]
+    run_loop(model, objective, config, folder, progress=lambda step, means: weights.append(float(model.weight.detach())))
+    return torch.tensor(weights).diff()
+
+
+EACH = LoopConfig(steps=40, learning_rate=0.1, warmup=0, log_every=1)
+
+
+def test_the_learning_rate_falls_like_a_cosine_to_nearly_nothing(tmp_path: Path) -> None:
+    moves = _moves(EACH, tmp_path)
+    assert [float(moves[step]) for step in (0, 20)] == pytest.approx([0.1, 0.051], rel=1e-3)
+    assert 0 < moves[-1] < 0.05 * moves.max()
+
+
+def test_after_its_minutes_it_ends_and_the_learning_rate_has_fallen_by_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+    moves = _moves(replace(EACH, steps=1000, minutes=0.2), tmp_path)
+    assert len(moves) == 11  # of twelve seconds, one a step, one is over before the first
+    assert moves[-1] < 0.05 * moves[0]
+
+
+def test_weights_decay_by_their_share_of_the_learning_rate(tmp_path: Path) -> None:
+    model = nn.Linear(3, 2)
+    start = model.weight.detach().clone()
+    run_loop(model, lambda step, micro: {"loss": 0 * model.weight.sum()}, replace(EACH, steps=1, weight_decay=0.5), tmp_path)
+    torch.testing.assert_close(model.weight.detach(), start * (1 - 0.1 * 0.5))
+
+
+@pytest.mark.parametrize(("most", "same"), [(1.0, True), (1e9, False)])
+def test_a_huge_gradient_counts_like_a_large_one_where_it_is_cut(tmp_path: Path, most: float, same: bool) -> None:
+    ends = []
+    for scale in (100.0, 1e5):
+        model, plain = _problem()
+
+        def objective(step: int, micro: int, plain: Objective = plain, scale: float = scale) -> dict[str, torch.Tensor]:
+            return {"loss": plain(step, micro)["loss"] * (1.0 if step else scale)}
+
+        run_loop(model, objective, replace(CONFIG, average=0.0, max_grad_norm=most), tmp_path / str(scale))
+        ends.append(model.weight.detach())
+    assert torch.allclose(*ends, atol=1e-4) is same
 
 
 def test_checkpoints_are_told_by_their_number(tmp_path: Path) -> None:

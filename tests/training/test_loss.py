@@ -17,6 +17,12 @@ def test_value_against_a_plain_loop() -> None:
     assert abs(float(masked_loss(answer, target, mask, outside=0.3)) - expected) < 1e-5
 
 
+def test_a_weight_is_each_samples_own() -> None:
+    target = torch.tensor([[1.0, 2.0], [3.0, 4.0]]).view(2, 1, 1, 2)
+    mask, weight = torch.ones(2, 1, 1, 2), torch.tensor([2.0, 0.5]).view(2, 1, 1, 1)
+    assert float(masked_loss(torch.zeros_like(target), target, mask, weight=weight)) == (2 * 2.5 + 0.5 * 12.5) / 2
+
+
 def test_nothing_outside_the_mask_gets_a_gradient() -> None:
     answer = torch.randn(2, 3, 8, 8, requires_grad=True)
     mask = torch.zeros(2, 1, 8, 8)

@@ -8,12 +8,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from anomalydiffusion.conditioning.adapter import AdapterConfig
+from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig
 from anomalydiffusion.core.errors import ConfigError
+from anomalydiffusion.core.seeds import torch_noise
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.priors.load import load_prior
+from anomalydiffusion.training.loop import LoopConfig
 from anomalydiffusion.training.recipes import TrainConfig, grain_ratio, measures, train_adapter
-from anomalydiffusion.training.shots import PoolConfig
+from anomalydiffusion.training.shots import PoolConfig, build_pool
 
 
 def _shot(inside: float, around: float = 8.0, side: int = 40, seed: int = 0) -> tuple[np.ndarray, Mask]:
@@ -74,6 +76,38 @@ def test_less_memory_learns_the_same(small_folder: Path, tmp_path: Path) -> None
         learned[sparing] = {name: value.detach() for name, value in adapter.trainable().named_parameters()}
     for name, value in learned[False].items():
         torch.testing.assert_close(learned[True][name], value, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+@pytest.mark.parametrize("kind", ["epsilon", "sample"])
+def test_the_loss_of_a_step_is_the_weighted_error_in_the_mask_and_a_part_of_that_around_it(
+    small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, masked: bool
+) -> None:
+    config = TrainConfig(
+        batch_size=3, masked=masked, outside=0.25, pool=PoolConfig(crops=4), adapter=AdapterConfig(lora_rank=2),
+        loop=LoopConfig(steps=1, log_every=1),
+    )  # fmt: skip
+    prior, shots = load_prior(str(small_folder)), {("plate", "hole"): [_shot(8.0)]}
+    prior.prediction_type = kind
+    said: list[tuple[torch.Tensor, ...]] = []
+    losses, predict = [], Adapter.predict
+
+    def heard(self: Adapter, z: torch.Tensor, t: torch.Tensor, *rest: object, **more: object) -> torch.Tensor:
+        said.append((z, t, predict(self, z, t, *rest, **more)))
+        return said[-1][2]
+
+    monkeypatch.setattr(Adapter, "predict", heard)
+    train_adapter(prior, shots, config, tmp_path, seed=0, progress=lambda step, means: losses.append(means["loss"]))
+    z, t, answer = said[-1]
+    a, noise = prior.alphas[t].float().view(-1, 1, 1, 1), torch_noise(tuple(z.shape), 0, "train-noise", 0, 0)
+    clean, pool = (z - (1 - a).sqrt() * noise) / a.sqrt(), build_pool(prior, shots, config.pool, seed=0)
+    away = (clean[:, None] - pool.latents).square().mean((2, 3, 4))
+    assert away.amin(1).max() < 1e-4, "what is noised are crops of the pool"
+    error = ((noise if kind == "epsilon" else clean) - answer).square().mean(1)
+    error = error if kind == "epsilon" else error / (1 - a[:, 0]).clamp_min(0.05)
+    marks = pool.latent_masks[away.argmin(1), 0].bool()
+    each = [row[inside].mean() + 0.25 * row[~inside].mean() if masked else row.mean() for row, inside in zip(error, marks, strict=True)]
+    assert losses == [pytest.approx(float(torch.stack(each).mean().detach()), rel=1e-3)]
 
 
 def test_float16_is_for_drawing_alone(small_folder: Path, tmp_path: Path) -> None:

@@ -37,11 +37,30 @@ def test_module_says_what_it_is_for_and_exports(path: Path) -> None:
         )
 
 
+def _binds_root(source: str) -> bool:
+    """Whether a module imports the package root, names the package as a whole or imports from where it lies itself."""
+    nodes = list(ast.walk(ast.parse(source)))
+    named = [alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names]
+    sources = [node.module for node in nodes if isinstance(node, ast.ImportFrom) and not node.level]
+    relative = any(isinstance(node, ast.ImportFrom) and node.level for node in nodes)
+    return relative or "anomalydiffusion" in sources or any(name.split(".")[0] == "anomalydiffusion" for name in named)
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(SRC)))
 def test_nobody_imports_the_root(path: Path) -> None:
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom):
-            assert node.module != "anomalydiffusion", f"{path.name} imports the package root"
+    assert not _binds_root(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize(
+    ("line", "binds"),
+    [
+        ("import anomalydiffusion", True), ("import anomalydiffusion.core as core", True), ("import numpy, anomalydiffusion", True),
+        ("from anomalydiffusion import train", True), ("from . import pixels", True), ("from ..core.pixels import load", True),
+        ("from anomalydiffusion.core.pixels import load", False), ("import numpy", False),
+    ],
+)  # fmt: skip
+def test_an_import_of_the_root_is_seen_in_each_of_its_forms(line: str, binds: bool) -> None:
+    assert _binds_root(f"def late():\n    {line}\n") is binds
 
 
 def test_the_contracts_forbid_what_the_plan_forbids() -> None:

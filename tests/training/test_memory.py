@@ -2,6 +2,7 @@
 
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -45,8 +46,9 @@ def test_a_batch_is_told_by_one_sample_and_two(monkeypatch: pytest.MonkeyPatch, 
     assert fits(lambda count: 100 + 100 * count, batch, torch.device("cpu")) is enough  # of which 600 of 1000 may be taken
 
 
-def test_this_machine_has_memory() -> None:
-    assert available(torch.device("cpu")) > 1e8
+def test_on_a_processor_what_can_be_had_is_what_the_machine_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: SimpleNamespace(total=16_000, available=3_000, free=1_000))
+    assert available(torch.device("cpu")) == 3_000
 
 
 def test_a_machine_with_little_memory_learns_the_same(small_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

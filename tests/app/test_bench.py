@@ -18,18 +18,18 @@ def test_every_part_is_measured_and_printed_as_json(small_folder: Path, tmp_path
     assert out.exit_code == 0, out.output
     found = json.loads(out.stdout)
     ours, limits = found["ours"], found["limit_gflops"]
-    assert limits["float32"] > 1 and "float16" not in limits and found["hardware"]["device"] == "cpu"
-    for name in ("call", "embed", "encode", "decode", "pair", "train_step"):
+    assert limits["float32"] > 0 and "float16" not in limits and found["hardware"]["device"] == "cpu"
+    for name in ("call", "embed", "encode", "decode", "mask_warped", "mask_learned", "pair", "pair_default", "pair_fast", "train_step"):
         assert 0 < ours[name]["least"] <= ours[name]["median"] <= ours[name]["most"]
-    assert ours["pair"]["median"] > ours["call"]["median"] and ours["pairs_per_second"] > 0
-    assert ours["mask_learned"]["median"] > ours["call"]["median"] and ours["mask_warped"]["median"] > 0
     plain, ratios = found["plain"], found["ratios"]
-    assert list(ratios) == ["call", "pair_default", "pair_fast", "train_step", "memory"]
-    assert ratios["pair_default"] == pytest.approx(plain["pair"]["median"] / ours["pair_default"]["median"])
-    assert ratios["train_step"] == pytest.approx(plain["train_sample"]["median"] / ours["train_sample"]["median"])
-    assert plain["pair_embedding_each_step"]["most"] > plain["pair"]["least"] > 100 * plain["call"]["least"]  # its 200 steps
+    sides = {"call": ("call", "call"), "pair_default": ("pair", "pair_default"), "pair_fast": ("pair", "pair_fast"),
+             "train_step": ("train_sample", "train_sample")}  # fmt: skip
+    expected = {name: plain[published]["median"] / ours[own]["median"] for name, (published, own) in sides.items()}
+    assert ratios == pytest.approx({**expected, "memory": plain["peak_mb"]["pair"] / ours["peak_mb"]["pair"]})
+    assert plain["steps"] == 200 and {"pair_embedding_each_step", "pair_reweighted"} < set(plain)
     assert list(plain["peak_mb"]) == ["call", "pair", "train"] and plain["peak_mb"]["pair"] > 50
-    assert 0 < ours["share"] < 1.5 and ours["call_gflop"] > 0
+    assert ours["share"] == pytest.approx(ours["call_gflop"] / ours["call"]["median"] / limits["float32"])
+    assert ours["call_gflop"] > 0 and ours["pairs_per_second"] > 0
     assert list(ours["peak_mb"]) == ["start", "load", "call", "pair", "generate", "train"] and ours["peak_mb"]["start"] > 50
 
 

@@ -9,10 +9,11 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalydiffusion.core.errors import ConfigError, DataError, TrainingError
+from anomalydiffusion.core.pixels import to_tensor
 from anomalydiffusion.core.types import Mask
 from anomalydiffusion.downstream.descent import looks
 from anomalydiffusion.downstream.detectors import PRESETS, DetectorConfig, image_score, predict, shrink
-from anomalydiffusion.downstream.localise import focal_loss, train_localiser, typed_ap
+from anomalydiffusion.downstream.localise import dice_loss, focal_loss, train_localiser, typed_ap
 from anomalydiffusion.downstream.metrics import average_precision
 from anomalydiffusion.downstream.networks import DiscriminativeUNet, build_network
 from anomalydiffusion.downstream.samples import Sample, made_sample
@@ -100,6 +101,14 @@ def test_one_tile_is_the_networks_own_answer_and_every_size_is_answered() -> Non
         predict(model, image.astype(np.float32), DetectorConfig())
 
 
+def test_the_tiles_of_a_large_image_fit_together_to_what_the_whole_would_answer() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (150, 217, 3), dtype=np.uint8)
+    model = torch.nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        whole = torch.sigmoid(model(to_tensor(image)))[0, 0].numpy()
+    np.testing.assert_allclose(predict(model, image, SMALL), whole, atol=1e-3)
+
+
 def test_a_whole_image_is_shrunk_with_its_defect() -> None:
     mask = np.zeros((300, 200), bool)
     mask[7, 100] = True
@@ -122,6 +131,11 @@ def test_the_focal_loss_is_cross_entropy_at_gamma_0_and_forgets_what_is_sure() -
     p = torch.sigmoid(logits)
     right = torch.where(truth > 0, p, 1 - p)
     assert focal_loss(logits, truth) == pytest.approx(float((-((1 - right) ** 2) * right.log()).mean()))
+
+
+def test_the_dice_loss_is_cross_entropy_and_what_is_not_shared() -> None:
+    truth = torch.tensor([[[[1.0, 0.0], [0.0, 0.0]]]])
+    assert float(dice_loss(torch.zeros(1, 1, 2, 2), truth)) == pytest.approx(math.log(2) + 1 - (2 * 0.5 + 1) / (2 + 1 + 1))
 
 
 def test_nonsense_is_refused() -> None:

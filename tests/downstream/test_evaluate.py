@@ -1,21 +1,25 @@
 """The comparison trains every arm alike, tests on held-out images only, goes on where it was, and says what it found."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from anomalydiffusion.core.errors import DataError
 from anomalydiffusion.core.types import Mask, Split
 from anomalydiffusion.data.folders import read_folder
 from anomalydiffusion.data.split import few_shot_split
-from anomalydiffusion.downstream.comparison import Ledger, Redecode
+from anomalydiffusion.downstream.arms import arms
+from anomalydiffusion.downstream.comparison import Ledger, Redecode, Trainings
 from anomalydiffusion.downstream.detectors import DetectorConfig
-from anomalydiffusion.downstream.evaluate import METRICS, Comparison, Stage, compare
-from anomalydiffusion.downstream.samples import Generated, gather
+from anomalydiffusion.downstream.evaluate import METRICS, Comparison, Stage, _shortcut, _tested, compare
+from anomalydiffusion.downstream.localise import Localiser
+from anomalydiffusion.downstream.samples import Generated, Material, Sample, gather, made_sample
 from tests.downstream.conftest import write_pairs, write_plates
 
 QUICK = DetectorConfig(side=64, steps=2, batch_size=4, checks=1)
@@ -41,7 +45,7 @@ def test_every_arm_is_trained_and_reported_and_typed_again_goes_on(
     assert list(scores["arms"]) == ["real-only", "perlin", "cutpaste", "poisson", "ours", "ours+best", "more-real", "garbage"]
     for values in scores["arms"].values():
         assert set(values) == {*METRICS, "gain"} and len(values["pixel_ap"]["values"]) == 2
-        assert 0 <= values["pixel_ap"]["mean"] <= 1
+        assert values["pixel_ap"]["mean"] == pytest.approx(np.mean(values["pixel_ap"]["values"]))
     assert scores["arms"]["real-only"]["gain"]["values"] == [0, 0]
     assert set(scores["per_defect"]) == {"plate/spot"} and "not a proof" in scores["verdict"]
     assert scores["controls"]["counts"] is None and scores["split_digest"] == split.digest
@@ -96,6 +100,61 @@ def test_a_baseline_counts_again_where_no_other_region_was_drawn(
     finally:
         region.unlink()
     assert known() == every
+
+
+class Told:
+    """A stage that trains nothing and tells which baseline it was given."""
+
+    def __init__(self, material: Material) -> None:
+        self.material = material
+
+    def run(self, arm: str, seed: int, best: str, on_step: Callable[[int], None]) -> dict[str, object]:
+        return {"given": best}
+
+
+@pytest.mark.parametrize(
+    ("figures", "best"),
+    [((None, 0.3, 0.6), "poisson"), ((0.7, 0.3, 0.6), "perlin"), ((None, 0.0, None), "cutpaste"), ((None, None, None), "perlin")],
+)
+def test_the_best_baseline_is_the_one_with_the_best_figure_on_the_validation_part(
+    split: Split, pairs: list[Generated], tmp_path: Path, figures: tuple[float | None, ...], best: str
+) -> None:
+    comparison = Comparison(detector=QUICK, folder=tmp_path)
+    ledger = Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs)
+    for arm, figure in zip(("perlin", "cutpaste", "poisson"), figures, strict=True):
+        ledger.add("plate", arm, 0, {"validation_ap": figure, "values": {"pixel_ap": {"perlin": 0.1, "cutpaste": 0.9}.get(arm, 0.5)}})
+    own = Trainings(gather(split, pairs), arms(baselines=True), comparison, ledger, Told, "validation_ap")
+    assert ("plate", "ours+best", 0) in own.ready()
+    assert own.train(("plate", "ours+best", 0))["given"] == best
+
+
+def test_no_part_is_both_fitted_and_validated_on(split: Split, pairs: list[Generated], tmp_path: Path) -> None:
+    def some(defect: str, count: int) -> list[Sample]:
+        image, mask = np.zeros((8, 8, 3), np.uint8), Mask(pixels_HW=np.eye(8, dtype=bool), origin="real")
+        return [replace(made_sample(f"{defect}{i}", defect, image, mask if defect else None), group=f"part-{i}") for i in range(count)]
+
+    shots, normals = some("spot", 8), some("", 20)
+    material = Material(product="plate", shots=shots, normals=normals, tests=[], test_normals=[])
+    comparison = Comparison(detector=QUICK, folder=tmp_path)
+    stage = Stage(material, comparison, Ledger(tmp_path / "arms.jsonl", "localization", comparison, split, pairs))
+    assert [bool(sample.defect) for sample in stage.validation] == [True, True, False, False]
+    assert not {sample.group for sample in stage.validation} & {sample.group for sample in [*stage.fitted, *stage.normals]}
+    assert len(stage.fitted) == 6 and len(stage.normals) == 20 - 2 - 2
+
+
+def test_a_shortcut_is_the_share_of_redrawn_regions_and_of_normal_pixels_that_are_taken_for_defects() -> None:
+    fires_on_white = torch.nn.Conv2d(3, 1, 1)
+    with torch.no_grad():
+        fires_on_white.weight.fill_(9.0)
+        fires_on_white.bias.zero_()
+    model = Localiser(model=fires_on_white, config=QUICK, threshold=0.5, validation_ap=1.0, step=1)
+    image, pixels = np.zeros((40, 50, 3), np.uint8), np.zeros((40, 50), bool)
+    pixels[10:20, 5:30] = True
+    redrawn = np.where(pixels[..., None], 255, image).astype(np.uint8)
+    tests = [made_sample("plain", "", image, None), made_sample("defect", "spot", redrawn, Mask(pixels_HW=pixels, origin="real"))]
+    region = made_sample("redrawn", "", redrawn, Mask(pixels_HW=pixels, origin="round trip"))
+    found = _shortcut(model, [region], list(_tested(model, tests)))
+    assert found == {"false_positive_rate_redecoded": 1.0, "false_positive_rate_plain": 0.0}
 
 
 def test_with_controls_no_normal_image_of_a_part_that_more_real_knows_is_tested_on(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anomalydiffusion.core.types import Mask
-from anomalydiffusion.generation.transplant import Seam, transplant
+from anomalydiffusion.generation.transplant import Seam, seen_through, transplant
 from anomalydiffusion.masks.warped import WarpedConfig, propose
 
 
@@ -176,3 +176,26 @@ def test_with_the_median_a_track_that_does_not_quite_meet_leaves_the_colours_alo
     traced = replace(own, trace=np.argwhere(own.pixels_HW).T.astype(float), reference=0)
     made, _ = transplant(normal, traced, [(shot, own)], seed=0, seam="median")
     assert np.abs(made[own.pixels_HW].astype(int) - 120).max() <= 1
+
+
+def _plate(shade: float) -> np.ndarray:
+    """A round plate under light that falls from one side, on a dark table."""
+    y, x = np.mgrid[:200, :240]
+    image = np.repeat((150 + shade * (x - 120))[..., None], 3, axis=2)
+    image[np.hypot(y - 100, x - 120) > 80] = 30
+    return np.rint(image).astype(np.uint8)
+
+
+def test_the_background_is_seen_through_a_break_and_not_through_a_stain() -> None:
+    broken, stained = _plate(0.0), _plate(0.0)
+    gap, stain = _mask((200, 240), np.s_[90:110, 90:240]), _mask((200, 240), np.s_[90:110, 100:150])
+    broken[90:110, 90:240], stained[stain.pixels_HW] = 30, 90
+    assert seen_through([(broken, gap), (stained, stain)]) == [True, False]
+
+
+def test_on_what_is_seen_through_a_defect_the_object_s_light_does_not_fall() -> None:
+    broken, normal, gap = _plate(0.0), _plate(0.4), _mask((200, 240), np.s_[90:110, 90:240])
+    broken[gap.pixels_HW] = 30
+    mask = _mask((200, 240), np.s_[70:90, 80:160])
+    plain, through = (transplant(normal, mask, [(broken, gap)], seed=0, through=given)[0] for given in (None, [True]))
+    assert np.ptp(through[mask.pixels_HW]) <= 2 < 10 < np.ptp(plain[mask.pixels_HW])

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -28,7 +29,7 @@ from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask, Provenance
 from anomalydiffusion.data.regions import NAME, Regions, copy_regions, digest_of, ground_of, grounds_of, read_regions, regions_of
 from anomalydiffusion.generation.pairs import Item, make_pairs, other_mask
-from anomalydiffusion.generation.transplant import transplant
+from anomalydiffusion.generation.transplant import seen_through, transplant
 from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.priors.latent import LatentPrior
 
@@ -64,6 +65,7 @@ class AnomalyDiffusionPipeline:
                  regions: Mapping[str, Regions] | None = None) -> None:  # fmt: skip
         self.regions = regions or {}
         self.prior, self.adapter, self.shots, self.settings, self.mask_adapter = prior, adapter, shots, settings, mask_adapter
+        self.through = lru_cache(maxsize=None)(lambda key: seen_through(self.shots[key]))
         self.bar: dict[str, Any] = {}
 
     @classmethod
@@ -139,7 +141,7 @@ class AnomalyDiffusionPipeline:
         asked = self._proposed(key, normal, seed) if mask is None else _mask(mask, normal)
         start, shot = None, None
         if config.needs_shot:
-            start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam)
+            start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam, through=self.through(key))
             shot = self.shots[key][number]
         item = Item(key=key, normal_HWC=normal, normal=str(image) if isinstance(image, Path | str) else "", normal_sha256="", mask=asked,
                     seed=seed, start_HWC=start, shot=shot, other=other_mask(self.shots[key], seed, config))  # fmt: skip

@@ -26,7 +26,7 @@ from anomalydiffusion.data.folders import load
 from anomalydiffusion.data.regions import Region, digest_of, ground_of, grounds_of, regions_of
 from anomalydiffusion.generation.pairs import Item, other_mask
 from anomalydiffusion.generation.shards import Slot, Task
-from anomalydiffusion.generation.transplant import transplant
+from anomalydiffusion.generation.transplant import seen_through, transplant
 from anomalydiffusion.masks import learned, matched, warped
 from anomalydiffusion.quality.features import extractor
 from anomalydiffusion.quality.gate import Carried, Exemplar, Gate
@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 TRIES = 8  # normal images that may be unusable, one after the other, before an attempt is given up
+LAID = 2  # raised where the same settings lay real defects otherwise
 CARRIED = 32  # shots of a type that are laid on normal images, for the gate to know what a right label scores
 
 
@@ -53,7 +54,7 @@ def shots_of(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
 
 def laid_by(settings: Settings, normals: Path | None, split: Split, regions: dict[str, dict[str, Region]]) -> str:
     """The digests of what decides where a run's real defects are laid on normal images, and how."""
-    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest}"
+    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest} {LAID}"
 
 
 def _same(path: Path, sha256: str) -> None:
@@ -92,6 +93,7 @@ class Source:
         self.image = lru_cache(maxsize=8)(self._read)  # an image may have 60 megapixels
         self.ground_bits = lru_cache(maxsize=4096)(self._ground)
         self.size = lru_cache(maxsize=None)(_size)
+        self.through = lru_cache(maxsize=None)(lambda key: seen_through(self.shots[key]))
         self.features = lru_cache(maxsize=1)(lambda: extractor("efficientnet-lite0"))
         self.places = lru_cache(maxsize=None)(lambda key: Places(self.shots[key], self.features()))
         self.looks = lru_cache(maxsize=None)(self._looks)
@@ -160,7 +162,7 @@ class Source:
         start, shot, name = None, None, ""
         config, shots = self.settings.generate, self.shots[task.slot.key]
         if config.needs_shot:
-            start, number = transplant(image, mask, shots, seed=task.seed, seam=config.seam)
+            start, number = transplant(image, mask, shots, seed=task.seed, seam=config.seam, through=self.through(task.slot.key))
             shot, name = shots[number], self.names[task.slot.key][number]
         return Item(
             key=task.slot.key, normal_HWC=image, normal=str(path), normal_sha256=sha256, mask=mask, seed=task.seed,
@@ -220,7 +222,8 @@ class Source:
                     self.passed_over |= not isinstance(error, MaskError)
         if image is None or mask is None:
             return None
-        laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=self.settings.generate.seam)
+        seam, through = self.settings.generate.seam, self.through(key)
+        laid, shot = transplant(image, mask, self.shots[key], seed=task.seed, seam=seam, through=through)
         return Carried(image_HWC=laid, normal_HWC=image, mask=mask, group=self.groups[key][shot])
 
     def _candidates(self, task: Task, given: Mask | None) -> Iterator[tuple[Path, str]]:

@@ -11,8 +11,9 @@ from scipy import ndimage
 from anomalydiffusion.core.seams import membrane
 from anomalydiffusion.core.seeds import rng
 from anomalydiffusion.core.types import Mask
+from anomalydiffusion.data.foreground import foreground
 
-__all__ = ["Seam", "transplant"]
+__all__ = ["Seam", "seen_through", "transplant"]
 
 LOOKED_AT = 3  # shots of which the one whose shape fits best is taken
 ELONGATED = 1.5  # length over width from which a shape has a direction
@@ -47,9 +48,15 @@ def _frame(covariance: np.ndarray, turned: bool) -> np.ndarray:
     return np.asarray(axes * np.sqrt(variances))
 
 
+def seen_through(shots: Sequence[tuple[np.ndarray, Mask]]) -> list[bool]:
+    """Whether the background is seen through each defect, as the table through a broken biscuit: most of it is not on the object."""
+    return [bool(foreground(image)[mask.pixels_HW].mean() < 0.5) for image, mask in shots]
+
+
 def transplant(
-    normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, seam: Seam = "membrane"
-) -> tuple[np.ndarray, int]:
+    normal_HWC: np.ndarray, mask: Mask, shots: Sequence[tuple[np.ndarray, Mask]], *, seed: int, seam: Seam = "membrane",
+    through: Sequence[bool] | None = None,
+) -> tuple[np.ndarray, int]:  # fmt: skip
     """Fill the mask of a normal image with a real defect; returns the image and the number of the shot that it is from.
 
     A mask that knows its reference among the `shots` and its trace in it gets what that shot shows there: the defect is warped
@@ -59,10 +66,12 @@ def transplant(
     difference from the shot's surroundings: with `seam` "median" the median of what both surroundings differ by is added to all of it, so
     that a few tracks or rims that do not meet count nothing; with "membrane" what they differ by at each place of the edge is spread over
     the inside (`core.seams`), so that light and shade that cross the edge go on across it. A matched mask lies where both surroundings are
-    alike, and what still differs are tracks and rims that are off by a pixel: there it is always the median. Outside the mask
+    alike, and what still differs are tracks and rims that are off by a pixel: there it is always the median, and so it is for
+    shots that `through` says the background is seen through, on which the object's light and shade do not fall. Outside the mask
     every pixel stays.
 
-    `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes.
+    `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes; `through`: what
+    `seen_through` says of them, None = of none.
     """
     if mask.trace is not None and 0 <= mask.reference < len(shots):
         chosen, at = mask.reference, mask.trace
@@ -76,7 +85,7 @@ def transplant(
     colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode="nearest") for c in range(3)], 1)
     unlike, inside = _unlike(normal_HWC, mask, image, own, at)
     if not inside.all():
-        spread = seam == "membrane" and mask.origin != "matched"
+        spread = seam == "membrane" and mask.origin != "matched" and not (through is not None and through[chosen])
         colours += membrane(unlike, inside) if spread else np.median(unlike[~inside], axis=0)
     out = normal_HWC.copy()
     out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)

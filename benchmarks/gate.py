@@ -30,7 +30,7 @@ from anomalydiffusion.data.folders import load, load_normal, read_folder
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.downstream.arms import misplaced
 from anomalydiffusion.downstream.samples import made_sample
-from anomalydiffusion.generation.transplant import transplant
+from anomalydiffusion.generation.transplant import seen_through, transplant
 from anomalydiffusion.masks import matched
 from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.masks.warped import propose
@@ -54,6 +54,7 @@ class Planter:
     def __init__(self, split: Split, source: Source, product: str) -> None:
         self.matched = source.matched if source.settings.masks.source == "matched" else None
         self.held = {key: [load(shot) for shot in split.held_out if shot.key == key] for key in source.shots if key[0] == product}
+        self.through = {key: seen_through(own) for key, own in self.held.items()}
         self.shots, self.normals = source.shots, [normal for normal in split.normals if normal.product == product]
 
     def good(self, key: Key, seed: int) -> Pair:
@@ -67,7 +68,8 @@ class Planter:
                 mask = propose([mask for _, mask in self.held[key]], normal, seed=own)
             except MaskError:
                 continue
-            return pair_of(transplant(normal, mask, self.held[key], seed=own)[0], normal, mask, key)
+            laid, _ = transplant(normal, mask, self.held[key], seed=own, through=self.through[key])
+            return pair_of(laid, normal, mask, key)
         raise MaskError(f"{'/'.join(key)}: no mask fits any normal image that was tried")
 
     def _matched(self, key: Key, seed: int, config: MatchedConfig) -> Pair:

@@ -63,8 +63,8 @@ def interval(found: dict[str, Any]) -> str:
 
 
 def shared(settings: Settings) -> str:
-    """The digest of what rotations have in common: not the prior that a run has adapted, which is its own."""
-    return digest(replace(settings, rotation=0, prior=settings.prior if settings.adapt is None else ""))
+    """The digest of what rotations have in common."""
+    return digest(replace(settings, rotation=0))
 
 
 def settings_of(given: argparse.Namespace, config: Path | None) -> dict[str, Any]:
@@ -93,7 +93,9 @@ def made(given: argparse.Namespace, rotation: int) -> Path:
     folder = given.work / f"{given.product}-r{rotation}"
     steps, defects = given.train_steps, given.defect or None
     ad.train(given.data, folder, product=[given.product], defect=defects, rotation=rotation, config=given.config, max_train_steps=steps)
-    if shared(run_settings(Run.open(folder))) != settings_of(given, given.config)["digest"]:
+    run = Run.open(folder)
+    begun = run.record["adapted"]["start"] if run_settings(run).adapt else run_settings(run).prior  # an adapted prior is the run's own
+    if shared(replace(run_settings(run), prior=begun)) != settings_of(given, given.config)["digest"]:
         raise ConfigError(f"{folder}: was trained under other settings; give another --work")
     ad.generate(folder, given.num)
     return folder

@@ -65,18 +65,27 @@ def test_one_command_adapts_and_says_what_changed(start: str, normals: Path, tmp
         prior_train(tmp_path / "few.toml", output, images=normals, start=start, name="striped plate", quiet=True)
 
 
-def test_what_is_held_back_shows_no_part_that_is_learned(start: str, normals: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("parts", "held"),
+    [
+        ([3, 3, 3, 3], 3),  # the smallest is more than a tenth, but whole
+        ([10, 1, 1], 1),  # never the largest
+        ([6, 6], 1),  # half of all would be too much: an image, whatever it shows
+    ],
+)
+def test_what_is_held_back_is_few_and_of_whole_parts(start: str, normals: Path, tmp_path: Path, parts: list[int], held: int) -> None:
     (tmp_path / "few.toml").write_text(FEW)
     images, product = sorted(normals.iterdir()), tmp_path / "plate"
     (product / "train").mkdir(parents=True)
     normals.rename(product / "train" / "good")
-    rows = [f"train/good/{path.name},part {row % 4}" for row, path in enumerate(images)]
+    shown = [part for part, count in enumerate(parts) for _ in range(count)]
+    rows = [f"train/good/{path.name},part {part}" for path, part in zip(images, shown, strict=True)]
     (product / "groups.csv").write_text("\n".join(["file,group", *rows]))
     figures = prior_train(tmp_path / "few.toml", tmp_path / "mine", images=product / "train" / "good", start=start, quiet=True)
-    assert (figures["images"], figures["held_back"]) == (9, 3)
+    assert (figures["images"], figures["held_back"]) == (12 - held, held)
     listed = learned_from(tmp_path / "mine")
-    learned = {row % 4 for row, path in enumerate(images) if digest_file(product / "train" / "good" / path.name) in listed}
-    assert len(learned) == 3, "of four parts, none of the one that is held back"
+    learned = {part for path, part in zip(images, shown, strict=True) if digest_file(product / "train" / "good" / path.name) in listed}
+    assert len(learned) == len(parts) - (parts != [6, 6])
 
 
 def test_the_figure_falls_where_the_denoiser_learns_what_it_is_measured_on(start: str, normals: Path, tmp_path: Path) -> None:

@@ -47,6 +47,12 @@ def test_what_was_kept_by_hand_says_nothing_of_refusals(capsys: pytest.CaptureFi
     assert REMEDIES["not visible"] in capsys.readouterr().err
 
 
+def test_what_a_person_rejected_is_no_reason_to_change_the_gate(capsys: pytest.CaptureFixture[str]) -> None:
+    tell_shortfall(SLOTS, _records([], ["rejected by hand"]), 5, quiet=True)
+    said = capsys.readouterr().err
+    assert "1 short of 2; --attempts 10 goes on" in said and "--no-resume" not in said
+
+
 def test_nothing_that_could_be_drawn_is_an_error_that_says_where_to_look() -> None:
     with pytest.raises(GenerationError, match=r"nothing could be drawn; the run's left_out\.jsonl says why"):
         tell_shortfall(SLOTS, [], 5, quiet=True)

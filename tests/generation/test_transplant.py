@@ -193,7 +193,7 @@ def test_the_background_is_seen_through_a_break_and_not_through_a_stain() -> Non
     assert seen_through([(broken, gap), (stained, stain)]) == [True, False]
 
 
-def test_on_what_is_seen_through_a_defect_the_object_s_light_does_not_fall() -> None:
+def test_over_what_is_seen_through_a_defect_the_object_s_shade_is_not_spread() -> None:
     broken, normal, gap = _plate(0.0), _plate(0.4), _mask((200, 240), np.s_[90:110, 90:240])
     broken[gap.pixels_HW] = 30
     mask = _mask((200, 240), np.s_[70:90, 80:160])

@@ -6,7 +6,6 @@ import json
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -65,7 +64,7 @@ class AnomalyDiffusionPipeline:
                  regions: Mapping[str, Regions] | None = None) -> None:  # fmt: skip
         self.regions = regions or {}
         self.prior, self.adapter, self.shots, self.settings, self.mask_adapter = prior, adapter, shots, settings, mask_adapter
-        self.through = lru_cache(maxsize=None)(lambda key: seen_through(self.shots[key]))
+        self.through: dict[Key, list[bool]] = {}  # what `seen_through` says of shots that were drawn from
         self.bar: dict[str, Any] = {}
 
     @classmethod
@@ -141,7 +140,7 @@ class AnomalyDiffusionPipeline:
         asked = self._proposed(key, normal, seed) if mask is None else _mask(mask, normal)
         start, shot = None, None
         if config.needs_shot:
-            start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam, through=self.through(key))
+            start, number = transplant(normal, asked, self.shots[key], seed=seed, seam=config.seam, through=self._through(key))
             shot = self.shots[key][number]
         item = Item(key=key, normal_HWC=normal, normal=str(image) if isinstance(image, Path | str) else "", normal_sha256="", mask=asked,
                     seed=seed, start_HWC=start, shot=shot, other=other_mask(self.shots[key], seed, config))  # fmt: skip
@@ -158,6 +157,11 @@ class AnomalyDiffusionPipeline:
             mask=Image.fromarray(pair.mask.pixels_HW.astype(np.uint8) * 255),
             provenance=pair.provenance,
         )
+
+    def _through(self, key: Key) -> list[bool]:
+        if key not in self.through:
+            self.through[key] = seen_through(self.shots[key])
+        return self.through[key]
 
     def _key(self, product: str | None, defect: str | None) -> Key:
         fitting = [key for key in self.defects if product in (None, key[0]) and defect in (None, key[1])]

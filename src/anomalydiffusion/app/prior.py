@@ -14,7 +14,7 @@ from anomalydiffusion.core.devices import DTYPES
 from anomalydiffusion.core.errors import ConfigError, DataError
 from anomalydiffusion.core.pixels import encode_png, read_image
 from anomalydiffusion.core.runs import write_atomic
-from anomalydiffusion.data.folders import SUFFIXES, plain, read_groups
+from anomalydiffusion.data.folders import GOOD, SUFFIXES, plain, read_groups
 from anomalydiffusion.priors.files import learned_from, note_learned
 from anomalydiffusion.priors.latent import LatentPrior
 from anomalydiffusion.priors.load import digest_folder, load_prior, precision
@@ -91,19 +91,25 @@ def adapted(
         for when, prior in drawn
     ]  # fmt: skip
     write_atomic(sheet, encode_png(contact_sheet(lines)))
-    say(f"held-out normal images: {figures['before']:.4f} before, {figures['after']:.4f} after (lower is better)", quiet=quiet)
+    numbers = f"{figures['before']:.4f} before, {figures['after']:.4f} after (lower is better)"
+    say(f"{figures['images']} normal images learned from, {figures['held_back']} held back: {numbers}", quiet=quiet)
     return {**figures, "sheet": str(sheet)}
 
 
-def _groups_of(images: Sequence[Path], folder: Path) -> list[str] | None:
-    """Which part each picture shows, where a `groups.csv` beside them, or that of their product, says so."""
+def _groups_of(images: Sequence[Path], folder: Path) -> list[str]:
+    """Which part each picture shows, as the nearest `groups.csv` above it in `folder` says, or that of the product `folder` is of."""
     whole = folder.resolve()
-    for place in (whole, *whole.parents[:2]):
-        if (place / "groups.csv").exists():
-            known = read_groups(place)
-            names = [plain((whole / path.relative_to(folder)).relative_to(place).as_posix()) for path in images]
-            return [known.get(name, name) for name in names]
-    return None
+    product = [whole.parents[1]] if whole.parts[-2:] == ("train", GOOD) else []
+    known: dict[Path, dict[str, str]] = {}
+    found = []
+    for path in (whole / path.relative_to(folder) for path in images):
+        within = path.parents[: len(path.relative_to(whole).parents)]
+        place = next((each for each in (*within, *product) if (each / "groups.csv").exists()), None)
+        if place is not None and place not in known:
+            known[place] = read_groups(place)
+        own = None if place is None else known[place].get(plain(path.relative_to(place).as_posix()))
+        found.append(str(path) if own is None else f"{place}/{own}")
+    return found
 
 
 def prior_convert(source: str, output: Path | str, *, original_config: Path | str | None = None, dtype: str = "") -> dict[str, Any]:

@@ -33,20 +33,20 @@ def tell_shortfall(slots: Sequence[Slot], records: Sequence[dict[str, Any]], att
     for key, num in Counter(slot.key for slot in slots).items():
         own = [r for r in records if (r["product"], r["defect"]) == key]
         made, often = len(accepted(own)), _mostly(own)
+        remedy = f" and {REMEDIES[often]}" if often else ""
         if not own:
             raise GenerationError(f"{'/'.join(key)}: nothing could be drawn; the run's left_out.jsonl says why, or its shards' own")
-        remedy = REMEDIES.get(often, "a looser gate")
         if made == 0:
-            raise GenerationError(
-                f"{'/'.join(key)}: all {len(own)} attempts were rejected, mostly as '{often}'; draw anew with --no-resume and {remedy}"
-            )
+            why = f", mostly as '{often}'" if often else ""
+            raise GenerationError(f"{'/'.join(key)}: all {len(own)} attempts were rejected{why}; draw anew with --no-resume{remedy}")
         say(f"{'/'.join(key)}: {made} accepted of {len(own)} drawn" + (f", mostly rejected as '{often}'" if often else ""), quiet=quiet)
         if made < num:
-            say(f"{'/'.join(key)}: {num - made} short of {num}; --attempts {2 * attempts} goes on, --no-resume begins anew with {remedy}")
+            anew = f", --no-resume begins anew: give it {REMEDIES[often]}" if often else ""
+            say(f"{'/'.join(key)}: {num - made} short of {num}; --attempts {2 * attempts} goes on{anew}")
 
 
 def _mostly(records: Sequence[dict[str, Any]]) -> str:
-    """The most frequent kind of reason for a refusal, of equally frequent ones the first by name; "" where there is none."""
+    """The gate's most frequent reason for a refusal, of equally frequent ones the first by name; "" where it refused nothing."""
     refused = [record["reasons"] for record in records if not record["accepted"]]
-    given = Counter(kind for reasons in refused for kind in {reason_of(reason) for reason in reasons})
+    given = Counter(kind for reasons in refused for kind in {reason_of(reason) for reason in reasons} if kind in REMEDIES)
     return min(given, key=lambda kind: (-given[kind], kind), default="")

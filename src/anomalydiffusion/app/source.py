@@ -54,7 +54,7 @@ def shots_of(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
 
 def laid_by(settings: Settings, normals: Path | None, split: Split, regions: dict[str, dict[str, Region]]) -> str:
     """The digests of what decides where a run's real defects are laid on normal images, and how."""
-    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest} {LAID}"
+    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest}"
 
 
 def _same(path: Path, sha256: str) -> None:
@@ -86,7 +86,7 @@ class Source:
                 raise DataError(f"{product}: no normal images to generate on; add some to {product}/train/good or give --normals")
         self.masks = None if given_masks is None else given_masks_of(given_masks, self.shots, split)
         files = [(product, str(path), sha256) for product, own in sorted(self.normals.items()) for path, sha256 in own]
-        told = (laid_by(settings, normals, split, self.regions), files, self.masks is None, __version__)
+        told = (laid_by(settings, normals, split, self.regions), files, self.masks is None, __version__, LAID)
         self.laid_by = hashlib.sha256(repr(told).encode("utf-8", "replace")).hexdigest()[:16]  # what decides how real defects are laid
         self.passed_over = False  # whether one was not, for a file that could not be read
         self.named: set[Path] = set()  # unusable normal images that were warned of
@@ -113,9 +113,9 @@ class Source:
         return np.unpackbits(bits, count=int(np.prod(shape))).reshape(shape).astype(bool)
 
     def item(self, task: Task) -> Item:
-        """Choose a normal image and a mask for one attempt, from its seed alone.
+        """Choose a normal image and a mask for one attempt, from its seed and whose turn it is.
 
-        With `masks.alike`, of so many random normal images the one that looks most like the picture of a random shot, and of so many
+        With `masks.alike`, of so many random normal images the one that looks most like the picture of the `target`, and of so many
         warped masks on it the one whose surroundings are most like that shot's defect's. A normal image that cannot be used is named
         once and passed over. Raises the last error when `TRIES` in a row fail.
         """

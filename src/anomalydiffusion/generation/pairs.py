@@ -12,7 +12,7 @@ import torch
 from anomalydiffusion.conditioning.adapter import Adapter
 from anomalydiffusion.core.config import digest
 from anomalydiffusion.core.crops import clusters, crop_box, extract, resize
-from anomalydiffusion.core.errors import GenerationError
+from anomalydiffusion.core.errors import DataError, GenerationError
 from anomalydiffusion.core.pixels import to_latent_mask, to_tensor
 from anomalydiffusion.core.seeds import derive, rng, torch_noise
 from anomalydiffusion.core.types import Box, Mask, Pair, Provenance
@@ -101,7 +101,7 @@ def make_pairs(
     seen; with `config.together` in one drawing, as published. All noise of an item comes from its seed alone, and a batch is
     always filled up to `config.batch_size`, so that an item is computed by the same kernels however many there are.
     `on_step(index, t, z)` is called after each step of each group of parts, with the latents, and may return others that it goes on
-    with. Raises `GenerationError` for unknown defects or latents of another shape.
+    with. Raises `GenerationError` for unknown defects or latents of another shape, `DataError` where a drawing is not finite.
     """
     if len(items) > config.batch_size:
         raise GenerationError(f"{len(items)} items do not fit a batch of {config.batch_size}")
@@ -221,8 +221,9 @@ def _draw(
 
     z = sample(denoise, first, prior.alphas, steps, solver=config.solver or "ddim", eta=config.eta, noise=noise, after_step=blend,
                begins=firsts)  # fmt: skip
-    if not bool(torch.isfinite(z).all()):
-        raise GenerationError("the denoiser answered with numbers that are not finite; give --dtype float32 or bfloat16")
+    if wrong := [row for row in range(len(parts)) if not bool(torch.isfinite(z[row]).all())]:
+        raise DataError(f"{'/'.join(parts[wrong[0]].item.key)}: the denoiser's answer is not finite; lower guidance or severity, "
+                        "or draw in another --dtype than float16")  # fmt: skip
     # one by one: the autoencoder is convolutional, a batch gains nothing on a CPU and costs memory everywhere
     out = []
     for row, part in enumerate(parts):

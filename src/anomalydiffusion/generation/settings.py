@@ -34,7 +34,7 @@ class GenerateConfig:
     solver: Solver | None = None  # "dpm" goes by the last two estimates, and needs fewer steps; None = "ddim"
     eta: float = 1.0
     guidance: float = 2.0  # weight of the adapted prediction against the frozen prior's; 1 = the adapted one alone, as in the paper
-    guidance_growth: float | None = None  # factor on guidance at each further attempt at a pair, up to 10 in all; None = stays
+    guidance_growth: float | None = None  # factor on guidance at each further attempt at a pair, up to 10; None = stays
     strength: float | Range = (
         0.1  # share of the noise that is walked back; 1 = from noise alone, as in the paper; below, from a real defect
     )
@@ -74,10 +74,6 @@ class GenerateConfig:
         low, high = _ends(self.strength)
         if not 0 < low <= high <= 1:
             raise ConfigError(f"strength = {self.strength}: expected above 0 and at most 1, or two such numbers that rise")
-        if isinstance(self.strength, tuple) and low * self.steps < 0.5:
-            raise ConfigError(
-                f"strength = {self.strength}: {self.steps} steps are too few to begin so low; give {math.ceil(0.5 / low)} or more"
-            )
         low, high = _ends(self.severity)
         if not 0 <= low <= high <= 10:
             raise ConfigError(f"severity = {self.severity}: expected 0..10, or two such numbers that rise")

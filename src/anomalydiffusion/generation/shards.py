@@ -41,7 +41,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One attempt at a slot; everything random in it follows from `seed`."""
+    """One attempt at a slot; everything random in it follows from `seed`, but for whose mask's turn it is."""
 
     slot: Slot
     attempt: int

@@ -67,7 +67,7 @@ def transplant(
     that a few tracks or rims that do not meet count nothing; with "membrane" what they differ by at each place of the edge is spread over
     the inside (`core.seams`), so that light and shade that cross the edge go on across it. A matched mask lies where both surroundings are
     alike, and what still differs are tracks and rims that are off by a pixel: there it is always the median, and so it is for
-    shots that `through` says the background is seen through, on which the object's light and shade do not fall. Outside the mask
+    shots that `through` says the background is seen through, over which the object's light and shade are not to be spread. Outside the mask
     every pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes; `through`: what

@@ -24,7 +24,11 @@ def blocks(value: Record | None, title: str = "") -> Iterator[Record]:
     for key, item in value.items():
         below = " · ".join(filter(None, (title, words(key))))
         if key == "masks" and isinstance(item, dict):  # of a defect type's arms, by `evaluate --task quality`
-            yield {"title": below, "verdict": "", "table": _table({arm: _mask_figures(own) for arm, own in item.items()}), "facts": []}
+            table = _table({arm: _mask_figures(own) for arm, own in item.items()})
+            units = [
+                ("away from the shots'", "Wasserstein distance; area and elongation in doublings, margin in shares of the shorter side")
+            ]
+            yield {"title": below, "verdict": "", "table": table, "facts": units}
         elif isinstance(item, dict) and key not in ("arms", "curves"):
             yield from blocks(item, below)
 

@@ -58,8 +58,9 @@ def adapt_prior(
 
     The autoencoder is kept, so latents stay what they were. Of more than `MOST` images so many are drawn. One in ten is held back, with
     all that show the same part (`groups`, one a picture; None = each shows its own): `before` and `after` are how far the denoiser is
-    from those (`priors.measure.measure_denoiser`; lower is better). Where all show one part, images of it are held back. Raises
-    `DataError` where there are fewer than two images, `PriorError` on a prior that `train_prior` did not make.
+    from those (`priors.measure.measure_denoiser`; lower is better). Where the part with the fewest images has a third of all, images
+    are held back whatever they show. Raises `DataError` where there are fewer than two images, `PriorError` on a prior that
+    `train_prior` did not make.
     """
     if len(images) < 2:
         raise DataError(f"{len(images)} normal images: at least 2 are needed, one of them to measure on; give more")
@@ -92,17 +93,16 @@ def adapt_prior(
 
 
 def _held_back(order: Sequence[int], groups: Sequence[str] | None) -> list[int]:
-    """The first in ten of some rows, each with all of its group; without groups where they are all of one."""
-    if groups is None or len({groups[row] for row in order}) < 2:
-        groups = [str(row) for row in range(max(order) + 1)]
-    held: list[int] = []
+    """One in ten of some rows at most, in whole groups; where all are larger the smallest, and where that is a third or more, single rows."""
+    wanted = max(1, len(order) // HELD)
+    members: dict[str, list[int]] = {}
     for row in order:
-        together = [other for other in order if groups[other] == groups[row]]
-        if row not in held and len(held) + len(together) < len(order):
-            held += together
-        if len(held) >= max(1, len(order) // HELD):
-            break
-    return held
+        members.setdefault(str(row) if groups is None else groups[row], []).append(row)
+    held: list[int] = []
+    for together in members.values():
+        held += together if len(held) + len(together) <= wanted else []
+    smallest = min(members.values(), key=len)
+    return held or (smallest if 3 * len(smallest) < len(order) else list(order[:wanted]))
 
 
 def _window(path: Path, seed: int, row: int) -> np.ndarray:

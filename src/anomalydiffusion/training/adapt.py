@@ -93,7 +93,7 @@ def adapt_prior(
 
 
 def _held_back(order: Sequence[int], groups: Sequence[str] | None) -> list[int]:
-    """One in ten of some rows at most, in whole groups; where all are larger the smallest, and where that is a third or more, single rows."""
+    """One in ten of some rows at most, in whole groups; where all are larger the smallest; where that is a third or more, single rows."""
     wanted = max(1, len(order) // HELD)
     members: dict[str, list[int]] = {}
     for row in order:

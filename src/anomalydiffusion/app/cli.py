@@ -144,7 +144,7 @@ def masks(
                      "learned: drawn by the prior.", autocompletion=offered("auto", "warped", "matched", "learned")),
     ] = None,
     product: Product = None, defect: Defect = None,
-    prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="Where the run's prior lies now, if it was moved.")] = None,
     config: Config = None, seed: Seed = None, device: Device = None, dtype: Dtype = None, quiet: Quiet = False, debug: Debug = False,
 ) -> None:  # fmt: skip
     """Choose where masks come from, and show those that generation would use."""
@@ -162,7 +162,7 @@ def generate(
     reference: Annotated[Path | None, typer.Option("--reference", help="The one picture of a defect: begins RUN, untrained.")] = None,
     reference_mask: Annotated[Path | None, typer.Option("--reference-mask", help="Its mask; give --normals and --defect too.")] = None,
     product: Product = None, defect: Defect = None,
-    prior: Annotated[str | None, typer.Option("--prior", help="Where the prior that was trained on lies now.")] = None,
+    prior: Annotated[str | None, typer.Option("--prior", help="Where the run's prior lies now, if it was moved.")] = None,
     seed: Seed = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Denoising steps.")] = None,
     severity: Annotated[str | None, typer.Option("--severity", help="1 = as learned; lower is fainter; 0.5:1.5 = each its own.")] = None,
@@ -201,11 +201,11 @@ def curate(
     visible: Annotated[float | None, typer.Option("--visible", help="Least change in the mask, over the variation around it.")] = None,
     change: Annotated[float | None, typer.Option("--change", help="Least change in the mask, in Lab units.")] = None,
     copy: Annotated[float | None, typer.Option("--copy", help="Correlation with a shot from which a pair is its copy.")] = None,
-    strict: Annotated[float | None, typer.Option("--strict", help="Deviations below what real defects score; 0 = no such limits.")] = None,
+    strict: Annotated[float | None, typer.Option("--strict", help="Allowed deviations below real defects; 0 = no such limits.")] = None,
     agreement: Annotated[float | None, typer.Option("--agreement", help="Least overlap of the label with what changed.")] = None,
     similarity: Annotated[float | None, typer.Option("--similarity", help="Least likeness to a shot of the type.")] = None,
     margin: Annotated[float | None, typer.Option("--margin", help="Least likeness to the type above that to others.")] = None,
-    evenness: Annotated[float | None, typer.Option("--evenness", help="Least log2 of its fainter half over the other, -20..0.")] = None,
+    evenness: Annotated[float | None, typer.Option("--evenness", help="Least log2 of its fainter half over its stronger, -20..0.")] = None,
     from_shots: Annotated[bool, typer.Option("--from-shots", help="Forget limits that were given: they are the shots' again.")] = False,
     from_verdicts: Annotated[bool, typer.Option("--from-verdicts", help="--visible, --strict as pairs judged by hand ask.")] = False,
     config: Config = None, dry_run: DryRun = False, as_json: AsJson = False, quiet: Quiet = False, debug: Debug = False,
@@ -233,7 +233,7 @@ def evaluate(
                      autocompletion=offered("localization", "classification", "quality")),
     ] = "localization",
     seeds: Annotated[int, typer.Option("--seeds", help="How many times, with other random numbers; 3 or more give a verdict.")] = 1,
-    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also what one would do without generation.")] = False,
+    baselines: Annotated[bool, typer.Option("--baselines/--no-baselines", help="Also pasted, blended and Perlin-noise defects.")] = False,
     controls: Annotated[bool, typer.Option("--controls/--no-controls", help="Also further real defects, and misplaced labels.")] = False,
     detector: Annotated[
         str | None,
@@ -241,7 +241,7 @@ def evaluate(
                      autocompletion=offered("cpu", "paper", "segformer")),
     ] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Training steps of each detector.")] = None,
-    shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Check for learning the decoder, not the defect.")] = True,
+    shortcut: Annotated[bool, typer.Option("--shortcut/--no-shortcut", help="Are the autoencoder's traces taken for defects?")] = True,
     features: Annotated[str, typer.Option("--features", help="For quality: what looks at the images.")] = "efficientnet-lite0",
     workers: Annotated[int | None, typer.Option("--workers", help="Processes that train beside each other.")] = None,
     ray: Annotated[str | None, typer.Option("--ray", help="local, or a Ray cluster's address: its actors train.")] = None,
@@ -275,7 +275,7 @@ def export(
     product: Product = None, defect: Defect = None,
     normals: Annotated[bool, typer.Option("--normals/--no-normals", help="Copy the normal images too.")] = True,
     together: Annotated[
-        int, typer.Option(min=1, help="So many defects are in one picture at most: pairs of one normal image that lie apart."),
+        int, typer.Option(min=1, help="Join pairs on one normal image: up to so many defects in a picture, where they lie apart."),
     ] = 1,
     contents: Annotated[
         str,

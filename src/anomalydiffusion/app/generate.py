@@ -181,7 +181,7 @@ def _filled(
             put_in_order(run)
         return records_of(run, slots)
     if order.settings.compile:
-        say("compiling the denoiser for this machine: takes a minute or more before the first pairs", quiet=quiet)
+        say("compiling the denoiser for this machine: takes some minutes before the first pairs with a large prior", quiet=quiet)
     kept = {slot for record in manifest.each_pair() if record["accepted"] and (slot := slot_of(record)) in wanted}
     with bar("generate", len(slots), quiet=quiet) as shown:
 

@@ -56,7 +56,7 @@ Dtype = Annotated[
 ]  # fmt: skip
 Compile = Annotated[
     bool | None,
-    typer.Option("--compile/--no-compile", help="Compile the denoiser first: a minute or more, then faster.", show_default=False),
+    typer.Option("--compile/--no-compile", help="Compile the denoiser first: minutes with a large prior, then faster.", show_default=False),
 ]  # fmt: skip
 Preset = Annotated[
     str | None, typer.Option("--preset", help="default, paper or fast.", autocompletion=offered("default", "paper", "fast")),

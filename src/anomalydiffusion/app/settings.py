@@ -118,7 +118,7 @@ class Settings:
     rotation: int = 0  # thirds by which each defect type's groups are turned before its shots are taken
     device: str = "cpu"
     dtype: str = "float32"  # of the prior's networks; what is learned is always float32
-    compile: bool | None = None  # the denoiser, where pairs are drawn: a minute or more at the start, faster from then on; None = not
+    compile: bool | None = None  # the denoiser, where pairs are drawn: minutes at the start with a large prior, then faster; None = not
     report_to: Tracker = "tensorboard"  # where a training's loss goes, beside train_log.jsonl
     preview_steps: int | None = None  # training steps between sheets of what is drawn so far, RUN/previews; None = none
     adapt: AdaptConfig | None = None  # how the prior learns the run's own normal images before anything else; None = it does not

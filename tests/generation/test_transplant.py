@@ -78,6 +78,31 @@ def test_beyond_the_shots_shape_its_nearest_pixel_goes_on() -> None:
     assert (out[mask.pixels_HW] == 30).all()
 
 
+def test_crumbs_at_the_edge_of_a_gap_are_not_drawn_out_into_rays() -> None:
+    shot, own = _flat((90, 90), 160), _mask((90, 90), np.s_[20:70, 35:55], np.s_[35:55, 20:70])
+    shot[own.pixels_HW] = 30
+    shot[22:34:4, 35] = 160  # along one edge of an arm
+    mask = _mask((90, 90), np.s_[20:70, 20:70])
+    drawn, mirrored = (
+        (transplant(_flat((90, 90), 160), mask, [(shot, own)], seed=0, through=[given])[0][mask.pixels_HW] > 95).all(1).sum()
+        for given in (False, True)
+    )
+    assert drawn > 12, "each a ray"
+    assert 1 <= mirrored <= 6, "each itself, smoothed where lengths differ"
+
+
+def test_a_gap_beyond_whose_box_the_mask_reaches_is_filled_with_what_it_shows() -> None:
+    rng = np.random.default_rng(0)
+    shot, own = _flat((90, 90), 160), _mask((90, 90), np.s_[30:60, 40:50])
+    shot[own.pixels_HW] = rng.integers(10, 50, (300, 3))
+    mask = replace(
+        _mask((90, 90), np.s_[30:60, 25:65]), reference=0, trace=np.argwhere(_mask((90, 90), np.s_[30:60, 25:65]).pixels_HW).T * 1.0
+    )
+    drawn, mirrored = (transplant(_flat((90, 90), 160), mask, [(shot, own)], seed=0, through=[given])[0] for given in (False, True))
+    assert (drawn[30:60, 25:40] == drawn[30:60, 25:26]).all(), "one column of pixels, over and over"
+    assert np.ptp(mirrored[30:60, 25:40], axis=1).mean() > 15, "grain as the gap has it"
+
+
 def test_the_shot_of_the_nearest_shape_is_taken() -> None:
     size = (100, 100)
     thin, round_ = _mask(size, np.s_[10:90, 50:53]), _mask(size, np.s_[40:60, 40:60])

@@ -67,8 +67,8 @@ def transplant(
     that a few tracks or rims that do not meet count nothing; with "membrane" what they differ by at each place of the edge is spread over
     the inside (`core.seams`), so that light and shade that cross the edge go on across it. A matched mask lies where both surroundings are
     alike, and what still differs are tracks and rims that are off by a pixel: there it is always the median, and so it is for
-    shots that `through` says the background is seen through, over which the object's light and shade are not to be spread. Outside the mask
-    every pixel stays.
+    shots that `through` says the background is seen through, over which the object's light and shade are not to be spread. Beyond the shot's
+    own mask these are mirrored at its edge: drawn out, the crumbs at the edge of a gap would become rays. Outside the mask every pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes; `through`: what
     `seen_through` says of them, None = of none.
@@ -79,13 +79,15 @@ def transplant(
     else:
         chosen, at, shrunk = _fitted(mask, [own for _, own in shots], rng(seed, "transplant"))
     image, own = shots[chosen]
-    defect, corner = _alone(image, own)
+    gap = through is not None and through[chosen]
+    defect, corner = _alone(image, own, mirrored=gap)
     blur = max(0.0, (shrunk - 1) / 2)  # where the defect shrinks
     defect = ndimage.gaussian_filter(defect, (blur, blur, 0), mode="nearest")
-    colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode="nearest") for c in range(3)], 1)
+    beyond = "mirror" if gap else "nearest"
+    colours = np.stack([ndimage.map_coordinates(defect[..., c], at - corner[:, None], order=1, mode=beyond) for c in range(3)], 1)
     unlike, inside = _unlike(normal_HWC, mask, image, own, at)
     if not inside.all():
-        spread = seam == "membrane" and mask.origin != "matched" and not (through is not None and through[chosen])
+        spread = seam == "membrane" and mask.origin != "matched" and not gap
         colours += membrane(unlike, inside) if spread else np.median(unlike[~inside], axis=0)
     out = normal_HWC.copy()
     out[mask.pixels_HW] = np.clip(colours + 0.5, 0, 255).astype(np.uint8)
@@ -151,8 +153,16 @@ def _fitted(mask: Mask, shapes: Sequence[Mask], random: np.random.Generator) -> 
     return chosen, at, float(np.sqrt(abs(np.linalg.det(back))))
 
 
-def _alone(image_HWC: np.ndarray, own: Mask) -> tuple[np.ndarray, np.ndarray]:
-    """A defect without its surroundings, its nearest pixel instead, in its box: float h x w x 3, and the box's corner (y, x)."""
+def _alone(image_HWC: np.ndarray, own: Mask, *, mirrored: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """A defect without its surroundings, in its box: float h x w x 3, and the box's corner (y, x).
+
+    There its nearest pixel goes on; with `mirrored` what lies as far on the other side of that pixel, or is nearest to there.
+    """
     x0, y0, x1, y1 = own.box
-    nearest = ndimage.distance_transform_edt(~own.pixels_HW[y0:y1, x0:x1], return_distances=False, return_indices=True)
+    inside = own.pixels_HW[y0:y1, x0:x1]
+    nearest = ndimage.distance_transform_edt(~inside, return_distances=False, return_indices=True)
+    if mirrored:
+        last = np.array(inside.shape)[:, None, None] - 1
+        across = np.clip(2 * nearest - np.indices(inside.shape), 0, last)
+        nearest = nearest[:, across[0], across[1]]
     return image_HWC[y0:y1, x0:x1][tuple(nearest)].astype(np.float64), np.array([y0, x0])

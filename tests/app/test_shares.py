@@ -49,6 +49,13 @@ def test_one_shard_after_the_other_and_what_is_missing_is_made_by_a_command_with
     assert len(_kept(run)) == 8
 
 
+def test_that_no_object_is_found_the_first_shard_says(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ad.generate(run, 2, shard="1/2")
+    assert capsys.readouterr().err.count("no object stands out") == 1
+    ad.generate(run, 2, shard="2/2")
+    assert "no object stands out" not in capsys.readouterr().err
+
+
 def test_workers_make_the_same_pairs_within_a_grey_level(run: Path, tmp_path: Path) -> None:
     whole = shutil.copytree(run, tmp_path / "whole")
     ad.generate(whole, 4, quiet=True)

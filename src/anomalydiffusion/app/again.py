@@ -126,5 +126,6 @@ def _difference(like: Path, image_HWC: np.ndarray, said: Imprint) -> str:
     versions = "" if said.version == __version__ else f" (it was drawn by {said.version}, this is {__version__})"
     return (
         f"{int((differences > 0).sum())} of {differences.size} pixels, by at most {int(differences.max())} of 255; a little may come of "
-        f"another --batch-size, processor or version{versions}, more means that the file was changed"
+        f"another --batch-size, processor or version{versions}, more means that the file was changed, or drawn by an "
+        "earlier state of the program"
     )

@@ -118,7 +118,7 @@ def generate(
             if opened.adapter.exists():
                 Adapter.check(opened.adapter)  # a damaged one is told at once
             settings = settled(opened, settings, split, normals, note=part is None, quiet=quiet)
-            tell_grounds(split, keys, normals, quiet=quiet or part is not None)
+            tell_grounds(split, keys, normals, quiet=quiet or (part is not None and part.number > 1))
         drawing = Drawing.of(settings, normals, masks, drawn_by, digest_of(regions_of(split)))
         order = Order(folder=opened.folder.resolve(), settings=settings, split=split, drawing=drawing, normals=normals, masks=masks)
         if resume:

@@ -67,8 +67,9 @@ def transplant(
     that a few tracks or rims that do not meet count nothing; with "membrane" what they differ by at each place of the edge is spread over
     the inside (`core.seams`), so that light and shade that cross the edge go on across it. A matched mask lies where both surroundings are
     alike, and what still differs are tracks and rims that are off by a pixel: there it is always the median, and so it is for
-    shots that `through` says the background is seen through, over which the object's light and shade are not to be spread. Beyond the shot's
-    own mask these are mirrored at its edge: drawn out, the crumbs at the edge of a gap would become rays. Outside the mask every pixel stays.
+    shots that `through` says the background is seen through, over which the object's light and shade are not to be spread. Beyond the
+    shot's own mask these are mirrored at its edge: drawn out, the crumbs at the edge of a gap would become rays. Outside the mask every
+    pixel stays.
 
     `normal_HWC`: uint8 RGB of the mask's size; `shots`: at least one uint8 RGB image with its mask, of any sizes; `through`: what
     `seen_through` says of them, None = of none.

@@ -95,9 +95,8 @@ def test_a_gap_beyond_whose_box_the_mask_reaches_is_filled_with_what_it_shows() 
     rng = np.random.default_rng(0)
     shot, own = _flat((90, 90), 160), _mask((90, 90), np.s_[30:60, 40:50])
     shot[own.pixels_HW] = rng.integers(10, 50, (300, 3))
-    mask = replace(
-        _mask((90, 90), np.s_[30:60, 25:65]), reference=0, trace=np.argwhere(_mask((90, 90), np.s_[30:60, 25:65]).pixels_HW).T * 1.0
-    )
+    wide = _mask((90, 90), np.s_[30:60, 25:65])
+    mask = replace(wide, reference=0, trace=np.argwhere(wide.pixels_HW).T.astype(np.float64))
     drawn, mirrored = (transplant(_flat((90, 90), 160), mask, [(shot, own)], seed=0, through=[given])[0] for given in (False, True))
     assert (drawn[30:60, 25:40] == drawn[30:60, 25:26]).all(), "one column of pixels, over and over"
     assert np.ptp(mirrored[30:60, 25:40], axis=1).mean() > 15, "grain as the gap has it"

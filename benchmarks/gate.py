@@ -65,7 +65,7 @@ class Planter:
             own = derive(seed, "good", *key, attempt)
             normal = load_normal(self.normals[int(rng(own, "normal").integers(len(self.normals)))])
             try:
-                mask = propose([mask for _, mask in self.held[key]], normal, seed=own)
+                mask = propose([mask for _, mask in self.held[key]], normal, seed=own, through=self.through[key])
             except MaskError:
                 continue
             laid, _ = transplant(normal, mask, self.held[key], seed=own, through=self.through[key])

@@ -164,6 +164,27 @@ def test_without_any_change_the_defect_is_the_shots_own() -> None:
     assert fitted.trace is None and (fitted.pixels_HW == mask.pixels_HW).all()
 
 
+def test_without_a_word_on_it_gaps_alone_are_warped_like_their_masks() -> None:
+    pixels = np.zeros((100, 120), bool)
+    pixels[40:52, 30:70] = pixels[52:70, 30:40] = True
+    masks = [Mask(pixels_HW=np.roll(pixels, down, 0), origin="real") for down in (0, 3)]
+    normal = np.full((160, 180, 3), 90, np.uint8)
+
+    def drawn(carry: bool | None, which: int, through: list[bool] | None) -> Mask:
+        config = WarpedConfig(carry=carry)
+        return propose(masks, normal, seed=5, config=config, foreground_HW=np.ones((160, 180), bool), first=which, through=through)
+
+    for which in (0, 1):
+        told = drawn(True, which, None)
+        assert told.trace is not None and told.reference == which
+        left = drawn(None, which, [True, False])
+        assert (left.pixels_HW == told.pixels_HW).all()
+        assert (left.trace is not None) == (which == 0)
+        assert drawn(None, which, None).trace is drawn(False, which, [True, True]).trace is None
+        if left.trace is not None:
+            assert (left.trace == told.trace).all() and left.reference == 0
+
+
 def _plane(height: int, width: int, down: float, across: float, level: float) -> np.ndarray:
     y, x = np.mgrid[:height, :width]
     return np.repeat((level + down * y + across * x)[..., None], 3, axis=2)

@@ -184,7 +184,10 @@ class AnomalyDiffusionPipeline:
                 *self.shots[key][number], normal, seed=seed, config=masks.matched, reference=number, ground_HW=ground,
                 own_ground_HW=grounds[number],
             )[0]  # fmt: skip
-        return warped.propose(references, normal, seed=seed, config=masks.warped, foreground_HW=ground, reference_foregrounds=grounds)
+        return warped.propose(
+            references, normal, seed=seed, config=masks.warped, foreground_HW=ground, reference_foregrounds=grounds,
+            through=self._through(key) if self.settings.generate.needs_shot else None,
+        )  # fmt: skip
 
     def save_pretrained(self, folder: Path | str) -> Path:
         """Write adapter, settings and shots to `folder`; the prior stays where it is and is named. The shots are real images of the user's.

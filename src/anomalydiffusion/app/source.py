@@ -324,6 +324,7 @@ class Source:
             return warped.propose(
                 [mask for _, mask in self.shots[key]], self.image(normal, sha256), seed=task.seed, config=self.settings.masks.warped,
                 foreground_HW=self.ground(key, normal, sha256), reference_foregrounds=self.grounds[key], first=self.target(task),
+                through=self.through(key) if self.settings.generate.needs_shot else None,
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error

@@ -41,7 +41,7 @@ class WarpedConfig:
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
     place: Literal["near", "anywhere", "mixed"] = "mixed"  # near: what was at the rim stays at such a rim; mixed: half of the masks
-    carry: bool = False  # what the mask's own shot shows is carried along, warped like it; else what a shot of about its shape shows
+    carry: bool | None = None  # the mask's own shot's defect, warped like it, not a shot's of about its shape; None = gaps alone are
     tries: int = 60
 
     def __post_init__(self) -> None:
@@ -154,6 +154,7 @@ def _unmirrored(trace_2N: np.ndarray, mirror: tuple[slice, slice], reference: Ma
 def propose(
     references: Sequence[Mask], normal_HWC: np.ndarray, *, seed: int, config: WarpedConfig | None = None,
     foreground_HW: np.ndarray | None = None, reference_foregrounds: Sequence[np.ndarray | None] | None = None, first: int | None = None,
+    through: Sequence[bool] | None = None,
 ) -> Mask:  # fmt: skip
     """Draw a mask for a normal image: a reference, warped and placed; a function of its arguments alone.
 
@@ -167,7 +168,9 @@ def propose(
     by 25 degrees at most, and any other lies wholly inside; "mixed" does so with half of the masks. `foreground_HW`: bool, the
     object in `normal_HWC`; `foreground` finds it when it is not given.
     `accept` agrees with every result (`max_border=1` where image sides are touched). With `carry` the mask knows its reference and
-    its trace in it. Raises MaskError when nothing fits.
+    its trace in it; without a word on it, that of a reference through which the background is seen (`through`, of none by default)
+    does: crumbs stand where the outline turns, and in another outline they would stand in the midst of the gap. Raises MaskError when
+    nothing fits.
     """
     config = config or WarpedConfig()
     if not references:
@@ -200,7 +203,10 @@ def propose(
             mask = Mask(pixels_HW=pixels, origin="warped", seed=seed)
             reason = accept(mask, foreground_HW=ground, max_border=1.0 if any(map(any, stencil.touch)) else 0.5)
             if reason is None:
-                return replace(mask, reference=which, trace=_unmirrored(trace, mirror, references[which])) if config.carry else mask
+                gap = through is not None and through[which]
+                if not (gap if config.carry is None else config.carry):
+                    return mask
+                return replace(mask, reference=which, trace=_unmirrored(trace, mirror, references[which]))
             found = reason.split(" (")[0]
         refused[found] += 1
         if found != "leaves the rim":

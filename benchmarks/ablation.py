@@ -70,7 +70,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> what it changes, in w
     "no-feather": ("pasted with a hard edge", {"generate": {"feather": 0.0}}),
     "masks-near": ("what was at the rim stays there", {"masks": {"warped": {"place": "near"}}}),
     "carried": ("what the mask's own shot shows is warped with it", {"masks": {"warped": {"carry": True}}}),
-    "gaps-fitted": ("gaps too are filled with a shot's of about their shape", {"masks": {"warped": {"carry": False}}}),
+    "gaps-fitted": ("gaps are placed, bent and filled as other defects are", {"masks": {"warped": {"carry": False, "place": "mixed"}}}),
     "carried-near": (
         "the same, and what was at the rim stays there, hardly turned",
         {"masks": {"warped": {"carry": True, "place": "near", "rotation": 25.0}}},

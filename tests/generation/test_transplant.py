@@ -164,25 +164,27 @@ def test_without_any_change_the_defect_is_the_shots_own() -> None:
     assert fitted.trace is None and (fitted.pixels_HW == mask.pixels_HW).all()
 
 
-def test_without_a_word_on_it_gaps_alone_are_warped_like_their_masks() -> None:
+def test_without_a_word_on_it_gaps_alone_keep_to_their_outline_and_to_the_rim() -> None:
     pixels = np.zeros((100, 120), bool)
     pixels[40:52, 30:70] = pixels[52:70, 30:40] = True
     masks = [Mask(pixels_HW=np.roll(pixels, down, 0), origin="real") for down in (0, 3)]
     normal = np.full((160, 180, 3), 90, np.uint8)
 
-    def drawn(carry: bool | None, which: int, through: list[bool] | None) -> Mask:
-        config = WarpedConfig(carry=carry)
+    def drawn(which: int, through: list[bool] | None, config: WarpedConfig) -> Mask:
         return propose(masks, normal, seed=5, config=config, foreground_HW=np.ones((160, 180), bool), first=which, through=through)
 
-    for which in (0, 1):
-        told = drawn(True, which, None)
-        assert told.trace is not None and told.reference == which
-        left = drawn(None, which, [True, False])
-        assert (left.pixels_HW == told.pixels_HW).all()
-        assert (left.trace is not None) == (which == 0)
-        assert drawn(None, which, None).trace is drawn(False, which, [True, True]).trace is None
-        if left.trace is not None:
-            assert (left.trace == told.trace).all() and left.reference == 0
+    gap, told = drawn(0, [True, False], WarpedConfig()), drawn(0, None, WarpedConfig(carry=True, place="near", elastic=0.02))
+    assert gap.trace is not None and told.trace is not None and gap.reference == told.reference == 0
+    assert (gap.pixels_HW == told.pixels_HW).all() and (gap.trace == told.trace).all()
+    mixed = WarpedConfig(place="mixed")
+    for which, through, config in (
+        (1, [True, False], WarpedConfig()),
+        (0, None, WarpedConfig()),
+        (0, [True, True], WarpedConfig(carry=False)),
+    ):
+        plain, other = drawn(which, through, config), drawn(which, None, mixed)
+        assert plain.trace is None and (plain.pixels_HW == other.pixels_HW).all()
+    assert drawn(0, [True, True], WarpedConfig(place="anywhere")).trace is not None
 
 
 def _plane(height: int, width: int, down: float, across: float, level: float) -> np.ndarray:
@@ -236,6 +238,7 @@ def test_the_background_is_seen_through_a_break_and_not_through_a_stain() -> Non
     gap, stain = _mask((200, 240), np.s_[90:110, 90:240]), _mask((200, 240), np.s_[90:110, 100:150])
     broken[90:110, 90:240], stained[stain.pixels_HW] = 30, 90
     assert seen_through([(broken, gap), (stained, stain)]) == [True, False]
+    assert seen_through([(broken, gap), (stained, stain), (broken, gap)]) == [True] * 3, "what most of a type are, all are"
 
 
 def test_over_what_is_seen_through_a_defect_the_object_s_shade_is_not_spread() -> None:

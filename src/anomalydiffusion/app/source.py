@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 TRIES = 8  # normal images that may be unusable, one after the other, before an attempt is given up
-LAID = 3  # raised where the same settings lay real defects otherwise
+LAID = 4  # raised where the same settings lay real defects otherwise
 CARRIED = 32  # shots of a type that are laid on normal images, for the gate to know what a right label scores
 
 

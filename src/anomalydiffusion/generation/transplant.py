@@ -49,8 +49,12 @@ def _frame(covariance: np.ndarray, turned: bool) -> np.ndarray:
 
 
 def seen_through(shots: Sequence[tuple[np.ndarray, Mask]]) -> list[bool]:
-    """Whether the background is seen through each defect, as the table through a broken biscuit: most of it is not on the object."""
-    return [bool(foreground(image)[mask.pixels_HW].mean() < 0.5) for image, mask in shots]
+    """Whether the background is seen through each defect of a type, as the table through a broken biscuit: most of it is not on the object.
+
+    Where most of them are such gaps, all are: the object is not always found without its gap.
+    """
+    seen = [bool(foreground(image)[mask.pixels_HW].mean() < 0.5) for image, mask in shots]
+    return [True] * len(seen) if 2 * sum(seen) > len(seen) else seen
 
 
 def transplant(

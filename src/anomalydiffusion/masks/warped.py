@@ -29,6 +29,7 @@ MAX_AREA = 0.6  # what `accept` allows
 PATIENCE = 15  # tries before another reference gets its turn
 SHRINK = 0.93  # scale after a shape that found no place
 MAX_RIM_LOSS = 0.35  # share of a shape that the object's outline may cut off
+STIFF = 0.25  # of `elastic`, for gaps: what breaks does not bend
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +41,9 @@ class WarpedConfig:
     elastic: float = 0.08  # largest usual displacement, as a share of the long side of the mask's box
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
-    place: Literal["near", "anywhere", "mixed"] = "mixed"  # near: what was at the rim stays at such a rim; mixed: half of the masks
+    place: Literal["near", "anywhere", "mixed"] | None = (
+        None  # near: what was at the rim stays there; mixed: half do; None = mixed, gaps near
+    )
     carry: bool | None = None  # the mask's own shot's defect, warped like it, not a shot's of about its shape; None = gaps alone are
     tries: int = 60
 
@@ -50,7 +53,7 @@ class WarpedConfig:
                 raise ConfigError(f"warped masks: {name} = {getattr(self, name)}, expected {low:g}..{high:g}")
         if len(self.scale) != 2 or not 0 < self.scale[0] <= 1 <= self.scale[1] <= 10:
             raise ConfigError(f"warped masks: scale = {self.scale}, expected (low, high) with 0 < low <= 1 <= high <= 10")
-        if self.place not in ("near", "anywhere", "mixed"):
+        if self.place not in (None, "near", "anywhere", "mixed"):
             raise ConfigError(f'warped masks: place = "{self.place}", expected "near", "anywhere" or "mixed"')
 
 
@@ -151,6 +154,12 @@ def _unmirrored(trace_2N: np.ndarray, mirror: tuple[slice, slice], reference: Ma
     return np.stack([size - 1 - row if part.step == -1 else row for row, part, size in zip(trace_2N, mirror, sizes, strict=True)])
 
 
+def _bent(config: WarpedConfig, *, gap: bool, calm: bool) -> WarpedConfig:
+    """How far a shape may go now: a gap is bent little, and one that is hard to place (`calm`) neither bent nor turned far."""
+    elastic = config.elastic * (STIFF if gap else 1.0)
+    return replace(config, rotation=config.rotation / 4, elastic=elastic / 4) if calm else replace(config, elastic=elastic)
+
+
 def propose(
     references: Sequence[Mask], normal_HWC: np.ndarray, *, seed: int, config: WarpedConfig | None = None,
     foreground_HW: np.ndarray | None = None, reference_foregrounds: Sequence[np.ndarray | None] | None = None, first: int | None = None,
@@ -168,9 +177,11 @@ def propose(
     by 25 degrees at most, and any other lies wholly inside; "mixed" does so with half of the masks. `foreground_HW`: bool, the
     object in `normal_HWC`; `foreground` finds it when it is not given.
     `accept` agrees with every result (`max_border=1` where image sides are touched). With `carry` the mask knows its reference and
-    its trace in it; without a word on it, that of a reference through which the background is seen (`through`, of none by default)
-    does: crumbs stand where the outline turns, and in another outline they would stand in the midst of the gap. Raises MaskError when
-    nothing fits.
+    its trace in it. Raises MaskError when nothing fits.
+
+    Where `carry` is left open, a gap is treated as one, a reference through which the background is seen (`through`, of none by
+    default): the mask knows its trace in it, for its crumbs stand along its own outline; it is bent a quarter as much; and where `place`
+    is left open too, it opens at the rim as it did there. In the midst of an object its open end would be a wall.
     """
     config = config or WarpedConfig()
     if not references:
@@ -183,15 +194,18 @@ def propose(
         raise MaskError(f"warped masks: the object must be bool {shape} and not empty, got {ground.dtype} {ground.shape}")
     random, limits, fit = rng(seed, "mask", "warped"), area_range(references), 1.0
     refused: Counter[str] = Counter()
-    calm = replace(config, rotation=config.rotation / 4, elastic=config.elastic / 4)
     for attempt in range(config.tries):
-        now = config if attempt < config.tries // 2 else calm  # a shape that is hard to place is bent less
-        if attempt % PATIENCE == 0:
+        next_turn = attempt % PATIENCE == 0
+        if next_turn:
             drawn = int(random.integers(len(references)))
             which = drawn if attempt or first is None else first
+            gap = config.carry is None and through is not None and through[which]
             turned = slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
             mirror = turned, slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
-            near = now.place == "near" or (now.place == "mixed" and random.random() < 0.5)
+            place = config.place or ("near" if gap else "mixed")
+            near = place == "near" or (place == "mixed" and random.random() < 0.5)
+        now = _bent(config, gap=gap, calm=attempt >= config.tries // 2)
+        if next_turn:
             known = reference_foregrounds[which] if reference_foregrounds is not None else None
             stencil = stencil_of(
                 references[which].pixels_HW[mirror], None if known is None else known[mirror],
@@ -203,8 +217,7 @@ def propose(
             mask = Mask(pixels_HW=pixels, origin="warped", seed=seed)
             reason = accept(mask, foreground_HW=ground, max_border=1.0 if any(map(any, stencil.touch)) else 0.5)
             if reason is None:
-                gap = through is not None and through[which]
-                if not (gap if config.carry is None else config.carry):
+                if not (config.carry or gap):
                     return mask
                 return replace(mask, reference=which, trace=_unmirrored(trace, mirror, references[which]))
             found = reason.split(" (")[0]

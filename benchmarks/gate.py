@@ -27,6 +27,7 @@ from anomalydiffusion.core.errors import MaskError
 from anomalydiffusion.core.seeds import derive, rng
 from anomalydiffusion.core.types import Mask, Pair, Provenance, Split
 from anomalydiffusion.data.folders import load, load_normal, read_folder
+from anomalydiffusion.data.regions import grounds_of
 from anomalydiffusion.data.split import few_shot_split
 from anomalydiffusion.downstream.arms import misplaced
 from anomalydiffusion.downstream.samples import made_sample
@@ -55,6 +56,7 @@ class Planter:
         self.matched = source.matched if source.settings.masks.source == "matched" else None
         self.held = {key: [load(shot) for shot in split.held_out if shot.key == key] for key in source.shots if key[0] == product}
         self.through = {key: seen_through(own) for key, own in self.held.items()}
+        self.grounds = {key: grounds_of(source.regions[product], key[1], own) for key, own in self.held.items()}
         self.shots, self.normals = source.shots, [normal for normal in split.normals if normal.product == product]
 
     def good(self, key: Key, seed: int) -> Pair:
@@ -65,7 +67,10 @@ class Planter:
             own = derive(seed, "good", *key, attempt)
             normal = load_normal(self.normals[int(rng(own, "normal").integers(len(self.normals)))])
             try:
-                mask = propose([mask for _, mask in self.held[key]], normal, seed=own, through=self.through[key])
+                mask = propose(
+                    [mask for _, mask in self.held[key]], normal, seed=own, reference_foregrounds=self.grounds[key],
+                    through=self.through[key],
+                )  # fmt: skip
             except MaskError:
                 continue
             laid, _ = transplant(normal, mask, self.held[key], seed=own, through=self.through[key])
@@ -86,7 +91,7 @@ class Planter:
         if not found:
             raise MaskError(f"{'/'.join(key)}: no place for a held-out defect on any normal image that was tried")
         _, _, normal, mask = min(found, key=lambda each: each[:2])
-        return pair_of(transplant(normal, mask, self.held[key], seed=seed)[0], normal, mask, key)
+        return pair_of(transplant(normal, mask, self.held[key], seed=seed, through=self.through[key])[0], normal, mask, key)
 
     def nothing(self, key: Key, seed: int) -> Pair:
         """Grain under the mask, no defect."""

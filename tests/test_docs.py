@@ -182,7 +182,7 @@ def test_each_command_has_its_page_in_the_reference() -> None:
     assert "--max-train-steps" in page and "…" not in page
     options = generated.settings_page()
     assert {"## [masks.matched]", "## [adapt]"} < set(options.splitlines())  # not there by default
-    assert "## [train.loop]" in options and '| `place` | `"mixed"` |' in options and "half of the masks" in options
+    assert "## [train.loop]" in options and '| `seam` | `"membrane"` |' in options and "half of the masks" in options
     import anomalydiffusion
 
     assert all(f"## {name}\n" in generated.python_page() for name in anomalydiffusion.__all__ if not name.startswith("_"))

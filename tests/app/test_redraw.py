@@ -42,6 +42,9 @@ def test_a_place_is_filled_again_as_it_was(made: Path, tmp_path: Path, spoken: S
     lines = (run / "manifest.jsonl").read_bytes()
     with pytest.raises(ConfigError, match=r"was drawn without \[masks\] alike, which the run's config.toml has by now"):
         redraw(run, new["image"])
+    config.write_text(before.replace("[masks.warped]\n", "[masks.warped]\ncarry = true\n", 1))
+    with pytest.raises(ConfigError, match=r"was drawn without \[masks.warped\] carry, which"):
+        redraw(run, new["image"])
     assert (run / "manifest.jsonl").read_bytes() == lines, "nothing was rejected"
     config.write_text(before)
     again = redraw(run, new["image"])

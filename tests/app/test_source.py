@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import ndimage
 
 from anomalydiffusion.app.limits import real_in
+from anomalydiffusion.app.pipeline import AnomalyDiffusionPipeline
 from anomalydiffusion.app.settings import MaskConfig, Settings
 from anomalydiffusion.app.source import Source, shots_of
+from anomalydiffusion.conditioning.adapter import Adapter, AdapterConfig, Origin
 from anomalydiffusion.core.errors import DataError, MaskError
 from anomalydiffusion.core.pixels import read_mask
 from anomalydiffusion.core.types import Split
@@ -21,6 +24,7 @@ from anomalydiffusion.generation.settings import GenerateConfig
 from anomalydiffusion.generation.shards import Slot, Task
 from anomalydiffusion.masks.matched import MatchedConfig
 from anomalydiffusion.masks.warped import WarpedConfig
+from anomalydiffusion.priors.load import load_prior
 from anomalydiffusion.quality.gate import Gate, GateConfig
 from anomalydiffusion.quality.places import surroundings, unit_vectors
 
@@ -66,6 +70,61 @@ def test_what_a_drawing_starts_from_is_a_shot_of_its_type_and_is_named(split: Sp
     toward = Source(split, Settings(generate=GenerateConfig(interpolate=0.5)), None, None)
     assert toward.item(_task()).other in [mask for _, mask in toward.shots[KEY]] and item.other is None
     assert alone.start_HWC is None and alone.reference == "" and (alone.mask.pixels_HW == item.mask.pixels_HW).all()
+
+
+def _biscuit(seed: int, notch: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """A round biscuit on a dark table, and where a notch is broken out of its rim."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:120, :140]
+    on = np.hypot(y - 60, x - 70) < 45
+    gone = on & (np.abs(y - 60) < 4 + 0.35 * (x - 85)) & (x > 80) & notch
+    return np.where((on & ~gone)[..., None], random.integers(150, 180, (120, 140, 3)), random.integers(20, 30, (120, 140, 3))), gone
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Split:
+    root = tmp_path / "data" / "biscuit"
+    for i in range(4):
+        _save(root / "train" / "good" / f"{i}.png", _biscuit(i)[0].astype(np.uint8))
+    for i in range(6):
+        image, gone = _biscuit(20 + i, notch=True)
+        _save(root / "test" / "broken" / f"{i}.png", image.astype(np.uint8))
+        _save(root / "ground_truth" / "broken" / f"{i}_mask.png", gone.astype(np.uint8) * 255)
+    return few_shot_split(read_folder(tmp_path / "data"))
+
+
+def _opens(mask: np.ndarray, normal: np.ndarray) -> bool:
+    return bool((ndimage.binary_dilation(mask, iterations=4) & (normal.max(2) < 40)).any())
+
+
+def test_gaps_keep_their_outline_and_open_at_the_rim_at_whatever_strength(broken: Split) -> None:
+    key, shots = ("biscuit", "broken"), shots_of(broken)
+    source = Source(broken, Settings(), None, None)
+    alone = Source(broken, Settings(generate=GenerateConfig(strength=1.0)), None, None)
+    plain = Source(broken, Settings(masks=MaskConfig(warped=WarpedConfig(carry=False, place="mixed"))), None, None)
+    assert source.through(key) == [True] * len(shots[key])
+    opens = {"gap": 0, "plain": 0}
+    for index in range(8):
+        item, other = source.item(_task(index, key)), plain.item(_task(index, key))
+        assert item.mask.trace is not None and item.mask.reference == source.target(_task(index, key)) and other.mask.trace is None
+        assert item.start_HWC is not None and (item.start_HWC[item.mask.pixels_HW].max(1) < 60).mean() > 0.9, "the table fills it"
+        assert (alone.item(_task(index, key)).mask.pixels_HW == item.mask.pixels_HW).all()
+        opens["gap"] += _opens(item.mask.pixels_HW, item.normal_HWC)
+        opens["plain"] += _opens(other.mask.pixels_HW, other.normal_HWC)
+    assert opens["gap"] == 8 > opens["plain"]
+    carried = list(source.carried(key, 4))
+    assert len(carried) == 4 and all(_opens(each.mask.pixels_HW, each.normal_HWC) for each in carried), "the gate measures by such"
+
+
+def test_so_they_do_where_one_is_drawn_from_python(broken: Split) -> None:
+    key, prior = ("biscuit", "broken"), load_prior("tiny")
+    adapter = Adapter(prior, [key], AdapterConfig(lora_rank=0), Origin(prior_digest=prior.digest)).eval()
+    pipe = AnomalyDiffusionPipeline(prior, adapter, shots_of(broken), Settings())
+    pipe.set_progress_bar_config(disable=True)
+    normal = _biscuit(50)[0].astype(np.uint8)
+    for seed in range(4):
+        masks = [np.asarray(pipe(Image.fromarray(normal), seed=seed, strength=strength, steps=5).mask) > 0 for strength in (0.1, 1.0)]
+        assert (masks[0] == masks[1]).all() and _opens(masks[0], normal)
 
 
 def test_every_shot_s_mask_has_its_turn_before_any_has_its_next(split: Split, tmp_path: Path) -> None:

@@ -185,6 +185,8 @@ def test_without_a_word_on_it_gaps_alone_keep_to_their_outline_and_to_the_rim() 
         plain, other = drawn(which, through, config), drawn(which, None, mixed)
         assert plain.trace is None and (plain.pixels_HW == other.pixels_HW).all()
     assert drawn(0, [True, True], WarpedConfig(place="anywhere")).trace is not None
+    asked = drawn(0, [True, False], WarpedConfig(carry=True))
+    assert (asked.pixels_HW == gap.pixels_HW).all() and drawn(1, [True, False], WarpedConfig(carry=True)).trace is not None
 
 
 def _plane(height: int, width: int, down: float, across: float, level: float) -> np.ndarray:

@@ -208,6 +208,8 @@ def test_errors_are_one_line_and_say_what_to_do() -> None:
         propose([], SURFACE, seed=0)
     with pytest.raises(MaskError, match="1 references, but 2 foregrounds"):
         propose([BLOB], SURFACE, seed=0, reference_foregrounds=[None, None])
+    with pytest.raises(MaskError, match="1 references, but 2 words on whether they are gaps"):
+        propose([BLOB], SURFACE, seed=0, through=[True, True])
     for ground in (np.zeros((160, 200), dtype=bool), np.ones((10, 10), dtype=bool)):
         with pytest.raises(MaskError, match="not empty"):
             propose([BLOB], SURFACE, seed=0, foreground_HW=ground)

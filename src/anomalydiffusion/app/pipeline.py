@@ -186,7 +186,7 @@ class AnomalyDiffusionPipeline:
             )[0]  # fmt: skip
         return warped.propose(
             references, normal, seed=seed, config=masks.warped, foreground_HW=ground, reference_foregrounds=grounds,
-            through=self._through(key) if self.settings.generate.needs_shot else None,
+            through=self._through(key),
         )  # fmt: skip
 
     def save_pretrained(self, folder: Path | str) -> Path:

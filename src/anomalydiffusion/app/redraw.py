@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from anomalydiffusion.app.curate import decide
 from anomalydiffusion.app.opened import run_settings
@@ -38,7 +39,7 @@ def redraw(run: Path | str, image: str) -> list[str]:
     how["generate"] = {name: value for name, value in drawn["generate"].items() if name not in ("batch_size", "attempts")}  # the run's own
     write_atomic(given, (dumps(how).strip() + "\n").encode())
     now = tomllib.loads(to_toml(Drawing.of(run_settings(opened, config=given), None, None, "")))
-    if added := [f"[{part}] {name}" for part in ("generate", "masks", "gate") for name in sorted(set(now[part]) - set(drawn[part]))]:
+    if added := [name for part in ("generate", "masks", "gate") for name in _added(now[part], drawn[part], part)]:
         raise ConfigError(f"{image}: was drawn without {', '.join(added)}, which the run's config.toml has by now; take that out there")
     if record["accepted"]:
         decide(opened.folder, {image: False})
@@ -50,3 +51,10 @@ def redraw(run: Path | str, image: str) -> list[str]:
         "generate", str(opened.folder), "--num", str(count), "--attempts", str(attempts), "--config", str(given),
         *(word for option, folder in places if folder for word in (option, folder)), *chosen(["/".join(slot.key)]),
     ]  # fmt: skip
+
+
+def _added(now: dict[str, Any], then: dict[str, Any], part: str) -> list[str]:
+    """What a part of the settings names by now that it did not, as one would look for it in a file."""
+    own = [f"[{part}] {name}" for name in sorted(set(now) - set(then))]
+    within = [name for name, value in now.items() if isinstance(value, dict) and isinstance(then.get(name), dict)]
+    return [*own, *(each for name in sorted(within) for each in _added(now[name], then[name], f"{part}.{name}"))]

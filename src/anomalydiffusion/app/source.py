@@ -54,7 +54,7 @@ def shots_of(split: Split) -> dict[Key, list[tuple[np.ndarray, Mask]]]:
 
 def laid_by(settings: Settings, normals: Path | None, split: Split, regions: dict[str, dict[str, Region]]) -> str:
     """The digests of what decides where a run's real defects are laid on normal images, and how."""
-    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest}"
+    return f"{Drawing.of(settings, normals, None, '', digest_of(regions)).laying} {split.digest} {LAID}"
 
 
 def _same(path: Path, sha256: str) -> None:
@@ -86,7 +86,7 @@ class Source:
                 raise DataError(f"{product}: no normal images to generate on; add some to {product}/train/good or give --normals")
         self.masks = None if given_masks is None else given_masks_of(given_masks, self.shots, split)
         files = [(product, str(path), sha256) for product, own in sorted(self.normals.items()) for path, sha256 in own]
-        told = (laid_by(settings, normals, split, self.regions), files, self.masks is None, __version__, LAID)
+        told = (laid_by(settings, normals, split, self.regions), files, self.masks is None, __version__)
         self.laid_by = hashlib.sha256(repr(told).encode("utf-8", "replace")).hexdigest()[:16]  # what decides how real defects are laid
         self.passed_over = False  # whether one was not, for a file that could not be read
         self.named: set[Path] = set()  # unusable normal images that were warned of
@@ -324,7 +324,7 @@ class Source:
             return warped.propose(
                 [mask for _, mask in self.shots[key]], self.image(normal, sha256), seed=task.seed, config=self.settings.masks.warped,
                 foreground_HW=self.ground(key, normal, sha256), reference_foregrounds=self.grounds[key], first=self.target(task),
-                through=self.through(key) if self.settings.generate.needs_shot else None,
+                through=self.through(key),
             )  # fmt: skip
         except MaskError as error:
             raise MaskError(f"{normal}: {error}") from error

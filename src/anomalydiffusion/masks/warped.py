@@ -42,9 +42,9 @@ class WarpedConfig:
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
     place: Literal["near", "anywhere", "mixed"] | None = (
-        None  # near: what was at the rim stays there; mixed: half do; None = mixed, gaps near
+        None  # near: what was at the rim stays there; mixed: half of the masks; None = mixed, gaps near
     )
-    carry: bool | None = None  # the mask's own shot's defect, warped like it, not a shot's of about its shape; None = gaps alone are
+    carry: bool | None = None  # what the mask's own shot shows is warped with it, not what a shot of about its shape shows; None = of gaps
     tries: int = 60
 
     def __post_init__(self) -> None:
@@ -179,15 +179,17 @@ def propose(
     `accept` agrees with every result (`max_border=1` where image sides are touched). With `carry` the mask knows its reference and
     its trace in it. Raises MaskError when nothing fits.
 
-    Where `carry` is left open, a gap is treated as one, a reference through which the background is seen (`through`, of none by
-    default): the mask knows its trace in it, for its crumbs stand along its own outline; it is bent a quarter as much; and where `place`
-    is left open too, it opens at the rim as it did there. In the midst of an object its open end would be a wall.
+    References through which the background is seen, as `through` says (by default of none), are gaps; unless `carry` is false, they
+    are carried, for their crumbs stand along their own outline, and bent a quarter as much; and where `place` is left open, they open at
+    the rim as they did: in the midst of an object a gap's open end would be a wall.
     """
     config = config or WarpedConfig()
     if not references:
         raise MaskError("warped masks: expected at least one reference mask, got none")
     if reference_foregrounds is not None and len(reference_foregrounds) != len(references):
         raise MaskError(f"warped masks: {len(references)} references, but {len(reference_foregrounds)} foregrounds of references")
+    if through is not None and len(through) != len(references):
+        raise MaskError(f"warped masks: {len(references)} references, but {len(through)} words on whether they are gaps")
     ground = foreground(normal_HWC) if foreground_HW is None else foreground_HW
     if ground.shape != normal_HWC.shape[:2] or ground.dtype != bool or not ground.any():
         shape = normal_HWC.shape[:2]
@@ -199,7 +201,7 @@ def propose(
         if next_turn:
             drawn = int(random.integers(len(references)))
             which = drawn if attempt or first is None else first
-            gap = config.carry is None and through is not None and through[which]
+            gap = config.carry is not False and through is not None and through[which]
             turned = slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
             mirror = turned, slice(None, None, -1 if config.flip and random.random() < 0.5 else 1)
             place = config.place or ("near" if gap else "mixed")

@@ -42,9 +42,9 @@ class WarpedConfig:
     thickness: float = 0.15  # relative change of the width at unchanged length, either way
     flip: bool = True  # mirror left-right and top-bottom
     place: Literal["near", "anywhere", "mixed"] | None = (
-        None  # near: what was at the rim stays there; mixed: half of the masks; None = mixed, gaps near
+        None  # near: what was at a rim stays; mixed: half of the masks; None = so, gaps near
     )
-    carry: bool | None = None  # what the mask's own shot shows is warped with it, not what a shot of about its shape shows; None = of gaps
+    carry: bool | None = None  # what the mask's own shot shows is warped with it, else what one of its shape shows; None = of gaps alone
     tries: int = 60
 
     def __post_init__(self) -> None:
